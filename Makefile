@@ -1,0 +1,51 @@
+# Needs make, Python >= 3.11 and pip; below Python 3.13 also a C compiler and Python's headers, for learn2learn.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO_CONFIG ?= configs/experiment/maml_glyphs_5w1s.yaml
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow test-gpu lint format clean
+
+help:  ## print this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*##' '{printf "make %-10s %s\n", $$1, $$2}'
+
+install: $(VENV)/.installed  ## create .venv and install requirements.txt in it (PYTHON=python3.12 to choose one)
+
+# A stamp, so that nothing is installed again until the requirements change. pip 23.1 is the first that takes the
+# build option on the learn2learn line.
+$(VENV)/.installed: requirements.txt constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: try 'PYTHON=python3.11 make install'" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 to 3.13 is needed, $(PYTHON) is `$(PYTHON) -V 2>&1`: try 'PYTHON=python3.11 make install'" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "pip>=23.1"
+	$(BIN)/python -m pip install -r requirements.txt || \
+		{ echo "Install failed. If it was learn2learn: it needs a C compiler and Python's headers (Debian, Ubuntu: apt install build-essential python3-dev), or Python 3.13, which goes without it." >&2; exit 1; }
+	@touch $@
+
+demo: install  ## meta-train MAML on Glyphs, 5-way 1-shot, on the CPU (ARGS="..." adds options)
+	$(BIN)/python -m lightning_meta fit --config $(DEMO_CONFIG) $(ARGS)
+
+test: install  ## run the tests (ARGS="-k maml" to choose)
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: install  ## run the slow tests: whole meta-trainings
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-gpu: install  ## run the tests that need a GPU
+	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+lint: install  ## check style and types, change nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install  ## fix what ruff can fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove caches and build leftovers; data/, runs/ and .venv stay
+	rm -rf .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	find lightning_meta tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,6 @@
+"""One file per algorithm: the paper and the deviations from it at the top, then two hooks for one task."""
+
+from lightning_meta.algorithms.gradient.maml import MAML
+from lightning_meta.algorithms.metric.protonet import ProtoNet
+
+__all__ = ["MAML", "ProtoNet"]

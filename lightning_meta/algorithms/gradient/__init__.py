@@ -1,0 +1,1 @@
+"""Learning to initialize: adaptation by gradient descent."""

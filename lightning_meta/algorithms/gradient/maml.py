@@ -1,0 +1,81 @@
+"""MAML: learn an initialisation from which a few gradient steps solve a new task.
+
+Finn, Abbeel, Levine: "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks" (2017), arXiv:1703.03400.
+`first_order=True` is FOMAML (section 5.2 of the paper).
+
+Deviations: the convolutions of `Conv4` carry no bias (normalisation cancels it). Everything else, such as schedules and
+the number of query examples, is a setting and stands in the configs.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from lightning_meta.backbones import support_statistics
+from lightning_meta.core import SGD, Batch, Params, TaskOutput, unroll
+from lightning_meta.datamodules.episodes import EpisodeShape, Split
+from lightning_meta.errors import ConfigError
+from lightning_meta.modules import EpisodicModule
+
+
+class MAML(EpisodicModule[Params]):
+    """Adapt all weights by gradient descent on the support loss; meta-learn where the descent starts.
+
+    Args:
+        backbone: network with `out_features`; a linear head is added.
+        n_way: outputs of the head: classes per episode, or 1 for scalar regression. On the command line it follows
+            `data.n_way`.
+        inner_lr: step size of the inner loop (alpha).
+        inner_steps: adaptation steps in training.
+        eval_inner_steps: adaptation steps in validation and test. None: as in training.
+        first_order: drop second derivatives.
+        loss_fn: support and query loss of predictions and targets.
+        **kwargs: of `EpisodicModule`.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        n_way: int | None = None,
+        inner_lr: float = 0.4,
+        inner_steps: int = 1,
+        eval_inner_steps: int | None = None,
+        first_order: bool = False,
+        loss_fn: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if n_way is None:
+            raise ConfigError("MAML needs n_way, the number of outputs of its head.")
+        self.backbone = backbone
+        self.n_way, self.inner_steps, self.first_order, self.loss_fn = n_way, inner_steps, first_order, loss_fn
+        self.eval_inner_steps = inner_steps if eval_inner_steps is None else eval_inner_steps
+        self.learner = nn.Sequential(backbone, nn.Linear(backbone.out_features, n_way))
+        self.inner_optimizer = SGD(inner_lr)
+
+    def adapt(self, support: Batch) -> Params:
+        """Fast weights phi by parameter name (with the support's statistics where the norm protocol asks for them)."""
+        theta = dict(self.learner.named_parameters())
+        steps = self.inner_steps if self.training else self.eval_inner_steps
+        phi = unroll(
+            lambda params: self.loss_fn(functional_call(self.learner, params, (support.x,)), support.y),
+            theta,
+            self.inner_optimizer,
+            steps,
+            self.first_order,
+        )
+        return phi | support_statistics(self.learner, phi, support.x)
+
+    def query_loss(self, phi: Params, query: Batch) -> TaskOutput:
+        preds = functional_call(self.learner, phi, (query.x,))
+        return TaskOutput(self.loss_fn(preds, query.y), preds)
+
+    def check_task(self, shape: EpisodeShape, split: Split) -> None:
+        if shape.n_way != self.n_way:
+            raise ConfigError(
+                f"{split} episodes are {shape.n_way}-way, but the head has n_way={self.n_way} outputs; MAML needs the "
+                "same way everywhere: set data.n_way alone."
+            )

@@ -1,0 +1,1 @@
+"""Learning to compare: adaptation in a learned embedding."""

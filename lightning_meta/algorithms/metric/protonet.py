@@ -1,0 +1,60 @@
+"""Prototypical Networks: classify a query by its nearest class mean in a learned embedding.
+
+Snell, Swersky, Zemel: "Prototypical Networks for Few-shot Learning" (2017), arXiv:1703.05175.
+
+Deviations: support and query are embedded in two passes, not one, so in training each is normalised by its own
+statistics. The cosine variant scales similarities by a learned temperature; the paper's has none and does worse.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from lightning_meta.backbones import support_statistics
+from lightning_meta.core import Batch, Params, TaskOutput
+from lightning_meta.core.prototypes import class_means, cosine_similarities, exclude_absent, squared_distances
+from lightning_meta.modules import EpisodicModule
+
+
+class Prototypes(NamedTuple):
+    """Class means `(C, D)`, which class slots have one `(C,)`, and statistics for the query's normalisation."""
+
+    means: Tensor
+    present: Tensor
+    statistics: Params
+
+
+class ProtoNet(EpisodicModule[Prototypes]):
+    """Class prototypes from the support set; logits are negative squared distances (or scaled cosines) to them.
+
+    The way is read from the episode, so training may use more classes than testing (60 against 5 in the paper).
+
+    Args:
+        backbone: the embedding.
+        distance: `euclidean` (squared; the paper's choice) or `cosine`.
+        **kwargs: of `EpisodicModule`.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, distance: Literal["euclidean", "cosine"] = "euclidean", **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.backbone, self.distance = backbone, distance
+        if distance == "cosine":
+            self.log_scale = nn.Parameter(torch.tensor(10.0).log())
+
+    def adapt(self, support: Batch) -> Prototypes:
+        statistics = support_statistics(self.backbone, {}, support.x)
+        return Prototypes(*class_means(self.backbone(support.x), support.y), statistics)
+
+    def query_loss(self, prototypes: Prototypes, query: Batch) -> TaskOutput:
+        features_QD = functional_call(self.backbone, prototypes.statistics, (query.x,))
+        if self.distance == "euclidean":
+            logits_QC = -squared_distances(features_QD, prototypes.means)
+        else:
+            logits_QC = self.log_scale.exp() * cosine_similarities(features_QD, prototypes.means)
+        logits_QC = exclude_absent(logits_QC, prototypes.present)
+        return TaskOutput(F.cross_entropy(logits_QC, query.y), logits_QC)

@@ -1,0 +1,21 @@
+"""Callbacks of every run."""
+
+from lightning_meta.callbacks.adaptation_curve import AdaptationCurve
+from lightning_meta.callbacks.checkpoint import EpisodicCheckpoint
+from lightning_meta.callbacks.divergence import StopOnDivergence
+from lightning_meta.callbacks.episode_gallery import EpisodeGallery
+from lightning_meta.callbacks.episode_table import EpisodeTable
+from lightning_meta.callbacks.pictures import Pictures
+from lightning_meta.callbacks.sine_fits import SineFits
+from lightning_meta.callbacks.throughput import Throughput
+
+__all__ = [
+    "AdaptationCurve",
+    "EpisodeGallery",
+    "EpisodeTable",
+    "EpisodicCheckpoint",
+    "Pictures",
+    "SineFits",
+    "StopOnDivergence",
+    "Throughput",
+]

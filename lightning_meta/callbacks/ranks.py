@@ -1,0 +1,16 @@
+"""Exchange between processes."""
+
+from typing import TypeVar
+
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+def gather(value: T) -> list[T]:
+    """The value of every rank, in the order of ranks, on every rank. Every rank must call it."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [value]
+    values: list[T] = [value] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values

@@ -1,0 +1,158 @@
+"""`python -m lightning_meta fit|validate|test|predict`: Lightning's command line with the checks that experiments need."""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.loggers import WandbLogger
+
+import lightning_meta.algorithms
+import lightning_meta.backbones
+import lightning_meta.datamodules  # noqa: F401 - imported for short names: `--model MAML`
+from lightning_meta.composition import compose
+from lightning_meta.datamodules.base import EpisodicDataModule
+from lightning_meta.errors import ConfigError, UserError
+from lightning_meta.modules import EpisodicModule
+
+# data.<key> -> model.<key>: set once, on the data.
+LINKED = ("n_way",)
+
+
+class ComposingParser(LightningArgumentParser):
+    """Reads `--config` files with references and dotted keys (see `composition`)."""
+
+    def parse_path(self, cfg_path: Any, **kwargs: Any) -> Namespace:
+        return self.parse_string(yaml.safe_dump(compose(Path(str(cfg_path))), sort_keys=False), str(cfg_path), **kwargs)
+
+
+class SaveConfig(SaveConfigCallback):
+    """Save the resolved config with the run; W&B receives it too, with the git commit."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.config.update({"cli": config, "git_commit": git_commit()}, allow_val_change=True)
+
+
+class MetaCLI(LightningCLI):
+    """Adds to LightningCLI: values linked without silent overrides, run names, and a test at the end of `fit`."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--name", type=str | None, default=None, help="Name of the experiment (default: of its config file)."
+        )
+        parser.add_argument(
+            "--test_after_fit", type=bool, default=True, help="After fit, test the best checkpoint on the test episodes."
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        dropped = _DroppedArguments()
+        for subparser in self._subcommand_parsers.values():
+            subparser.logger = dropped.logger
+        super().parse_arguments(parser, args)
+        dropped.report()
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        link_values(config)
+        name_run(config)
+
+    def after_fit(self) -> None:
+        if self.config[self.subcommand].test_after_fit and not self.trainer.interrupted:
+            best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best or None)
+
+
+def link_values(config: Namespace) -> None:
+    """Fill model arguments that the data decide. A different explicit value is an error, never overridden silently."""
+    data, model = config.data.init_args, config.model.init_args
+    for key in LINKED:
+        if key not in model or key not in data:
+            continue
+        if model[key] not in (None, data[key]):
+            raise ConfigError(
+                f"model.{key}={model[key]}, but data.{key}={data[key]}; set data.{key} alone, the model follows it."
+            )
+        model[key] = data[key]
+
+
+def name_run(config: Namespace) -> None:
+    """Give loggers without a name the experiment's; W&B also the algorithm as group, and data, way and shot as tags."""
+    config.name = config.name or (Path(str(config.config[-1])).stem if config.config else "run")
+    data, model = (config[part].class_path.rsplit(".", 1)[-1] for part in ("data", "model"))
+    shape = config.data.init_args
+    defaults = {
+        "name": config.name,
+        "group": model,
+        "tags": [data.lower(), f"{shape.n_way}-way", f"{shape.k_shot}-shot"],
+    }
+    loggers = config.trainer.logger
+    for logger in loggers if isinstance(loggers, list) else [loggers]:
+        if isinstance(logger, Namespace) and "init_args" in logger:
+            for key, value in defaults.items():
+                if key in logger.init_args and not logger.init_args[key]:
+                    logger.init_args[key] = value
+
+
+class _DroppedArguments(logging.Handler):
+    """Tells which settings do not exist for a newly chosen class; jsonargparse drops them at debug level only."""
+
+    MARK = "discarding init_args: "
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.messages: list[str] = []
+        self.logger = logging.getLogger("lightning_meta.cli")
+        self.logger.setLevel(logging.DEBUG)
+        self.logger.propagate = False
+        self.logger.handlers = [self]
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if self.MARK in message and message not in self.messages:
+            self.messages.append(message)
+
+    def report(self) -> None:
+        for message in self.messages:
+            print(f"note: {message}", file=sys.stderr)
+
+
+def git_commit() -> str | None:
+    """Commit of the working tree, with `-dirty` when it has changes; None outside a repository."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip()
+
+
+def main(args: ArgsType = None) -> Any:
+    """Run the command line. Errors a user can mend end it with one message and exit status 1."""
+    try:
+        return MetaCLI(
+            EpisodicModule,
+            EpisodicDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            parser_class=ComposingParser,
+            seed_everything_default=0,
+            save_config_callback=SaveConfig,
+            trainer_defaults={"inference_mode": False, "use_distributed_sampler": False},
+            args=args,
+        )
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,21 @@
+"""Pure functions: torch only, no Lightning, no state."""
+
+from lightning_meta.core.episode import Batch, Episode, TaskOutput
+from lightning_meta.core.inner_loop import unroll
+from lightning_meta.core.inner_optimizer import SGD, InnerOptimizer, Params
+from lightning_meta.core.statistics import mean_and_ci95
+from lightning_meta.core.task_map import TaskMode, choose_mode, map_tasks
+
+__all__ = [
+    "SGD",
+    "Batch",
+    "Episode",
+    "InnerOptimizer",
+    "Params",
+    "TaskMode",
+    "TaskOutput",
+    "choose_mode",
+    "map_tasks",
+    "mean_and_ci95",
+    "unroll",
+]

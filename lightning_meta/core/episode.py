@@ -1,0 +1,34 @@
+"""What an episode is made of. NamedTuples are pytrees: `vmap`, collation and Lightning's device transfer understand them.
+
+Shape letters used throughout: `T` tasks, `N` way, `K` shot, `Q` query examples of a task, `D` features.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """Examples `x` and their targets `y`: class labels 0..N-1 (int64) or regression targets (float)."""
+
+    x: Tensor
+    y: Tensor
+
+
+class Episode(NamedTuple):
+    """One task: adapt on `support`, evaluate on `query`. In a meta-batch every leaf has a leading task axis `T`."""
+
+    support: Batch
+    query: Batch
+
+
+class TaskOutput(NamedTuple):
+    """What `query_loss` returns for one task.
+
+    `loss` (scalar) is the quantity whose gradient is the meta-update; `preds` are the predictions for the query set
+    (logits `(Q, N)` or regression values shaped like `query.y`); `logs` are further scalars to log by name.
+    """
+
+    loss: Tensor
+    preds: Tensor
+    logs: dict[str, Tensor] = {}

@@ -1,0 +1,144 @@
+"""The datamodule every data set builds on: it turns a source of tasks into streams of episodes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytorch_lightning as pl
+
+from lightning_meta.datamodules.episodes import EpisodeDataset, EpisodeLoader, EpisodeShape, Split, TaskSource
+from lightning_meta.errors import ConfigError
+
+
+@dataclass
+class ShapeOverride:
+    """Way, shot and query of one split where they differ from the datamodule's; None keeps the datamodule's."""
+
+    n_way: int | None = None
+    k_shot: int | None = None
+    n_query: int | None = None
+
+
+class EpisodicDataModule(pl.LightningDataModule):
+    """Streams of training, validation and test episodes. A data set writes `load_source` (and `prepare_data`).
+
+    Episode `i` of a split is a pure function of (seed, split, i). Training visits the ids 0, 1, 2, ... without end;
+    validation and test visit a frozen list, the ids below `val_episodes` and `test_episodes`, shared out over ranks
+    without padding or repetition.
+
+    Args:
+        n_way: classes per episode.
+        k_shot: support examples per class.
+        n_query: query examples per class.
+        train, val, test: way, shot and query of one split where they differ, e.g. `--data.train.n_way 60`.
+        meta_batch_size: episodes per outer update, GLOBAL over devices.
+        steps_per_epoch: outer updates in an epoch; validation follows each epoch.
+        val_episodes, test_episodes: how many frozen episodes are evaluated.
+        eval_meta_batch_size: episodes evaluated at once on one device; changes memory and speed, not the result.
+        seed: of the episodes.
+        num_workers: processes that draw episodes ahead; 0 draws them in the main process.
+        on_device: hold the data on the accelerator and gather episodes there (needs `num_workers=0`).
+    """
+
+    def __init__(
+        self,
+        n_way: int = 5,
+        k_shot: int = 1,
+        n_query: int = 15,
+        train: ShapeOverride = ShapeOverride(),  # noqa: B008 - never mutated
+        val: ShapeOverride = ShapeOverride(),  # noqa: B008
+        test: ShapeOverride = ShapeOverride(),  # noqa: B008
+        meta_batch_size: int = 4,
+        steps_per_epoch: int = 500,
+        val_episodes: int = 200,
+        test_episodes: int = 1000,
+        eval_meta_batch_size: int = 20,
+        seed: int = 0,
+        num_workers: int = 0,
+        on_device: bool = False,
+    ) -> None:
+        super().__init__()
+        self.shapes: dict[Split, EpisodeShape] = {
+            split: EpisodeShape(
+                n_way=override.n_way or n_way,
+                k_shot=override.k_shot or k_shot,
+                n_query=override.n_query or n_query,
+            )
+            for split, override in (("train", train), ("val", val), ("test", test))
+        }
+        self.n_way, self.meta_batch_size, self.steps_per_epoch = n_way, meta_batch_size, steps_per_epoch
+        self.val_episodes, self.test_episodes = val_episodes, test_episodes
+        self.eval_meta_batch_size, self.seed = eval_meta_batch_size, seed
+        self.num_workers, self.on_device = num_workers, on_device
+        self.sources: dict[Split, TaskSource] = {}
+        for name in ("meta_batch_size", "steps_per_epoch", "val_episodes", "test_episodes", "eval_meta_batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
+        for split, shape in self.shapes.items():
+            if min(shape) < 1:
+                raise ConfigError(f"{split} episodes are {shape}: n_way, k_shot and n_query must be at least 1.")
+        if on_device and num_workers:
+            raise ConfigError(f"on_device=true gathers in the main process, but num_workers={num_workers}; set it to 0.")
+
+    def load_source(self, split: Split) -> TaskSource:
+        """The task distribution of a split. Called once per split and process; raises `DataError`."""
+        raise NotImplementedError
+
+    @property
+    def name(self) -> str:
+        """Short name of the data for run names and tables."""
+        return type(self).__name__.lower()
+
+    def setup(self, stage: str) -> None:
+        splits: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
+        for split in splits.get(stage, ("test",)):
+            if split not in self.sources:
+                source = self.load_source(split)
+                self.sources[split] = source.to(self.trainer.strategy.root_device) if self.on_device else source
+
+    def dataset(self, split: Split) -> EpisodeDataset:
+        """The split's episodes as an indexed collection (after `setup`)."""
+        return EpisodeDataset(self.sources[split], self.shapes[split], self.seed, split)
+
+    def train_dataloader(self) -> EpisodeLoader:
+        rank, world_size = self._rank_and_world_size()
+        if self.meta_batch_size % world_size:
+            raise ConfigError(
+                f"meta_batch_size={self.meta_batch_size} is global and must be a multiple of the {world_size} devices; "
+                f"take {self.meta_batch_size // world_size * world_size or world_size}, say."
+            )
+        share = self.meta_batch_size // world_size
+
+        def ids_of_batch(batch: int) -> Sequence[int]:
+            start = batch * self.meta_batch_size + rank * share
+            return range(start, start + share)
+
+        return EpisodeLoader(
+            self.dataset("train"), ids_of_batch, self.steps_per_epoch, endless=True, num_workers=self.num_workers
+        )
+
+    def val_dataloader(self) -> EpisodeLoader:
+        return self._frozen_loader("val", self.val_episodes)
+
+    def test_dataloader(self) -> EpisodeLoader:
+        return self._frozen_loader("test", self.test_episodes)
+
+    def predict_dataloader(self) -> EpisodeLoader:
+        return self.test_dataloader()
+
+    def _frozen_loader(self, split: Split, episodes: int) -> EpisodeLoader:
+        """Rank r of W takes the episodes r, r + W, r + 2W, ... below `episodes`: an exact partition."""
+        rank, world_size = self._rank_and_world_size()
+        mine = range(rank, episodes, world_size)
+        size = self.eval_meta_batch_size
+
+        def ids_of_batch(batch: int) -> Sequence[int]:
+            return mine[batch * size : (batch + 1) * size]
+
+        return EpisodeLoader(
+            self.dataset(split), ids_of_batch, -(-len(mine) // size), endless=False, num_workers=self.num_workers
+        )
+
+    def _rank_and_world_size(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+

@@ -1,0 +1,70 @@
+"""Metrics over EPISODES: one value per episode, then mean and 95 % confidence interval, exact on any number of ranks."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lightning_meta.core import mean_and_ci95
+
+
+class EpisodicMetric(Metric):
+    """Mean over episodes. Holds sums in float64, so that ranks of any size add up to the same result.
+
+    A subclass sets `name`, `mode` (whether larger is better) and `per_episode`.
+    """
+
+    full_state_update = False
+    name: str
+    mode: Literal["min", "max"]
+    total: Tensor
+    total_of_squares: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for state in ("total", "total_of_squares", "count"):
+            self.add_state(state, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    @staticmethod
+    def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
+        """One value for each of T episodes from their predictions `(T, Q, ...)` and targets `(T, Q, ...)`."""
+        raise NotImplementedError
+
+    def update(self, values: Tensor) -> None:
+        """Add episodes by their values `(T,)`."""
+        values = values.detach().double()
+        self.total += values.sum()
+        self.total_of_squares += values.square().sum()
+        self.count += values.numel()
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """Mean and half-width of the 95 % confidence interval."""
+        return mean_and_ci95(self.total, self.total_of_squares, self.count)
+
+
+class EpisodicLoss(EpisodicMetric):
+    """Mean query loss."""
+
+    name, mode = "loss", "min"
+
+
+class EpisodicAccuracy(EpisodicMetric):
+    """Share of query examples whose class is predicted, per episode."""
+
+    name, mode = "acc", "max"
+
+    @staticmethod
+    def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
+        return (preds.argmax(-1) == targets).double().mean(-1)
+
+
+class EpisodicMSE(EpisodicMetric):
+    """Mean squared error of the query predictions, per episode."""
+
+    name, mode = "mse", "min"
+
+    @staticmethod
+    def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
+        return (preds.double() - targets.double()).square().flatten(1).mean(-1)

@@ -1,0 +1,171 @@
+"""The Lightning seam: an algorithm writes two hooks for ONE task, everything else is owned here."""
+
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, TypeVar, cast
+
+import pytorch_lightning as pl
+from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lightning_meta.core import Batch, Episode, TaskMode, TaskOutput, choose_mode, map_tasks
+from lightning_meta.datamodules.base import EpisodicDataModule
+from lightning_meta.datamodules.episodes import EpisodeShape, Split
+from lightning_meta.errors import ConfigError
+from lightning_meta.metrics import EpisodicAccuracy, EpisodicLoss, EpisodicMetric
+
+Adapted = TypeVar("Adapted")
+MetaOptimizer = Callable[[Iterable], Optimizer]
+MetaScheduler = Callable[[Optimizer], LRScheduler]
+EVAL = ("val", "test")
+
+
+class EpisodicModule(pl.LightningModule, Generic[Adapted]):
+    """Base of every meta-algorithm that plays support-query episodes.
+
+    A subclass writes `adapt` and `query_loss` for one task: pure functions that read `self`, return, and assign
+    nothing. They are mapped over the meta-batch here, each in its own mode.
+
+    Args:
+        optimizer: makes the meta-optimizer from the parameters. Default: Adam, learning rate 1e-3.
+        lr_scheduler: makes its schedule, stepped after every outer update. None: constant.
+        metric: what is measured per episode. Default: accuracy.
+        task_mode: how a task's hooks are mapped over the meta-batch: `vmap`, `loop`, or `auto` by device and size.
+        task_chunk_size: tasks vectorised at once; lower it when memory runs out. None: all.
+    """
+
+    def __init__(
+        self,
+        optimizer: MetaOptimizer | None = None,
+        lr_scheduler: MetaScheduler | None = None,
+        metric: EpisodicMetric | None = None,
+        task_mode: TaskMode = "auto",
+        task_chunk_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.optimizer, self.lr_scheduler = optimizer or Adam, lr_scheduler
+        self.task_mode, self.task_chunk_size = task_mode, task_chunk_size
+        self.metric = metric or EpisodicAccuracy()
+        self.eval_metrics = nn.ModuleDict(
+            {split: nn.ModuleDict({"loss": EpisodicLoss(), self.metric.name: self.metric.clone()}) for split in EVAL}
+        )
+        self._save_plain_hyperparameters()
+
+    # ---- an algorithm writes these two --------------------------------------------------------------------------
+
+    def adapt(self, support: Batch) -> Adapted:
+        """Learn one task from its support set. Returns any pytree of tensors (fast weights, prototypes, ...)."""
+        raise NotImplementedError
+
+    def query_loss(self, adapted: Adapted, query: Batch) -> TaskOutput:
+        """Evaluate what `adapt` returned on the task's query set. The gradient of `loss` is the meta-update."""
+        raise NotImplementedError
+
+    def check_task(self, shape: EpisodeShape, split: Split) -> None:
+        """Raise `ConfigError` when this algorithm cannot play a split's episodes. Called at setup; optional."""
+
+    # ---- owned here ---------------------------------------------------------------------------------------------
+
+    def _save_plain_hyperparameters(self) -> None:
+        """From Python, collaborators (backbone, optimizer, ...) arrive as objects, which have no place in a file."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*is an instance of `nn.Module`")
+            self.save_hyperparameters()
+        for name in [name for name, value in self.hparams.items() if callable(value)]:
+            del self.hparams[name]
+
+    def play(self, tasks: Episode) -> TaskOutput:
+        """Adapt to and evaluate every task of a meta-batch; each field of the result has a leading task axis."""
+        adapted = self._map(self.adapt, tasks.support.x, tasks.support)
+        return self._map(self.query_loss, tasks.query.x, adapted, tasks.query)
+
+    def _map(self, hook: Callable[..., Any], x: Tensor, *tasks: Any) -> Any:
+        mode = choose_mode(self.task_mode, x)
+        return map_tasks(hook, *tasks, mode=mode, chunk_size=self.task_chunk_size)
+
+    def training_step(self, tasks: Episode, batch_idx: int) -> Tensor:
+        out = self.play(tasks)
+        loss, score = out.loss.mean(), self.metric.per_episode(out.preds, tasks.query.y).mean()
+        self._log({"train/loss": loss.detach(), f"train/{self.metric.name}": score}, tasks, prog_bar=True)
+        self._log({f"train/{name}": value.detach().mean() for name, value in out.logs.items()}, tasks)
+        return loss
+
+    def validation_step(self, tasks: Episode, batch_idx: int) -> dict[str, Tensor]:
+        return self._evaluate(tasks, "val")
+
+    def test_step(self, tasks: Episode, batch_idx: int) -> dict[str, Tensor]:
+        return self._evaluate(tasks, "test")
+
+    def predict_step(self, tasks: Episode, batch_idx: int) -> Tensor:
+        """Predictions `(T, Q, ...)` for the query sets."""
+        return self.play(tasks).preds
+
+    def _evaluate(self, tasks: Episode, split: str) -> dict[str, Tensor]:
+        """Update the split's metrics; return the values of each episode, `(T,)`, by name."""
+        out = self.play(tasks)
+        values = {"loss": out.loss, self.metric.name: self.metric.per_episode(out.preds, tasks.query.y)}
+        for name, metric in self._metrics(split).items():
+            metric.update(values[name])
+        return values
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")
+
+    def _log_metrics(self, split: str) -> None:
+        for name, metric in self._metrics(split).items():
+            mean, ci95 = metric.compute()  # summed over ranks by torchmetrics
+            metric.reset()
+            self.log(f"{split}/{name}", mean.float(), prog_bar=name == self.metric.name)
+            self.log(f"{split}/{name}_ci95", ci95.float())
+
+    def _metrics(self, split: str) -> dict[str, EpisodicMetric]:
+        return dict(cast(nn.ModuleDict, self.eval_metrics[split]).items())  # type: ignore[arg-type]
+
+    def _log(self, values: dict[str, Tensor], tasks: Episode, **options: Any) -> None:
+        n_global = len(tasks.query.y) * self.trainer.world_size
+        self.log_dict(values, batch_size=n_global, **options)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = self.optimizer(self.parameters())
+        if self.lr_scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
+        }
+
+    def setup(self, stage: str) -> None:
+        _check_trainer(self.trainer)
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if isinstance(datamodule, EpisodicDataModule):
+            for split in datamodule.sources:
+                self._check_input(datamodule, split)
+                self.check_task(datamodule.shapes[split], split)
+
+    def _check_input(self, datamodule: EpisodicDataModule, split: Split) -> None:
+        expected = getattr(getattr(self, "backbone", None), "in_shape", None)
+        found = tuple(datamodule.dataset(split)[0].support.x.shape[1:])
+        if expected is not None and expected != found:
+            raise ConfigError(
+                f"the backbone expects inputs of shape {expected}, but {datamodule.name} has {found}; set the "
+                "backbone's in_channels and image_size (or in_features) to match."
+            )
+
+
+def _check_trainer(trainer: pl.Trainer) -> None:
+    if trainer.validate_loop.inference_mode:
+        raise ConfigError(
+            "Trainer(inference_mode=True) can turn adaptation at evaluation into a silent no-op; "
+            "pass inference_mode=False."
+        )
+    if isinstance(trainer.strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
+        raise ConfigError(
+            f"{type(trainer.strategy).__name__} shards parameters, which a functional inner loop cannot see whole; "
+            "use strategy: ddp."
+        )

@@ -1,0 +1,122 @@
+"""What every algorithm promises. A new algorithm adds one line to ALGORITHMS."""
+
+from collections.abc import Callable
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils._pytree import tree_map
+
+from lightning_meta.algorithms import MAML, ProtoNet
+from lightning_meta.core import Batch, Episode, TaskOutput
+from lightning_meta.modules import EpisodicModule
+from tests.conftest import blobs, conv4, meta_gradient, random_episodes
+
+Make = Callable[[], EpisodicModule]
+ALGORITHMS: dict[str, Make] = {
+    "maml": lambda: MAML(conv4(), n_way=3, inner_lr=0.1, inner_steps=2),
+    "maml-strided": lambda: MAML(conv4(downsample="stride"), n_way=3, inner_lr=0.1, inner_steps=2),
+    "maml-inductive": lambda: MAML(conv4("inductive"), n_way=3, inner_lr=0.1, inner_steps=2),
+    "fomaml": lambda: MAML(conv4(), n_way=3, inner_lr=0.1, inner_steps=2, first_order=True),
+    "protonet": lambda: ProtoNet(conv4()),
+    "protonet-cosine": lambda: ProtoNet(conv4(), distance="cosine"),
+    "protonet-inductive": lambda: ProtoNet(conv4("inductive")),
+}
+
+
+@pytest.fixture(params=ALGORITHMS.values(), ids=ALGORITHMS.keys())
+def make(request: pytest.FixtureRequest) -> Make:
+    def seeded() -> EpisodicModule:
+        torch.manual_seed(0)
+        return request.param()
+
+    return seeded
+
+
+@pytest.fixture
+def module(make: Make) -> EpisodicModule:
+    return make().double()
+
+
+def play(module: EpisodicModule, tasks: Episode, mode: str, chunk_size: int | None = None) -> TaskOutput:
+    module.task_mode, module.task_chunk_size = mode, chunk_size
+    return module.play(tasks)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 2])
+def test_vmap_equals_loop_in_value_and_meta_gradient(
+    module: EpisodicModule, episodes: Episode, chunk_size: int | None
+) -> None:
+    module.task_mode = "loop"
+    looped, gradient = module.play(episodes), meta_gradient(module, episodes)
+    module.task_mode, module.task_chunk_size = "vmap", chunk_size
+    mapped = module.play(episodes)
+    torch.testing.assert_close(mapped, looped, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(meta_gradient(module, episodes), gradient, rtol=1e-8, atol=1e-12)
+    assert max(g.abs().max() for g in gradient.values()) > 1e-4
+
+
+def test_one_task_alone_equals_the_same_task_in_a_batch(module: EpisodicModule, episodes: Episode) -> None:
+    together = module.play(episodes)
+    for t in range(3):
+        alone = module.play(tree_map(lambda leaf, t=t: leaf[t : t + 1], episodes))
+        torch.testing.assert_close(alone.loss[0], together.loss[t], rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(alone.preds[0], together.preds[t], rtol=1e-10, atol=1e-12)
+
+
+def test_order_of_support_and_query_does_not_matter(module: EpisodicModule, episodes: Episode) -> None:
+    (sx, sy), (qx, qy) = episodes
+    shuffled = Episode(Batch(sx.flip(1), sy.flip(1)), Batch(qx.flip(1), qy.flip(1)))
+    before, after = module.play(episodes), module.play(shuffled)
+    torch.testing.assert_close(after.loss, before.loss, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(after.preds, before.preds.flip(1), rtol=1e-8, atol=1e-10)
+
+
+def test_hooks_leave_the_module_unchanged(module: EpisodicModule, episodes: Episode) -> None:
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    module.play(episodes)
+    torch.testing.assert_close(module.state_dict(), before, rtol=0, atol=0)
+
+
+def test_evaluation_keeps_no_outer_graph(module: EpisodicModule, episodes: Episode) -> None:
+    module.eval()
+    with torch.no_grad():
+        out = module.play(episodes)
+    assert not out.loss.requires_grad
+    assert not out.preds.requires_grad
+
+
+def test_fit_validate_test_predict(make: Make, tmp_path) -> None:
+    module, data = make(), blobs()
+    before = [p.detach().clone() for p in module.parameters()]
+    trainer = pl.Trainer(
+        max_epochs=1, accelerator="cpu", inference_mode=False, default_root_dir=tmp_path, logger=False,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, log_every_n_steps=1,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=data)
+    assert {"train/loss", "train/acc", "val/loss", "val/acc", "val/acc_ci95"} <= set(trainer.callback_metrics)
+    assert any(not torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+    (tested,) = trainer.test(module, datamodule=data, verbose=False)
+    data.setup("test")
+    out = module.eval().play(data.dataset("test").__getitems__(range(7)))
+    values = module.metric.per_episode(out.preds, data.dataset("test").__getitems__(range(7)).query.y)
+    assert tested["test/acc"] == pytest.approx(values.mean().item(), abs=1e-6)
+    assert tested["test/acc_ci95"] == pytest.approx(1.96 * values.std().item() / 7**0.5, abs=1e-6)
+    predictions = trainer.predict(module, datamodule=data)
+    torch.testing.assert_close(torch.cat(predictions), out.preds.detach(), rtol=1e-4, atol=1e-5)
+    assert trainer.validate(module, datamodule=data, verbose=False)[0]["val/acc"] >= 0
+
+
+def test_learns_an_easy_problem(make: Make) -> None:
+    """Overfitting four random-label tasks must reduce the loss well below where it starts."""
+    module, tasks = make().double(), random_episodes(n_tasks=4)
+    tasks = Episode(tasks.support, Batch(tasks.support.x, tasks.support.y))
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
+    losses = []
+    for _ in range(25):
+        loss = module.play(tasks).loss.mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]

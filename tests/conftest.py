@@ -1,0 +1,80 @@
+"""Small, seeded episodes and networks shared by the tests."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_meta.backbones import Conv4
+from lightning_meta.core import Batch, Episode
+from lightning_meta.datamodules import EpisodicDataModule
+from lightning_meta.datamodules.episodes import ClassBank, Split, TaskSource
+
+CLASSES, EXAMPLES, SIZE = 12, 12, 16
+
+
+class Blobs(EpisodicDataModule):
+    """Synthetic images: each class is a fixed random pattern, each example the pattern under noise."""
+
+    def load_source(self, split: Split) -> TaskSource:
+        generator = torch.Generator().manual_seed({"train": 1, "val": 2, "test": 3}[split])
+        patterns = torch.rand(CLASSES, 1, 1, SIZE, SIZE, generator=generator)
+        noise = torch.rand(CLASSES, EXAMPLES, 1, SIZE, SIZE, generator=generator)
+        return ClassBank.from_classes(((0.6 * patterns + 0.4 * noise) * 255).to(torch.uint8))
+
+
+def blobs(**overrides: Any) -> Blobs:
+    """3-way 2-shot episodes, quick to play."""
+    settings = dict(
+        n_way=3, k_shot=2, n_query=2, meta_batch_size=4, steps_per_epoch=4, val_episodes=5, test_episodes=7
+    )
+    return Blobs(**(settings | overrides))
+
+
+def conv4(norm: str = "transductive", **overrides: Any) -> Conv4:
+    return Conv4(**(dict(image_size=SIZE, hidden=6, norm=norm) | overrides))
+
+
+def smooth(network: nn.Module) -> nn.Module:
+    """Replace ReLU and max-pooling, whose kinks spoil finite differences, by tanh and average pooling."""
+    for name, child in network.named_children():
+        if isinstance(child, nn.ReLU):
+            setattr(network, name, nn.Tanh())
+        elif isinstance(child, nn.MaxPool2d):
+            setattr(network, name, nn.AvgPool2d(2))
+        else:
+            smooth(child)
+    return network
+
+
+def random_episodes(n_tasks: int = 3, n_way: int = 3, k_shot: int = 2, n_query: int = 2) -> Episode:
+    """Random float64 images with labels in random order."""
+    generator = torch.Generator().manual_seed(0)
+
+    def batch(per_class: int) -> Batch:
+        x = torch.rand(n_tasks, n_way * per_class, 1, SIZE, SIZE, generator=generator, dtype=torch.float64)
+        labels = torch.arange(n_way).repeat(per_class)
+        y = torch.stack([labels[torch.randperm(len(labels), generator=generator)] for _ in range(n_tasks)])
+        return Batch(x, y)
+
+    return Episode(batch(k_shot), batch(n_query))
+
+
+def meta_gradient(module: nn.Module, tasks: Episode) -> dict[str, Tensor]:
+    """Gradient of the mean query loss with respect to every parameter of the module."""
+    module.zero_grad()
+    module.play(tasks).loss.mean().backward()
+    return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> Iterator[None]:
+    torch.manual_seed(0)
+    yield
+
+
+@pytest.fixture
+def episodes() -> Episode:
+    return random_episodes()
