@@ -1,4 +1,4 @@
-"""`python -m lightning_meta fit|validate|test|predict`: Lightning's command line with the checks that experiments need."""
+"""`python -m lightning_meta fit|validate|test|predict`: LightningCLI with the checks that experiments need."""
 
 import logging
 import subprocess
@@ -49,7 +49,10 @@ class MetaCLI(LightningCLI):
             "--name", type=str | None, default=None, help="Name of the experiment (default: of its config file)."
         )
         parser.add_argument(
-            "--test_after_fit", type=bool, default=True, help="After fit, test the best checkpoint on the test episodes."
+            "--test_after_fit",
+            type=bool,
+            default=True,
+            help="After fit, test the best checkpoint on the test episodes.",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -67,7 +70,7 @@ class MetaCLI(LightningCLI):
     def after_fit(self) -> None:
         if self.config[self.subcommand].test_after_fit and not self.trainer.interrupted:
             best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
-            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best or None)
+            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best or None, verbose=False)
 
 
 def link_values(config: Namespace) -> None:

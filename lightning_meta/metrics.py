@@ -1,4 +1,4 @@
-"""Metrics over EPISODES: one value per episode, then mean and 95 % confidence interval, exact on any number of ranks."""
+"""Metrics over EPISODES: mean and 95 % confidence interval of one value each, exact on any number of ranks."""
 
 from typing import Literal
 

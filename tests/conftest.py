@@ -27,9 +27,7 @@ class Blobs(EpisodicDataModule):
 
 def blobs(**overrides: Any) -> Blobs:
     """3-way 2-shot episodes, quick to play."""
-    settings = dict(
-        n_way=3, k_shot=2, n_query=2, meta_batch_size=4, steps_per_epoch=4, val_episodes=5, test_episodes=7
-    )
+    settings = dict(n_way=3, k_shot=2, n_query=2, meta_batch_size=4, steps_per_epoch=4, val_episodes=5, test_episodes=7)
     return Blobs(**(settings | overrides))
 
 

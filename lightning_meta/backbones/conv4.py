@@ -5,10 +5,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_meta.backbones.base import Backbone
 from lightning_meta.backbones.norm import EpisodicBatchNorm2d, NormProtocol
 
 
-class Conv4(nn.Module):
+class Conv4(Backbone):
     """Four blocks of 3x3 convolution, batch normalisation, ReLU and halving of the resolution.
 
     Args:

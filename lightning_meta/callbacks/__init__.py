@@ -7,6 +7,7 @@ from lightning_meta.callbacks.episode_gallery import EpisodeGallery
 from lightning_meta.callbacks.episode_table import EpisodeTable
 from lightning_meta.callbacks.pictures import Pictures
 from lightning_meta.callbacks.sine_fits import SineFits
+from lightning_meta.callbacks.summary import RunSummary
 from lightning_meta.callbacks.throughput import Throughput
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "EpisodeTable",
     "EpisodicCheckpoint",
     "Pictures",
+    "RunSummary",
     "SineFits",
     "StopOnDivergence",
     "Throughput",

@@ -21,7 +21,8 @@ class EpisodicCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, monitor: str | None = None, **kwargs: Any) -> None:
-        super().__init__(**({"filename": "best-{step}", "save_last": True, "monitor": monitor} | kwargs))
+        settings: dict[str, Any] = {"filename": "best-{step}", "save_last": True, "monitor": monitor} | kwargs
+        super().__init__(**settings)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self.monitor is None and isinstance(pl_module, EpisodicModule):

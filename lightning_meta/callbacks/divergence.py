@@ -115,12 +115,11 @@ class StopOnDivergence(pl.Callback):
 
 
 def _last_checkpoint(trainer: pl.Trainer) -> str:
-    named = [trainer.ckpt_path or ""]
-    for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpoint):
-            named += [callback.last_model_path, callback.best_model_path]
-    # Lightning notes a path before it writes the file.
-    written = [Path(path) for path in named if path and Path(path).is_file()]
+    # Lightning notes the path of a checkpoint before it writes the file, so the files are asked.
+    folders = [callback.dirpath for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    written = [path for folder in folders if folder for path in Path(folder).glob("*.ckpt")]
+    if trainer.ckpt_path and not written:
+        written = [Path(trainer.ckpt_path)]
     if not written:
         return "No checkpoint has been written yet."
-    return f"The last checkpoint is intact: {max(written, key=lambda path: path.stat().st_mtime)}"
+    return f"The last checkpoint is intact: {max(written, key=lambda path: path.stat().st_mtime_ns)}"

@@ -43,5 +43,6 @@ class SineFits(Pictures):
         query = Batch(x.expand_as(truth)[..., None].to(support.x), truth[..., None].to(support.y))
         tasks = Episode(support, query)
         fits = {steps: replay.play(tasks, inner_steps=steps).preds.float().cpu().squeeze(-1) for steps in self.steps}
-        figure = sine_fits(x, truth, tree_map(lambda leaf: leaf.float().cpu(), support), fits, replay.title)
+        title = f"{type(module).__name__} on {datamodule.name}, {datamodule.shapes['test'].k_shot}-shot"
+        figure = sine_fits(x, truth, tree_map(lambda leaf: leaf.float().cpu(), support), fits, title)
         self.save(figure, "sine_fits", replay, log_dir)

@@ -1,4 +1,6 @@
-"""What an episode is made of. NamedTuples are pytrees: `vmap`, collation and Lightning's device transfer understand them.
+"""What an episode is made of.
+
+NamedTuples are pytrees: `vmap`, collation and Lightning's device transfer understand them.
 
 Shape letters used throughout: `T` tasks, `N` way, `K` shot, `Q` query examples of a task, `D` features.
 """
@@ -31,4 +33,4 @@ class TaskOutput(NamedTuple):
 
     loss: Tensor
     preds: Tensor
-    logs: dict[str, Tensor] = {}
+    logs: dict[str, Tensor] = {}  # noqa: RUF012 - a NamedTuple's default, never mutated

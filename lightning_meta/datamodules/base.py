@@ -57,14 +57,16 @@ class EpisodicDataModule(pl.LightningDataModule):
         on_device: bool = False,
     ) -> None:
         super().__init__()
-        self.shapes: dict[Split, EpisodeShape] = {
+        overrides: dict[Split, ShapeOverride] = {"train": train, "val": val, "test": test}
+        self.shapes = {
             split: EpisodeShape(
                 n_way=override.n_way or n_way,
                 k_shot=override.k_shot or k_shot,
                 n_query=override.n_query or n_query,
             )
-            for split, override in (("train", train), ("val", val), ("test", test))
+            for split, override in overrides.items()
         }
+        self.name = type(self).__name__
         self.n_way, self.meta_batch_size, self.steps_per_epoch = n_way, meta_batch_size, steps_per_epoch
         self.val_episodes, self.test_episodes = val_episodes, test_episodes
         self.eval_meta_batch_size, self.seed = eval_meta_batch_size, seed
@@ -77,23 +79,21 @@ class EpisodicDataModule(pl.LightningDataModule):
             if min(shape) < 1:
                 raise ConfigError(f"{split} episodes are {shape}: n_way, k_shot and n_query must be at least 1.")
         if on_device and num_workers:
-            raise ConfigError(f"on_device=true gathers in the main process, but num_workers={num_workers}; set it to 0.")
+            raise ConfigError(
+                f"on_device=true gathers in the main process, but num_workers={num_workers}; set it to 0."
+            )
 
     def load_source(self, split: Split) -> TaskSource:
         """The task distribution of a split. Called once per split and process; raises `DataError`."""
         raise NotImplementedError
 
-    @property
-    def name(self) -> str:
-        """Short name of the data for run names and tables."""
-        return type(self).__name__.lower()
-
     def setup(self, stage: str) -> None:
         splits: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
         for split in splits.get(stage, ("test",)):
             if split not in self.sources:
-                source = self.load_source(split)
-                self.sources[split] = source.to(self.trainer.strategy.root_device) if self.on_device else source
+                self.sources[split] = self.load_source(split)
+                if self.on_device and self.trainer:
+                    self.sources[split] = self.sources[split].to(self.trainer.strategy.root_device)
 
     def dataset(self, split: Split) -> EpisodeDataset:
         """The split's episodes as an indexed collection (after `setup`)."""
@@ -140,5 +140,3 @@ class EpisodicDataModule(pl.LightningDataModule):
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-

@@ -7,8 +7,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 from torch.utils._pytree import tree_map
+from torch.utils.data import DataLoader, Dataset
 
 from lightning_meta.core import Batch, Episode
 from lightning_meta.datamodules.sampling import Keys, choose, episode_keys, subkeys
@@ -147,7 +147,7 @@ class EpisodeLoader:
         if not self.endless:
             self.position = 0
         end = (self.position // self.batches_per_epoch + 1) * self.batches_per_epoch
-        batches = [self.ids_of_batch(b) for b in range(self.position, end)]
+        batches = [list(self.ids_of_batch(b)) for b in range(self.position, end)]
         loader = DataLoader(
             self.dataset, batch_sampler=batches, collate_fn=_already_collated, num_workers=self.num_workers
         )
@@ -162,7 +162,6 @@ class EpisodeLoader:
         self.position = state["position"]
 
 
-def _already_collated(episode: Episode) -> Episode:
+def _already_collated(episode: Any) -> Any:
+    """`EpisodeDataset.__getitems__` makes whole meta-batches, so nothing is left to collate."""
     return episode
-
-

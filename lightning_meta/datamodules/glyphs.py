@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +84,7 @@ def write_cache(path: Path, glyphs: GlyphSet) -> None:
 
 
 def read_cache(path: Path) -> GlyphSet:
-    """Read what `write_cache` wrote. Raises `DataError` if the file is missing or is not what was written."""
+    """Read what `write_cache` wrote. Raises `DataError` if the file is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
             glyphs = GlyphSet(file["images"], file["characters"].tolist(), file["scripts"].tolist())
@@ -95,9 +94,9 @@ def read_cache(path: Path) -> GlyphSet:
             raise ValueError("the images do not match their checksum")
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; call prepare_data() first, which renders it in about 15 s.") from None
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damage shows as whatever zipfile, zlib, json or numpy's header parser stumbles over
         raise DataError(
-            f"{path} is damaged ({error}). Delete it; the next run renders it again in about 15 s."
+            f"{path} cannot be read ({error}). Delete it; the next run renders it again in about 15 s."
         ) from error
     log.info("Glyphs: %d classes, sha256 %s, drawn by %s.", len(glyphs.images), sha256, versions)
     return glyphs

@@ -153,8 +153,8 @@ class EpisodicModule(pl.LightningModule, Generic[Adapted]):
         found = tuple(datamodule.dataset(split)[0].support.x.shape[1:])
         if expected is not None and expected != found:
             raise ConfigError(
-                f"the backbone expects inputs of shape {expected}, but {datamodule.name} has {found}; set the "
-                "backbone's in_channels and image_size (or in_features) to match."
+                f"the backbone expects inputs of shape {expected}, but {type(datamodule).__name__} has {found}; set "
+                "the backbone's in_channels and image_size (or in_features) to match."
             )
 
 

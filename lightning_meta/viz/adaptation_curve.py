@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from lightning_meta.viz.style import BLUE, INK, SMALL, VERMILLION, new_figure, tidy
+from lightning_meta.viz.style import BLUE, SMALL, VERMILLION, new_figure, tidy
 
 Y_LABELS = {
     "loss": "query loss",
@@ -31,7 +31,7 @@ def adaptation_curve(
         inner_steps: marked by a vertical line: how many steps training takes.
         title: what was adapted.
     """
-    figure = new_figure(4.6 * len(curves), 3.6, f"{title}: mean and 95 % interval over {episodes} episodes")
+    figure = new_figure(4.6 * len(curves), 3.8, f"{title}\nmean and 95 % interval over {episodes} episodes")
     panels = figure.subplots(1, len(curves), squeeze=False)[0]
     for axes, (name, (mean, ci95)) in zip(panels, curves.items(), strict=True):
         mean, ci95 = mean.cpu(), ci95.cpu().nan_to_num(0)  # a single episode has no interval
@@ -42,7 +42,13 @@ def adaptation_curve(
         if inner_steps is not None:
             axes.axvline(inner_steps, color=VERMILLION, linestyle="--", linewidth=1)
             axes.annotate(
-                "trained with", (inner_steps, 1.0), xycoords=("data", "axes fraction"), xytext=(4, -2),
-                textcoords="offset points", va="top", fontsize=SMALL, color=INK,
-            )  # fmt: skip
+                f"trained with {inner_steps}",
+                (inner_steps, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(0, 3),
+                textcoords="offset points",
+                ha="center",
+                fontsize=SMALL,
+                color=VERMILLION,
+            )
     return figure

@@ -29,7 +29,8 @@ def sine_fits(
         title: what was adapted.
     """
     n_tasks = len(truth)
-    figure = new_figure(max(3.2 * n_tasks, 5.5), 3.8, title)
+    width = max(3.2 * n_tasks, 5.5)  # inches
+    figure = new_figure(width, 3.9, title)
     panels = figure.subplots(1, n_tasks, squeeze=False, sharey=True)[0]
     for task, axes in enumerate(panels):
         axes.plot(x, truth[task], color=INK, linewidth=1.2, label="true wave")
@@ -40,9 +41,8 @@ def sine_fits(
     reach = 1.4 * max(float(truth.abs().max()), 1.0)  # a diverging fit leaves the panel and does not flatten the waves
     panels[0].set_ylim(-reach, reach)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=LABEL, handlelength=2.4
-    )
+    columns = min(len(labels), int(width / 1.9))  # inches for the longest entry
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=LABEL)
     return figure
 
 

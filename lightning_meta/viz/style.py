@@ -2,15 +2,17 @@
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 # Of the palette of Okabe and Ito (2008), which colour-blind readers can tell apart.
 BLUE, VERMILLION, INK, GREY = "#0072B2", "#D55E00", "#222222", "#8A8A8A"
 TITLE, LABEL, SMALL = 11, 10, 9  # points
+DPI = 150  # dots per inch
 
 
 def new_figure(width: float, height: float, title: str) -> Figure:
-    """An empty figure, `width` x `height` inches at 150 dots per inch, that makes room for its labels by itself."""
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    """An empty figure, `width` x `height` inches, that makes room for its labels by itself."""
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
     figure.suptitle(title, fontsize=TITLE, color=INK)
     return figure
 

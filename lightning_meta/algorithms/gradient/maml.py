@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from lightning_meta.backbones import support_statistics
+from lightning_meta.backbones import Backbone, support_statistics
 from lightning_meta.core import SGD, Batch, Params, TaskOutput, unroll
 from lightning_meta.datamodules.episodes import EpisodeShape, Split
 from lightning_meta.errors import ConfigError
@@ -25,7 +25,7 @@ class MAML(EpisodicModule[Params]):
     """Adapt all weights by gradient descent on the support loss; meta-learn where the descent starts.
 
     Args:
-        backbone: network with `out_features`; a linear head is added.
+        backbone: feature extractor; a linear head is added.
         n_way: outputs of the head: classes per episode, or 1 for scalar regression. On the command line it follows
             `data.n_way`.
         inner_lr: step size of the inner loop (alpha).
@@ -38,7 +38,7 @@ class MAML(EpisodicModule[Params]):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         n_way: int | None = None,
         inner_lr: float = 0.4,
         inner_steps: int = 1,
@@ -58,7 +58,7 @@ class MAML(EpisodicModule[Params]):
 
     def adapt(self, support: Batch) -> Params:
         """Fast weights phi by parameter name (with the support's statistics where the norm protocol asks for them)."""
-        theta = dict(self.learner.named_parameters())
+        theta: Params = dict(self.learner.named_parameters())
         steps = self.inner_steps if self.training else self.eval_inner_steps
         phi = unroll(
             lambda params: self.loss_fn(functional_call(self.learner, params, (support.x,)), support.y),

@@ -1,0 +1,133 @@
+"""One readable summary at the end of a test, and the same facts as JSON for tables."""
+
+import json
+import os
+import platform
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger, WandbLogger
+
+from lightning_meta.backbones import norm_protocol
+from lightning_meta.callbacks.episode_table import EpisodeTable
+from lightning_meta.callbacks.pictures import Pictures
+from lightning_meta.callbacks.throughput import Throughput
+from lightning_meta.datamodules.base import EpisodicDataModule
+from lightning_meta.modules import EpisodicModule
+
+
+class RunSummary(pl.Callback):
+    """Print what was tested, how, how well, how long it took and where the files are; write `<log_dir>/result.json`.
+
+    It reads the other callbacks, so it stands last among them.
+    """
+
+    def __init__(self) -> None:
+        self._start = perf_counter()
+        self.fit_seconds: float | None = None
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._start = perf_counter()
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.fit_seconds = perf_counter() - self._start
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._start = perf_counter()
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        log_dir = trainer.log_dir  # communicates: every rank must ask
+        data = getattr(trainer, "datamodule", None)
+        if not (
+            trainer.is_global_zero and isinstance(pl_module, EpisodicModule) and isinstance(data, EpisodicDataModule)
+        ):
+            return
+        result = self._result(trainer, pl_module, data)
+        print(_render(result, _files(trainer, log_dir)), flush=True)
+        if log_dir is not None:
+            (Path(log_dir) / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+
+    def _result(self, trainer: pl.Trainer, module: EpisodicModule[Any], data: EpisodicDataModule) -> dict[str, Any]:
+        name = module.metric.name
+        throughput = next((c for c in _callbacks(trainer) if isinstance(c, Throughput)), None)
+        return {
+            "experiment": _experiment(trainer),
+            "algorithm": type(module).__name__,
+            "data": data.name,
+            "metric": name,
+            **{key: trainer.callback_metrics[f"test/{key}"].item() for key in (name, f"{name}_ci95")},
+            "episodes": data.test_episodes,
+            **data.shapes["test"]._asdict(),
+            "episode_seed": data.seed,
+            "normalisation": norm_protocol(module),
+            "eval_inner_steps": getattr(module, "eval_inner_steps", None),
+            "outer_steps": trainer.fit_loop.epoch_loop.global_step,
+            "fit_seconds": self.fit_seconds,
+            "test_seconds": perf_counter() - self._start,
+            "episodes_per_s": throughput.mean if throughput and throughput.seconds else None,
+            "hardware": _hardware(module.device),
+            "precision": str(trainer.precision),
+            "torch": torch.__version__,
+        }
+
+
+def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
+    return trainer.callbacks  # type: ignore[attr-defined]
+
+
+def _experiment(trainer: pl.Trainer) -> str:
+    """Name given to the CSV logger (on the command line: the experiment's)."""
+    return next((str(logger.name) for logger in trainer.loggers if isinstance(logger, CSVLogger)), "run")
+
+
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def _files(trainer: pl.Trainer, log_dir: str | None) -> dict[str, str]:
+    """Where things are, by kind."""
+    files: dict[str, str] = {}
+    for callback in _callbacks(trainer):
+        if isinstance(callback, ModelCheckpoint) and callback.best_model_path:
+            files["checkpoint"] = callback.best_model_path
+        if isinstance(callback, EpisodeTable) and callback.path:
+            files["CSV"] = f"{callback.path} (episodes), {Path(callback.path).with_name('metrics.csv')} (curves)"
+    pictures = [path for c in _callbacks(trainer) if isinstance(c, Pictures) for path in c.paths]
+    if pictures:
+        files["pictures"] = f"{pictures[0].parent}/ ({', '.join(path.name for path in pictures)})"
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            run = logger.experiment
+            files["W&B"] = f"offline; upload with: wandb sync {Path(run.dir).parent}" if run.offline else str(run.url)
+    if log_dir is not None:
+        files["all"] = log_dir
+    return files
+
+
+def _render(result: dict[str, Any], files: dict[str, str]) -> str:
+    name, value, ci95 = result["metric"], result[result["metric"]], result[f"{result['metric']}_ci95"]
+    score = f"{100 * value:.2f} ± {100 * ci95:.2f} %" if name == "acc" else f"{value:.4f} ± {ci95:.4f}"
+    way = "" if result["n_way"] == 1 else f"{result['n_way']}-way "
+    protocol = f"normalisation: {result['normalisation']}"
+    if result["eval_inner_steps"] is not None:
+        protocol += f"; {result['eval_inner_steps']} inner steps"
+    time = f"test {result['test_seconds']:.0f} s"
+    if result["fit_seconds"] is not None:
+        rate = f", {result['episodes_per_s']:.0f} episodes/s" if result["episodes_per_s"] else ""
+        time = f"fit {result['fit_seconds']:.0f} s ({result['outer_steps']} outer steps{rate}), {time}"
+    lines = {
+        f"test {name}": f"{score}   (95 % CI over {result['episodes']} episodes)",
+        "episodes": f"{way}{result['k_shot']}-shot, {result['n_query']} query per class; seed {result['episode_seed']}",
+        "protocol": protocol,
+        "time": f"{time}; {result['hardware']}",
+        **files,
+    }
+    title = f"{result['experiment']}: {result['algorithm']} on {result['data']}"
+    body = "\n".join(f"  {key:<11}{text}" for key, text in lines.items())
+    return f"\n{title}\n{'-' * len(title)}\n{body}\n"

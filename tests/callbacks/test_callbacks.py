@@ -1,0 +1,227 @@
+"""Callbacks in real, tiny runs of the Trainer."""
+
+import csv
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import create_autospec
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger, WandbLogger
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_meta.algorithms import MAML, ProtoNet
+from lightning_meta.backbones import MLP, Conv4
+from lightning_meta.callbacks import (
+    AdaptationCurve,
+    EpisodeGallery,
+    EpisodeTable,
+    SineFits,
+    StopOnDivergence,
+    Throughput,
+)
+from lightning_meta.core import Batch, Params
+from lightning_meta.datamodules.base import EpisodicDataModule
+from lightning_meta.datamodules.episodes import ClassBank, Split
+from lightning_meta.datamodules.sinusoid import Sinusoid
+from lightning_meta.errors import DivergenceError
+from lightning_meta.metrics import EpisodicMSE
+
+EPISODES = 7  # not a multiple of the batch of 3: the last one is smaller
+
+
+class Noise(EpisodicDataModule):
+    """Images of 6 classes of noise, 1 x 16 x 16."""
+
+    def load_source(self, split: Split) -> ClassBank:
+        generator = torch.Generator().manual_seed(0)
+        return ClassBank.from_classes(torch.randint(256, (6, 10, 1, 16, 16), dtype=torch.uint8, generator=generator))
+
+
+def sinusoid(**kwargs: Any) -> Sinusoid:
+    defaults = {"meta_batch_size": 2, "steps_per_epoch": 5, "val_episodes": 2, "test_episodes": EPISODES}
+    return Sinusoid(**(defaults | {"eval_meta_batch_size": 3} | kwargs))
+
+
+def noise() -> Noise:
+    return Noise(n_way=3, n_query=4, test_episodes=EPISODES, eval_meta_batch_size=3)
+
+
+def maml(**kwargs: Any) -> MAML:
+    pl.seed_everything(0, verbose=False)
+    return MAML(MLP(hidden=(8,)), n_way=1, inner_lr=0.01, loss_fn=F.mse_loss, metric=EpisodicMSE(), **kwargs)
+
+
+def trainer(folder: Path, *callbacks: pl.Callback, **kwargs: Any) -> pl.Trainer:
+    return pl.Trainer(
+        **{
+            "accelerator": "cpu",
+            "max_steps": 5,
+            "inference_mode": False,
+            "num_sanity_val_steps": 0,
+            "log_every_n_steps": 1,
+            "logger": CSVLogger(folder, name="", version=""),
+            "callbacks": list(callbacks),
+            "enable_checkpointing": any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+        }
+        | kwargs
+    )
+
+
+def read(path: Path) -> list[dict[str, float]]:
+    with path.open(newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def test_episode_table_holds_the_numbers_behind_the_metric(tmp_path: Path) -> None:
+    table = EpisodeTable()
+    run, module, data = trainer(tmp_path, table), maml(), sinusoid()
+    run.test(module, data, verbose=False)
+    (logged,) = run.test(module, data, verbose=False)  # the second test replaces the rows of the first
+    rows = read(tmp_path / "test_episodes.csv")
+    assert table.path == tmp_path / "test_episodes.csv"
+    assert list(rows[0]) == ["episode", "mse", "loss"]
+    assert [row["episode"] for row in rows] == list(range(EPISODES))
+    for name in ("mse", "loss"):
+        values = torch.tensor([row[name] for row in rows])
+        assert logged[f"test/{name}"] == pytest.approx(values.mean().item(), rel=1e-6)
+        ci95 = 1.96 * values.std().item() / EPISODES**0.5
+        assert logged[f"test/{name}_ci95"] == pytest.approx(ci95, rel=1e-5)
+
+
+def test_adaptation_curve_is_testing_with_each_number_of_steps(tmp_path: Path) -> None:
+    curve = AdaptationCurve(max_steps=3)
+    module = maml(inner_steps=1, eval_inner_steps=2)
+    trainer(tmp_path, curve).test(module, sinusoid(), verbose=False)
+    assert module.eval_inner_steps == 2
+    assert curve.paths == [tmp_path / "pictures" / "adaptation_curve.png"]
+    assert curve.paths[0].stat().st_size > 0
+    rows = read(tmp_path / "adaptation_curve.csv")
+    assert [row["step"] for row in rows] == [0, 1, 2, 3]
+    for row in rows:
+        (logged,) = trainer(tmp_path).test(maml(eval_inner_steps=int(row["step"])), sinusoid(), verbose=False)
+        for name in ("loss", "loss_ci95", "mse", "mse_ci95"):
+            assert row[name] == pytest.approx(logged[f"test/{name}"], rel=1e-6)
+    assert rows[0]["mse"] != pytest.approx(rows[3]["mse"], rel=1e-3)
+
+
+def test_inner_steps_are_restored_after_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = maml(eval_inner_steps=2)
+    adapt = module.adapt
+
+    def fail_while_drawing(support: Batch) -> Params:
+        if module.eval_inner_steps != 2:
+            raise ZeroDivisionError
+        return adapt(support)
+
+    monkeypatch.setattr(module, "adapt", fail_while_drawing)
+    with pytest.raises(ZeroDivisionError):
+        trainer(tmp_path, AdaptationCurve()).test(module, sinusoid(), verbose=False)
+    assert module.eval_inner_steps == 2
+
+
+def test_pictures_are_drawn_where_they_make_sense(tmp_path: Path) -> None:
+    def drawn(module: pl.LightningModule, data: EpisodicDataModule) -> list[str]:
+        callbacks = (AdaptationCurve(episodes=2, max_steps=1), EpisodeGallery(episodes=2), SineFits(tasks=2))
+        trainer(tmp_path, *callbacks).test(module, data, verbose=False)
+        return [path.stem for callback in callbacks for path in callback.paths]
+
+    assert drawn(maml(), sinusoid()) == ["adaptation_curve", "sine_fits"]
+    assert drawn(ProtoNet(Conv4(image_size=16, hidden=4)), noise()) == ["episode_0", "episode_1"]
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    callbacks: list[pl.Callback] = [AdaptationCurve(), EpisodeGallery(), SineFits(), EpisodeTable(), Throughput()]
+    dry = trainer(tmp_path, *callbacks, StopOnDivergence(), fast_dev_run=True)
+    module, data = maml(), sinusoid()
+    dry.fit(module, data)
+    dry.test(module, data, verbose=False)
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_pictures_reach_wandb(tmp_path: Path) -> None:
+    wandb = create_autospec(WandbLogger, instance=True)
+    trainer(tmp_path, SineFits(tasks=1), logger=[CSVLogger(tmp_path, name="", version=""), wandb]).test(
+        maml(), sinusoid(), verbose=False
+    )
+    wandb.log_image.assert_called_once_with(key="test/sine_fits", images=[str(tmp_path / "pictures" / "sine_fits.png")])
+
+
+def test_throughput_leaves_validation_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("lightning_meta.callbacks.throughput.perf_counter", lambda: now)
+
+    class Timed(MAML):
+        """A training step takes 1 s, a validation step 1000 s."""
+
+        def training_step(self, *args: Any) -> Tensor:
+            nonlocal now
+            now += 1
+            return super().training_step(*args)
+
+        def validation_step(self, *args: Any) -> dict[str, Tensor]:
+            nonlocal now
+            now += 1000
+            return super().validation_step(*args)
+
+    module = Timed(MLP(hidden=(8,)), n_way=1, loss_fn=F.mse_loss, metric=EpisodicMSE())
+    throughput = Throughput()
+    run = trainer(tmp_path, throughput, max_steps=12, log_every_n_steps=4)
+    run.fit(module, sinusoid())  # validates after every 5 steps, so within the windows of 4
+    assert (throughput.episodes, throughput.seconds, throughput.mean) == (24, 12, 2)
+    assert run.callback_metrics["train/episodes_per_s"] == 2
+
+
+class Diverging(MAML):
+    """The loss (or only its gradient) of step 3 is NaN."""
+
+    kind = "loss"
+
+    def training_step(self, *args: Any) -> Tensor:
+        loss = super().training_step(*args)
+        if self.global_step != 3:
+            return loss
+        zero = 0 * next(self.parameters()).sum()
+        return loss * torch.nan if self.kind == "loss" else loss + zero.square().sqrt()  # 0 / 0 in the derivative
+
+
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+def test_divergence_names_step_and_episodes_and_keeps_the_checkpoint_intact(tmp_path: Path, kind: str) -> None:
+    module = Diverging(MLP(hidden=(8,)), n_way=1, loss_fn=F.mse_loss, metric=EpisodicMSE())
+    module.kind = kind
+    checkpoints = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1, filename="{step}")
+    with pytest.raises(DivergenceError) as error:
+        trainer(tmp_path, checkpoints, StopOnDivergence()).fit(module, sinusoid(seed=9))
+    message = str(error.value)
+    assert "at global step 3." in message
+    assert "episodes [6, 7], data seed 9" in message
+    assert f"intact: {tmp_path / 'step=3.ckpt'}" in message
+    assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["step=1.ckpt", "step=2.ckpt", "step=3.ckpt"]
+    state = torch.load(tmp_path / "step=3.ckpt", weights_only=False)["state_dict"]
+    assert all(weights.isfinite().all() for weights in state.values())
+
+
+def test_divergence_on_an_accelerator_is_looked_for_now_and_then() -> None:
+    stop = StopOnDivergence()
+    run: Any = SimpleNamespace(
+        log_every_n_steps=4,
+        strategy=SimpleNamespace(reduce_boolean_decision=lambda decision: decision),
+        train_dataloader=None,
+        checkpoint_callbacks=[],
+        ckpt_path=None,
+    )
+    module: Any = SimpleNamespace(device=torch.device("cuda"))
+    losses = [1.0, 1.0, 1.0, 1.0, 1.0, torch.inf, torch.nan, torch.nan]
+    with pytest.raises(DivergenceError, match=r"loss is inf at global step 5\."):
+        for step, loss in enumerate(losses):
+            run.global_step = step
+            stop.on_train_batch_start(run, module, None, step)
+            stop.on_train_batch_end(run, module, {"loss": torch.tensor(loss)}, None, step)
+    assert step == 7  # not before the second look
