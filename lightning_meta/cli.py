@@ -1,11 +1,14 @@
 """`python -m lightning_meta fit|validate|test|predict`: LightningCLI with the checks that experiments need."""
 
 import logging
+import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import torch
 import yaml
 from jsonargparse import Namespace
 from pytorch_lightning import LightningModule, Trainer
@@ -20,12 +23,26 @@ from lightning_meta.datamodules.base import EpisodicDataModule
 from lightning_meta.errors import ConfigError, UserError
 from lightning_meta.modules import EpisodicModule
 
+# Lines of jsonargparse's messages that explain its search, not the mistake.
+NOISE = ("Does not validate", "- Does not validate", "Subtypes: ", "- Expected a <class 'NoneType'>", "Given value")
 # data.<key> -> model.<key>: set once, on the data.
 LINKED = ("n_way",)
+CHECKPOINT_KEYWORDS = ("best", "last", "hpc", "registry")  # resolved by the Trainer
 
 
 class ComposingParser(LightningArgumentParser):
     """Reads `--config` files with references and dotted keys (see `composition`)."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Exit with the message alone, without the hundred lines of usage above it, and say where to look."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        lines = [line for line in message.splitlines() if not line.strip().startswith(NOISE)]
+        wrong = re.search(r"Problem with given class_path '(.+)'", message)
+        key = re.search(r'Parser key "(\w+)"', message)
+        options = f"--{key[1]}.help {wrong[1]}" if wrong and key else "--help"
+        sys.stderr.write("error: " + "\n".join(lines) + f"\nAccepted options: {self.prog} {options}\n")
+        sys.exit(2)
 
     def parse_path(self, cfg_path: Any, **kwargs: Any) -> Namespace:
         return self.parse_string(yaml.safe_dump(compose(Path(str(cfg_path))), sort_keys=False), str(cfg_path), **kwargs)
@@ -38,7 +55,7 @@ class SaveConfig(SaveConfigCallback):
         config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.experiment.config.update({"cli": config, "git_commit": git_commit()}, allow_val_change=True)
+                logger.experiment.config.update({**config, "git_commit": git_commit()}, allow_val_change=True)
 
 
 class MetaCLI(LightningCLI):
@@ -62,6 +79,15 @@ class MetaCLI(LightningCLI):
         super().parse_arguments(parser, args)
         dropped.report()
 
+    def _parse_ckpt_path(self) -> None:
+        """Check the checkpoint, but let the command line say what the model is.
+
+        Lightning would replace explicit settings, such as `--model.eval_inner_steps 10`, by those in the checkpoint.
+        """
+        config = self.config[self.config.subcommand]
+        if config.get("ckpt_path") and config.ckpt_path not in CHECKPOINT_KEYWORDS:
+            check_checkpoint(Path(config.ckpt_path), config.model.class_path)
+
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         link_values(config)
@@ -71,6 +97,24 @@ class MetaCLI(LightningCLI):
         if self.config[self.subcommand].test_after_fit and not self.trainer.interrupted:
             best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
             self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best or None, verbose=False)
+
+
+def check_checkpoint(path: Path, class_path: str) -> None:
+    """Raise `ConfigError` unless `path` is a readable checkpoint of a `class_path` module."""
+    if not path.is_file():
+        raise ConfigError(f"checkpoint {path} does not exist.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for damaged files
+        raise ConfigError(
+            f"checkpoint {path} ({path.stat().st_size} bytes) cannot be read, it is damaged or no checkpoint; take "
+            f"another from its folder. ({type(error).__name__}: {str(error).splitlines()[0]})"
+        ) from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise ConfigError(f"{path} is no Lightning checkpoint: it has no state_dict.")
+    saved = checkpoint.get("hyper_parameters", {}).get("_class_path", class_path)
+    if saved != class_path:
+        raise ConfigError(f"checkpoint {path} holds a {saved}, but the model is {class_path}; pass the matching --model.")
 
 
 def link_values(config: Namespace) -> None:
@@ -144,6 +188,7 @@ def git_commit() -> str | None:
 
 def main(args: ArgsType = None) -> Any:
     """Run the command line. Errors a user can mend end it with one message and exit status 1."""
+    _silence_advertisements()
     try:
         return MetaCLI(
             EpisodicModule,
@@ -152,6 +197,7 @@ def main(args: ArgsType = None) -> Any:
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             parser_class=ComposingParser,
+            parser_kwargs={"prog": "python -m lightning_meta"},
             seed_everything_default=0,
             save_config_callback=SaveConfig,
             trainer_defaults={"inference_mode": False, "use_distributed_sampler": False},
@@ -159,3 +205,15 @@ def main(args: ArgsType = None) -> Any:
         )
     except UserError as error:
         sys.exit(f"error: {error}")
+    except RuntimeError as error:
+        if "Error(s) in loading state_dict" not in str(error):
+            raise
+        sys.exit(f"error: the checkpoint does not fit this model; pass the model's own settings. {error}")
+
+
+def _silence_advertisements() -> None:
+    """Drop Lightning's tips for other products, and a warning about torch internals that only Lightning can mend."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
+        lambda record: not record.getMessage().startswith("💡 Tip")
+    )
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")

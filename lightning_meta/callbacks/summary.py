@@ -9,7 +9,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
 from lightning_meta.backbones import norm_protocol
@@ -29,6 +28,7 @@ class RunSummary(pl.Callback):
     def __init__(self) -> None:
         self._start = perf_counter()
         self.fit_seconds: float | None = None
+        self.test_seconds = 0.0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start = perf_counter()
@@ -38,6 +38,9 @@ class RunSummary(pl.Callback):
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start = perf_counter()
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.test_seconds = perf_counter() - self._start
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         log_dir = trainer.log_dir  # communicates: every rank must ask
@@ -65,9 +68,9 @@ class RunSummary(pl.Callback):
             "episode_seed": data.seed,
             "normalisation": norm_protocol(module),
             "eval_inner_steps": getattr(module, "eval_inner_steps", None),
-            "outer_steps": trainer.fit_loop.epoch_loop.global_step,
+            "outer_steps": trainer.global_step if self.fit_seconds is not None else None,
             "fit_seconds": self.fit_seconds,
-            "test_seconds": perf_counter() - self._start,
+            "test_seconds": self.test_seconds,
             "episodes_per_s": throughput.mean if throughput and throughput.seconds else None,
             "hardware": _hardware(module.device),
             "precision": str(trainer.precision),
@@ -92,10 +95,8 @@ def _hardware(device: torch.device) -> str:
 
 def _files(trainer: pl.Trainer, log_dir: str | None) -> dict[str, str]:
     """Where things are, by kind."""
-    files: dict[str, str] = {}
+    files: dict[str, str] = {"checkpoint": str(trainer.ckpt_path)} if trainer.ckpt_path else {}
     for callback in _callbacks(trainer):
-        if isinstance(callback, ModelCheckpoint) and callback.best_model_path:
-            files["checkpoint"] = callback.best_model_path
         if isinstance(callback, EpisodeTable) and callback.path:
             files["CSV"] = f"{callback.path} (episodes), {Path(callback.path).with_name('metrics.csv')} (curves)"
     pictures = [path for c in _callbacks(trainer) if isinstance(c, Pictures) for path in c.paths]

@@ -107,13 +107,16 @@ class EpisodicDataModule(pl.LightningDataModule):
                 f"take {self.meta_batch_size // world_size * world_size or world_size}, say."
             )
         share = self.meta_batch_size // world_size
+        max_steps = self.trainer.max_steps if self.trainer else -1
+        # An epoch is no longer than the training, so that even a short run is validated and has a best checkpoint.
+        steps = min(self.steps_per_epoch, max_steps) if max_steps > 0 else self.steps_per_epoch
 
         def ids_of_batch(batch: int) -> Sequence[int]:
             start = batch * self.meta_batch_size + rank * share
             return range(start, start + share)
 
         return EpisodeLoader(
-            self.dataset("train"), ids_of_batch, self.steps_per_epoch, endless=True, num_workers=self.num_workers
+            self.dataset("train"), ids_of_batch, steps, endless=True, num_workers=self.num_workers
         )
 
     def val_dataloader(self) -> EpisodeLoader:

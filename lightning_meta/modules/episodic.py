@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable
+from math import prod
 from typing import Any, Generic, TypeVar, cast
 
 import pytorch_lightning as pl
@@ -73,7 +74,7 @@ class EpisodicModule(pl.LightningModule, Generic[Adapted]):
         """From Python, collaborators (backbone, optimizer, ...) arrive as objects, which have no place in a file."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*is an instance of `nn.Module`")
-            self.save_hyperparameters()
+            self.save_hyperparameters(logger=False)  # loggers get the whole config from the command line
         for name in [name for name, value in self.hparams.items() if callable(value)]:
             del self.hparams[name]
 
@@ -151,7 +152,7 @@ class EpisodicModule(pl.LightningModule, Generic[Adapted]):
     def _check_input(self, datamodule: EpisodicDataModule, split: Split) -> None:
         expected = getattr(getattr(self, "backbone", None), "in_shape", None)
         found = tuple(datamodule.dataset(split)[0].support.x.shape[1:])
-        if expected is not None and expected != found:
+        if expected is not None and expected not in (found, (prod(found),)):
             raise ConfigError(
                 f"the backbone expects inputs of shape {expected}, but {type(datamodule).__name__} has {found}; set "
                 "the backbone's in_channels and image_size (or in_features) to match."

@@ -50,11 +50,14 @@ class MAML(EpisodicModule[Params]):
         super().__init__(**kwargs)
         if n_way is None:
             raise ConfigError("MAML needs n_way, the number of outputs of its head.")
-        self.backbone = backbone
         self.n_way, self.inner_steps, self.first_order, self.loss_fn = n_way, inner_steps, first_order, loss_fn
         self.eval_inner_steps = inner_steps if eval_inner_steps is None else eval_inner_steps
         self.learner = nn.Sequential(backbone, nn.Linear(backbone.out_features, n_way))
         self.inner_optimizer = SGD(inner_lr)
+
+    @property
+    def backbone(self) -> nn.Module:
+        return self.learner[0]
 
     def adapt(self, support: Batch) -> Params:
         """Fast weights phi by parameter name (with the support's statistics where the norm protocol asks for them)."""
