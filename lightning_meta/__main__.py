@@ -1,6 +1,30 @@
-"""`python -m lightning_meta`."""
+"""Meta-learning on PyTorch Lightning.
 
-from lightning_meta.cli import main
+usage: python -m lightning_meta COMMAND --config configs/experiment/EXPERIMENT.yaml [--KEY VALUE ...]
+
+commands:
+  fit        meta-train, then test the best checkpoint on the frozen test episodes
+  validate   evaluate a checkpoint (--ckpt_path FILE) on the validation episodes
+  test       evaluate a checkpoint on the test episodes
+  predict    write a checkpoint's predictions for the test episodes
+
+examples:
+  python -m lightning_meta fit --config configs/experiment/maml_glyphs_5w1s.yaml
+  python -m lightning_meta fit --config configs/experiment/maml_glyphs_5w1s.yaml --model.inner_steps 5 --data.n_way 20
+  python -m lightning_meta fit --config configs/experiment/maml_glyphs_5w1s.yaml --model configs/model/protonet.yaml
+
+more help:
+  python -m lightning_meta fit --help                                       every option
+  python -m lightning_meta fit --model.help MAML                            the options of one class
+  python -m lightning_meta fit --config configs/experiment/... --print_config  the resolved configuration
+"""
+
+import sys
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:] in ([], ["-h"], ["--help"]):
+        print(__doc__.strip())  # at once: importing torch and Lightning takes seconds
+    else:
+        from lightning_meta.cli import main
+
+        main()

@@ -49,7 +49,11 @@ class ComposingParser(LightningArgumentParser):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Save the resolved config with the run; W&B receives it too, with the git commit."""
+    """Save the resolved config in the run's folder; W&B receives it too, with the git commit."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.loggers:  # without a logger there is no folder of the run's own
+            super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
@@ -203,12 +207,23 @@ def main(args: ArgsType = None) -> Any:
             trainer_defaults={"inference_mode": False, "use_distributed_sampler": False},
             args=args,
         )
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    except (UserError, ValueError) as error:
+        cause = _user_error_behind(error)
+        if cause is None:
+            raise
+        sys.exit(f"error: {cause}")
     except RuntimeError as error:
         if "Error(s) in loading state_dict" not in str(error):
             raise
-        sys.exit(f"error: the checkpoint does not fit this model; pass the model's own settings. {error}")
+        _, first, *others = map(str.strip, str(error).splitlines())
+        sys.exit(f"error: the checkpoint was made with other model settings: {first} (and {len(others)} more)")
+
+
+def _user_error_behind(error: BaseException | None) -> BaseException | None:
+    """The `UserError` that another error wraps; jsonargparse wraps what constructors raise."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _silence_advertisements() -> None:

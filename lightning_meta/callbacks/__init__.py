@@ -6,6 +6,7 @@ from lightning_meta.callbacks.divergence import StopOnDivergence
 from lightning_meta.callbacks.episode_gallery import EpisodeGallery
 from lightning_meta.callbacks.episode_table import EpisodeTable
 from lightning_meta.callbacks.pictures import Pictures
+from lightning_meta.callbacks.prediction_table import PredictionTable
 from lightning_meta.callbacks.sine_fits import SineFits
 from lightning_meta.callbacks.summary import RunSummary
 from lightning_meta.callbacks.throughput import Throughput
@@ -16,6 +17,7 @@ __all__ = [
     "EpisodeTable",
     "EpisodicCheckpoint",
     "Pictures",
+    "PredictionTable",
     "RunSummary",
     "SineFits",
     "StopOnDivergence",

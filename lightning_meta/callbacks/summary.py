@@ -3,6 +3,8 @@
 import json
 import os
 import platform
+import shlex
+import sys
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -16,6 +18,7 @@ from lightning_meta.callbacks.episode_table import EpisodeTable
 from lightning_meta.callbacks.pictures import Pictures
 from lightning_meta.callbacks.throughput import Throughput
 from lightning_meta.datamodules.base import EpisodicDataModule
+from lightning_meta.datamodules.episodes import EpisodeShape
 from lightning_meta.modules import EpisodicModule
 
 
@@ -59,6 +62,7 @@ class RunSummary(pl.Callback):
         throughput = next((c for c in _callbacks(trainer) if isinstance(c, Throughput)), None)
         return {
             "experiment": _experiment(trainer),
+            "command": shlex.join(["python", "-m", "lightning_meta", *sys.argv[1:]]),
             "algorithm": type(module).__name__,
             "data": data.name,
             "metric": name,
@@ -114,7 +118,7 @@ def _files(trainer: pl.Trainer, log_dir: str | None) -> dict[str, str]:
 def _render(result: dict[str, Any], files: dict[str, str]) -> str:
     name, value, ci95 = result["metric"], result[result["metric"]], result[f"{result['metric']}_ci95"]
     score = f"{100 * value:.2f} ± {100 * ci95:.2f} %" if name == "acc" else f"{value:.4f} ± {ci95:.4f}"
-    way = "" if result["n_way"] == 1 else f"{result['n_way']}-way "
+    shape = EpisodeShape(result["n_way"], result["k_shot"], result["n_query"])
     protocol = f"normalisation: {result['normalisation']}"
     if result["eval_inner_steps"] is not None:
         protocol += f"; {result['eval_inner_steps']} inner steps"
@@ -124,7 +128,7 @@ def _render(result: dict[str, Any], files: dict[str, str]) -> str:
         time = f"fit {result['fit_seconds']:.0f} s ({result['outer_steps']} outer steps{rate}), {time}"
     lines = {
         f"test {name}": f"{score}   (95 % CI over {result['episodes']} episodes)",
-        "episodes": f"{way}{result['k_shot']}-shot, {result['n_query']} query per class; seed {result['episode_seed']}",
+        "episodes": f"{shape}; seed {result['episode_seed']}",
         "protocol": protocol,
         "time": f"{time}; {result['hardware']}",
         **files,

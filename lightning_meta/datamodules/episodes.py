@@ -26,6 +26,8 @@ class EpisodeShape(NamedTuple):
     n_query: int
 
     def __str__(self) -> str:
+        if self.n_way == 1:
+            return f"{self.k_shot}-shot, {self.n_query} query points"
         return f"{self.n_way}-way {self.k_shot}-shot, {self.n_query} query per class"
 
 

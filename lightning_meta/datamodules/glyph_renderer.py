@@ -1,7 +1,8 @@
 """Renders the Glyphs data set: the letters of many scripts, drawn by the fonts that come with matplotlib.
 
-A class is a letter; its 20 examples are the fonts that have it, each under a small random affine map and with a thicker
-or thinner pen. As in Omniglot (Lake et al. 2015) whole scripts are held out, so that a test letter is new in every way.
+A class is a letter; its 20 examples are drawn by the fonts that have it in one form, each under a small random affine
+map and with a thicker or thinner pen. As in Omniglot (Lake et al. 2015) whole scripts are held out, so that a test
+letter is new in every way.
 
 Nothing here is global: a letter's examples depend on the letter and the fonts alone, so any subset can be rendered, in
 any order and process, with the same result.
@@ -32,25 +33,19 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
 EXAMPLES = 20
 SIZE = 28  # pixels of an image's side
 
-# The first font is the one that letters are compared in, and it has every letter there is to draw but a few of Latin.
-FONT_FILES = (
-    "DejaVuSans",
-    "DejaVuSans-Oblique",
-    "DejaVuSans-Bold",
-    "DejaVuSans-BoldOblique",
-    "DejaVuSansMono",
-    "DejaVuSansMono-Oblique",
-    "DejaVuSansMono-Bold",
-    "DejaVuSansMono-BoldOblique",
-    "DejaVuSerif",
-    "DejaVuSerif-Italic",
-    "DejaVuSerif-Bold",
-    "DejaVuSerif-BoldItalic",
-    "STIXGeneral",
-    "STIXGeneralItalic",
-    "STIXGeneralBol",
-    "STIXGeneralBolIta",
-)
+# Families of fonts. The first font is the one that letters are compared in, and it has every letter there is to draw
+# but a few of Latin. The first family is the one whose form of a letter counts; see `drop_other_forms`.
+FONT_FILES: dict[str, tuple[str, ...]] = {
+    "DejaVu Sans": ("DejaVuSans", "DejaVuSans-Oblique", "DejaVuSans-Bold", "DejaVuSans-BoldOblique"),
+    "DejaVu Sans Mono": (
+        "DejaVuSansMono",
+        "DejaVuSansMono-Oblique",
+        "DejaVuSansMono-Bold",
+        "DejaVuSansMono-BoldOblique",
+    ),
+    "DejaVu Serif": ("DejaVuSerif", "DejaVuSerif-Italic", "DejaVuSerif-Bold", "DejaVuSerif-BoldItalic"),
+    "STIX General": ("STIXGeneral", "STIXGeneralItalic", "STIXGeneralBol", "STIXGeneralBolIta"),
+}
 FONT_SIZE = 72  # pixels per em of the drawings that the images are scaled down from
 OVERSAMPLING = 3  # an image is drawn at 3 x 3 its pixels and averaged
 
@@ -64,12 +59,14 @@ SHIFT = 1.0
 PEN = 0.5  # a stroke grows by up to this much on either side, or shrinks by somewhat less
 
 TWIN_SIMILARITY = 0.94  # from here on two letters count as one; chosen by looking at the pairs around it
+FORM_SIMILARITY = 0.835  # below it a font draws a form of its own; chosen by looking at the letters around it
 
 
 class Font(NamedTuple):
-    """A font at `FONT_SIZE` and the code points that it has."""
+    """A font at `FONT_SIZE`, the family it belongs to and the code points that it has."""
 
     face: ImageFont.FreeTypeFont
+    family: str
     coverage: frozenset[int]
 
 
@@ -100,11 +97,12 @@ def load_fonts() -> list[Font]:
     """The fonts of `FONT_FILES` from matplotlib's own data."""
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     fonts = []
-    for name in FONT_FILES:
-        path = str(folder / f"{name}.ttf")
-        # The basic layout engine is a part of Pillow; the other one, Raqm, may be missing or draw differently.
-        face = ImageFont.truetype(path, FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
-        fonts.append(Font(face, frozenset(FT2Font(path).get_charmap())))
+    for family, names in FONT_FILES.items():
+        for name in names:
+            path = str(folder / f"{name}.ttf")
+            # The basic layout engine is a part of Pillow; the other one, Raqm, may be missing or draw differently.
+            face = ImageFont.truetype(path, FONT_SIZE, layout_engine=ImageFont.Layout.BASIC)
+            fonts.append(Font(face, family, frozenset(FT2Font(path).get_charmap())))
     return fonts
 
 
@@ -131,16 +129,7 @@ def drop_twins(characters: Sequence[str], font: Font) -> list[str]:
     the other drawn by a thicker pen, because a small letter enlarged to the size of its capital has a thicker stroke.
     Two letters that differ in that font may still come close in another, as they do in handwriting.
     """
-    blur = ImageFilter.GaussianBlur(1)
-    plain, thick, thicker = (
-        np.stack([np.asarray(render_plain(char, font, pen).filter(blur)).ravel() for char in characters]).astype(float)
-        for pen in (0.0, 0.5, 1.0)
-    )
-
-    # Dot products of uint8 images are exact in float64: no order of summation can tip a letter over the threshold.
-    def cosine(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return (a @ b.T) / np.sqrt(np.outer((a * a).sum(1), (b * b).sum(1)))
-
+    plain, thick, thicker = (blurred([render_plain(char, font, pen) for char in characters]) for pen in (0.0, 0.5, 1.0))
     similarity = np.maximum.reduce([cosine(plain, other) for other in (plain, thick, thicker)])
     similarity = np.maximum(similarity, similarity.T)
     kept: list[int] = []
@@ -150,21 +139,58 @@ def drop_twins(characters: Sequence[str], font: Font) -> list[str]:
     return [characters[i] for i in kept]
 
 
+def drop_other_forms(char: str, fonts: Sequence[Font]) -> list[Font]:
+    """The fonts that have a letter, without the families that draw it in another form than the first family does.
+
+    A family is left out for the letter if any of its fonts resembles no font of the first family. The fonts of two
+    families resemble each other if the cosine of their slightly blurred images reaches `FORM_SIMILARITY`, be it with
+    the letter's proportions kept or stretched to a square (fonts of fixed width squeeze wide letters). What goes are
+    Georgian letters of another design, glyphs under a wrong code point and italics with a form of their own, for some
+    50 letters. Bold, slanted and serif letters stay, but for a few such as A, V and W of STIX.
+    """
+    having = [font for font in fonts if ord(char) in font.coverage]
+    first = [font.family == fonts[0].family for font in having]
+    inks = [draw(char, font) for font in having]
+    in_proportion = blurred([place(ink, np.eye(2) * zoom_to_box(ink), (0.0, 0.0)) for ink in inks])
+    stretched = blurred([place(ink, np.diag(BOX / np.array(ink.size)), (0.0, 0.0)) for ink in inks])
+    similarity = np.maximum(*(cosine(images, images[first]).max(axis=1) for images in (in_proportion, stretched)))
+    others = {font.family for font, best in zip(having, similarity, strict=True) if best < FORM_SIMILARITY}
+    return [font for font in having if font.family not in others]
+
+
+def blurred(images: Sequence[Image.Image]) -> npt.NDArray[np.float64]:
+    """The images slightly blurred and as rows of a matrix."""
+    blur = ImageFilter.GaussianBlur(1)
+    return np.stack([np.asarray(image.filter(blur)).ravel() for image in images]).astype(float)
+
+
+def cosine(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The cosine of each row of `a` with each of `b`.
+
+    The rows are uint8 images, whose dot products are exact in float64: no order of summation can tip a letter over a
+    threshold.
+    """
+    return (a @ b.T) / np.sqrt(np.outer((a * a).sum(1), (b * b).sum(1)))
+
+
 def render_plain(char: str, font: Font, pen: float = 0.0) -> Image.Image:
     """A letter unperturbed: upright, centred, its longer side `BOX` pixels before a pen of `pen` pixels widens it."""
-    zoom = zoom_to_box(char, font)
+    zoom = zoom_to_box(draw(char, font))
     return place(draw(char, font, pen / zoom), np.eye(2) * zoom, (0.0, 0.0))
 
 
-def zoom_to_box(char: str, font: Font) -> float:
-    """Pixels of the final image per pixel at `FONT_SIZE` that make the longer side of a letter `BOX` pixels long."""
-    return BOX / max(draw(char, font).size)
+def zoom_to_box(ink: Image.Image) -> float:
+    """Pixels of the final image per pixel of a drawing that make its longer side `BOX` pixels long."""
+    return BOX / max(ink.size)
 
 
 def render_examples(char: str, fonts: Sequence[Font]) -> Pixels:
-    """The `(EXAMPLES, SIZE, SIZE)` examples of a letter. The fonts that have it take turns, in a random order."""
+    """The `(EXAMPLES, SIZE, SIZE)` examples of a letter.
+
+    The fonts that have it in the form of the first family take turns, in a random order.
+    """
     rng = np.random.Generator(np.random.PCG64(ord(char)))
-    styles = [(font, zoom_to_box(char, font)) for font in fonts if ord(char) in font.coverage]
+    styles = [(font, zoom_to_box(draw(char, font))) for font in drop_other_forms(char, fonts)]
     turns = [styles[i] for i in rng.permutation(len(styles))]
     return np.stack([render_example(char, font, zoom, rng) for font, zoom in islice(cycle(turns), EXAMPLES)])
 

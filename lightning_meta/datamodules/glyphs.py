@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from PIL import features
 from lightning_meta.datamodules import glyph_renderer
 from lightning_meta.datamodules.base import EpisodicDataModule
 from lightning_meta.datamodules.episodes import ClassBank, Split, TaskSource
+from lightning_meta.datamodules.files import whole_or_not_at_all
 from lightning_meta.datamodules.glyph_renderer import SCRIPTS, GlyphSet, render_glyphs
 from lightning_meta.errors import DataError
 
@@ -63,22 +63,16 @@ def write_cache(path: Path, glyphs: GlyphSet) -> None:
         "FreeType": features.version("freetype2"),
         "numpy": np.__version__,
     }
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("wb") as file:
-                np.savez_compressed(
-                    file,
-                    images=glyphs.images,
-                    characters=np.array(glyphs.characters),
-                    scripts=np.array(glyphs.scripts),
-                    sha256=np.array(sha256),
-                    versions=np.array(json.dumps(versions)),
-                )
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with whole_or_not_at_all(path) as unfinished, unfinished.open("wb") as file:
+            np.savez_compressed(
+                file,
+                images=glyphs.images,
+                characters=np.array(glyphs.characters),
+                scripts=np.array(glyphs.scripts),
+                sha256=np.array(sha256),
+                versions=np.array(json.dumps(versions)),
+            )
     except OSError as error:
         raise DataError(f"cannot write {path} ({error}); choose another folder for data with --data.root.") from error
 

@@ -7,13 +7,10 @@ Lake, Salakhutdinov, Tenenbaum: "Human-level concept learning through probabilis
 import hashlib
 import io
 import logging
-import os
 import pickle
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
@@ -28,6 +25,7 @@ from torchvision.datasets.utils import download_url
 
 from lightning_meta.datamodules.base import EpisodicDataModule
 from lightning_meta.datamodules.episodes import ClassBank, Split, TaskSource
+from lightning_meta.datamodules.files import whole_or_not_at_all
 from lightning_meta.datamodules.omniglot_split import vinyals_split
 from lightning_meta.errors import DataError
 
@@ -204,13 +202,3 @@ def read_cache(path: Path, characters: list[str]) -> Tensor:
 
 def checksum(images: Tensor) -> str:
     return hashlib.sha256(images.numpy().tobytes()).hexdigest()
-
-
-@contextmanager
-def whole_or_not_at_all(path: Path) -> Iterator[Path]:
-    """A path to write to in the place of `path`, where the file appears once the block has ended without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=path.parent) as folder:
-        unfinished = Path(folder) / path.name
-        yield unfinished
-        os.replace(unfinished, path)

@@ -180,7 +180,9 @@ def test_every_example_of_a_class_is_used() -> None:
 
 
 def test_images_are_between_zero_and_one_and_labels_are_int64() -> None:
-    bank = ClassBank.from_classes(torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1, 1, 1).expand(3, 4, 1, 1, 1))
+    bank = ClassBank.from_classes(
+        torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1, 1, 1).expand(3, 4, 1, 1, 1)
+    )
     support, query = bank.sample(np.arange(50, dtype=np.uint64), EpisodeShape(n_way=3, k_shot=1, n_query=2))
     assert support.x.unique().tolist() == query.x.unique().tolist() == pytest.approx([0, 0.2, 1])
     assert support.x.dtype == torch.float32
@@ -234,7 +236,7 @@ def test_too_few_examples_name_all_numbers() -> None:
 
 @pytest.mark.parametrize("name", ["n_way", "k_shot", "n_query", "meta_batch_size", "steps_per_epoch", "val_episodes"])
 def test_counts_below_one_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=rf"{name}|-?\b0\b"):
+    with pytest.raises(ConfigError, match=name):
         blobs(**{name: 0})
 
 

@@ -16,6 +16,7 @@ from lightning_meta.datamodules.glyph_renderer import (
     SIZE,
     Font,
     GlyphSet,
+    drop_other_forms,
     drop_twins,
     load_fonts,
     render_examples,
@@ -67,6 +68,31 @@ def test_of_twins_only_the_first_is_a_class(twins: str, glyphs: GlyphSet, fonts:
 
 def test_letters_that_differ_stay(fonts: list[Font]) -> None:
     assert drop_twins("ABΩЖᐁᐃᐅᐊ", fonts[0]) == list("ABΩЖᐁᐃᐅᐊ")
+
+
+@pytest.mark.parametrize(
+    ("char", "family"),
+    [
+        ("Ⴀ", "DejaVu Serif"),  # another design of Georgian
+        ("Ⴟ", "DejaVu Serif"),
+        ("ჯ", "DejaVu Serif"),
+        ("ჯ", "DejaVu Sans Mono"),
+        ("ѣ", "DejaVu Serif"),  # its italics have another form
+        ("Ӌ", "DejaVu Sans Mono"),  # its oblique font has Ӌ and Ӷ swapped
+        ("Ӷ", "DejaVu Sans Mono"),
+        ("Ŋ", "STIX General"),  # a capital N with a hook instead of a large ŋ
+    ],
+)
+def test_a_family_that_draws_another_form_is_left_out(char: str, family: str, fonts: list[Font]) -> None:
+    assert family in {font.family for font in fonts if ord(char) in font.coverage}
+    kept = drop_other_forms(char, fonts)
+    assert family not in {font.family for font in kept}
+    assert kept[:4] == fonts[:4]
+
+
+@pytest.mark.parametrize("char", "BENIlmΣΩЖЩЮխლ")
+def test_bold_slanted_serif_and_fixed_width_letters_stay(char: str, fonts: list[Font]) -> None:
+    assert drop_other_forms(char, fonts) == [font for font in fonts if ord(char) in font.coverage]
 
 
 def test_every_image_has_ink_on_a_background_of_zero_with_a_free_border(glyphs: GlyphSet) -> None:

@@ -1,0 +1,1 @@
+"""Tables and measurements, each made by one command."""

@@ -1,0 +1,213 @@
+"""The command line: a whole run leaves what it promises, and wrong input gets one clear message."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from lightning_meta.cli import main
+from lightning_meta.composition import compose
+from lightning_meta.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+TINY = """
+trainer:
+  accelerator: cpu
+  max_steps: 4
+  max_epochs: -1
+  num_sanity_val_steps: 0
+  enable_progress_bar: false
+  enable_model_summary: false
+  log_every_n_steps: 1
+  logger:
+    - class_path: pytorch_lightning.loggers.CSVLogger
+      init_args: {save_dir: runs, name: ""}
+  callbacks: CALLBACKS
+data:
+  class_path: tests.conftest.Blobs
+  init_args: {n_way: 3, k_shot: 2, n_query: 2, steps_per_epoch: 2, val_episodes: 5, test_episodes: 7}
+model:
+  class_path: lightning_meta.algorithms.MAML
+  init_args:
+    backbone:
+      class_path: lightning_meta.backbones.Conv4
+      init_args: {image_size: 16, hidden: 6}
+    inner_lr: 0.1
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small experiment in an empty folder that is the working directory."""
+    callbacks = yaml.safe_load((ROOT / "configs/trainer/default.yaml").read_text())["callbacks"]
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY.replace("CALLBACKS", json.dumps(callbacks)))
+    monkeypatch.chdir(tmp_path)
+    return path
+
+
+def fails(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Run, expect an exit, and return the message: short, without a traceback."""
+    with pytest.raises(SystemExit) as exit_info:
+        main(args)
+    message = exit_info.value.code if isinstance(exit_info.value.code, str) else capsys.readouterr().err
+    assert "Traceback" not in message
+    assert len(message.splitlines()) <= 12
+    return message
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
+
+
+def test_fit_tests_the_best_checkpoint_and_says_where_everything_is(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["fit", "--config", str(tiny), "--name", "demo"])
+    run = Path("runs/demo/version_0")
+    result = json.loads((run / "result.json").read_text())
+    episodes = (run / "test_episodes.csv").read_text().splitlines()
+    assert len(episodes) == 1 + 7 == 1 + result["episodes"]
+    scores = torch.tensor([float(line.split(",")[1]) for line in episodes[1:]])
+    assert result["acc"] == pytest.approx(scores.mean().item(), abs=1e-5)
+    for path in ("config.yaml", "metrics.csv", "checkpoints/last.ckpt", "pictures/episode_0.png"):
+        assert (run / path).is_file(), path
+    summary = capsys.readouterr().out
+    for text in (f"{100 * result['acc']:.2f} ± {100 * result['acc_ci95']:.2f} %", "7 episodes", "3-way 2-shot"):
+        assert text in summary
+    for text in ("transductive", "test_episodes.csv", "pictures/", "best-step="):
+        assert text in summary
+
+    # The saved config and checkpoint reproduce the number.
+    best = next((run / "checkpoints").glob("best-*.ckpt"))
+    main(["test", "--config", str(run / "config.yaml"), "--ckpt_path", str(best)])
+    again = json.loads(Path("runs/demo/version_1/result.json").read_text())
+    assert (again["acc"], again["acc_ci95"]) == (result["acc"], result["acc_ci95"])
+
+
+def test_explicit_settings_win_over_the_checkpoints(tiny: Path) -> None:
+    main(["fit", "--config", str(tiny), "--test_after_fit", "false"])
+    last = "runs/tiny/version_0/checkpoints/last.ckpt"
+    assert not Path("runs/tiny/version_0/result.json").exists()
+    main(["test", "--config", str(tiny), "--ckpt_path", last, "--model.eval_inner_steps", "3"])
+    assert json.loads(Path("runs/tiny/version_1/result.json").read_text())["eval_inner_steps"] == 3
+
+
+def test_unknown_keys_are_named(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = fails(["fit", "--config", str(tiny), "--model.inner_lrr", "1"], capsys)
+    assert "'inner_lrr' is not accepted" in message
+    assert "--model.help lightning_meta.algorithms.MAML" in message
+    assert "max_stepz" in fails(["fit", "--config", str(tiny), "--trainer.max_stepz", "1"], capsys)
+    tiny.write_text(tiny.read_text().replace("inner_lr:", "inner_rate:"))
+    assert "'inner_rate' is not accepted" in fails(["fit", "--config", str(tiny)], capsys)
+
+
+def test_wrong_types_are_named(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = fails(["fit", "--config", str(tiny), "--model.inner_lr", "abc"], capsys)
+    assert "inner_lr" in message
+    assert "float" in message
+
+
+def test_a_linked_value_is_never_overridden_silently(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = fails(["fit", "--config", str(tiny), "--model.n_way", "7"], capsys)
+    assert "model.n_way=7" in message
+    assert "data.n_way=3" in message
+
+
+def test_the_way_of_the_data_reaches_the_head(tiny: Path) -> None:
+    cli = main(["fit", "--config", str(tiny), "--data.n_way", "4", "--trainer.fast_dev_run", "true"])
+    assert cli.model.learner[-1].out_features == 4
+
+
+def test_arguments_dropped_with_a_class_are_reported(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", "--config", str(tiny), "--model", "ProtoNet", "--trainer.fast_dev_run", "true"])
+    note = capsys.readouterr().err
+    assert "discarding init_args" in note
+    assert "'inner_lr': 0.1" in note
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["--data.n_way", "50"], ["n_way=50", "12 classes", "lower n_way"]),
+        (["--data.k_shot", "9", "--data.n_query", "9"], ["k_shot=9 + n_query=9", "12"]),
+        (["--data.train.n_way", "5"], ["5-way", "n_way=3", "train"]),
+        (["--model.backbone.in_channels", "3"], ["(3, 16, 16)", "(1, 16, 16)"]),
+        (["--data.meta_batch_size", "0"], ["meta_batch_size=0"]),
+        (["--trainer.inference_mode", "true"], ["inference_mode"]),
+        (["--ckpt_path", "none.ckpt"], ["none.ckpt", "does not exist"]),
+    ],
+    ids=lambda value: value[0] if value[0].startswith("--") else "",
+)
+def test_impossible_requests_name_the_numbers(
+    tiny: Path, args: list[str], expected: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = fails(["fit", "--config", str(tiny), "--trainer.logger", "false", *args], capsys)
+    for text in expected:
+        assert text in message
+
+
+def test_damaged_and_foreign_checkpoints(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", "--config", str(tiny), "--test_after_fit", "false", "--trainer.max_steps", "2"])
+    good = Path("runs/tiny/version_0/checkpoints/last.ckpt")
+    Path("cut.ckpt").write_bytes(good.read_bytes()[: good.stat().st_size // 2])
+    torch.save({"weights": torch.zeros(1)}, "foreign.ckpt")
+    test = ["test", "--config", str(tiny), "--trainer.logger", "false", "--ckpt_path"]
+    assert "cannot be read" in fails([*test, "cut.ckpt"], capsys)
+    assert "no Lightning checkpoint" in fails([*test, "foreign.ckpt"], capsys)
+    assert "ProtoNet" in fails([*test, str(good), "--model", "ProtoNet"], capsys)
+    assert "size mismatch" in fails([*test, str(good), "--model.backbone.hidden", "5"], capsys)
+
+
+def test_divergence_names_step_and_episodes_and_keeps_the_last_checkpoint(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = fails(["fit", "--config", str(tiny), "--model.inner_lr", "1e38"], capsys)
+    assert "step" in message
+    assert "inner_lr" in message
+    assert not list(Path("runs").rglob("*.ckpt"))
+
+
+def test_references_and_dotted_keys_compose(tmp_path: Path) -> None:
+    (tmp_path / "part.yaml").write_text("a: 1\nb: {c: 2, d: 3}\n")
+    (tmp_path / "list.yaml").write_text("- x\n- y\n")
+    (tmp_path / "whole.yaml").write_text("part: part.yaml\npart.b.c: 5\npart.e: list.yaml\n")
+    assert compose(tmp_path / "whole.yaml") == {"part": {"a": 1, "b": {"c": 5, "d": 3}, "e": ["x", "y"]}}
+    (tmp_path / "broken.yaml").write_text("part: missing.yaml\n")
+    with pytest.raises(ConfigError, match=r"broken.yaml refers to missing.yaml"):
+        compose(tmp_path / "broken.yaml")
+    (tmp_path / "invalid.yaml").write_text("a: [1\n")
+    with pytest.raises(ConfigError, match=r"invalid.yaml is not valid YAML"):
+        compose(tmp_path / "invalid.yaml")
+
+
+def test_print_config_resolves_references() -> None:
+    out = subprocess.run(
+        [sys.executable, "-m", "lightning_meta", "fit", "--config", "configs/experiment/maml_sinusoid_5s.yaml",
+         "--print_config"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    config = yaml.safe_load(out)
+    assert config["model"]["init_args"]["backbone"]["class_path"] == "lightning_meta.backbones.MLP"
+    assert config["trainer"]["inference_mode"] is False
+
+
+def test_help_takes_less_than_four_seconds() -> None:
+    """Processor time, because other work on the machine may slow the clock."""
+    start = os.times()
+    out = subprocess.run(
+        [sys.executable, "-m", "lightning_meta", "--help"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    end = os.times()
+    assert all(command in out for command in ("fit", "validate", "test", "predict"))
+    assert end.children_user + end.children_system - start.children_user - start.children_system < 4
+
+
+def test_start_up_does_not_import_learn2learn() -> None:
+    code = "import sys, lightning_meta.cli; sys.exit('learn2learn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -1,0 +1,211 @@
+"""Every config file parses, runs, and says what it is: real command lines on random images in place of the data sets."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from lightning_meta.cli import MetaCLI, main
+from lightning_meta.composition import compose
+from lightning_meta.datamodules import Glyphs, Omniglot
+from lightning_meta.datamodules.episodes import ClassBank
+from lightning_meta.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs"
+FILES = sorted(CONFIGS.rglob("*.yaml"))
+EXPERIMENTS = sorted((CONFIGS / "experiment").glob("*.yaml"))
+MODELS = sorted((CONFIGS / "model").glob("*.yaml"))
+NAME = re.compile(r"(?P<algorithm>[a-z_]+?)_(?P<data>[a-z]+)_(?:(?P<way>\d+)w)?(?P<shot>\d+)s")
+# One step of training, validation and test each, without files. Sizes change speed, not what is run.
+QUICK = shlex.split(
+    "--trainer.fast_dev_run true --trainer.logger false --trainer.accelerator cpu --data.meta_batch_size 1 "
+    "--data.val_episodes 2 --data.test_episodes 2 --data.eval_meta_batch_size 2 --data.val.n_query 2"
+)
+
+
+def random_bank(*_: object) -> ClassBank:
+    generator = torch.Generator().manual_seed(0)
+    return ClassBank.from_classes(torch.randint(256, (70, 20, 1, 28, 28), dtype=torch.uint8, generator=generator))
+
+
+@pytest.fixture(autouse=True)
+def _random_images_and_no_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    for data in (Glyphs, Omniglot):
+        monkeypatch.setattr(data, "prepare_data", lambda self: None)
+        monkeypatch.setattr(data, "load_source", random_bank)
+    monkeypatch.setattr("sys.argv", ["lightning_meta"])
+    monkeypatch.chdir(tmp_path)
+    yield
+
+
+def header(path: Path) -> dict[str, str]:
+    """`# Key: value` lines at the top; the first line, without a key, as `what`."""
+    comments = []
+    for line in path.read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        comments.append(line.removeprefix("#").strip())
+    keyed = dict(re.split(r":\s+", line, maxsplit=1) for line in comments[1:] if re.match(r"\w+:\s", line))
+    return {"what": comments[0] if comments else ""} | keyed
+
+
+def command(path: Path) -> list[str]:
+    """The arguments of the header's Run line, with the config's whole path."""
+    run = re.search(r"python -m lightning_meta (?P<arguments>(?:fit|test) --config \S+)", header(path)["Run"])
+    assert run, f"{path.name} has no command on its Run line"
+    subcommand, option, config = run["arguments"].split()
+    assert (ROOT / config) == path, f"the Run line of {path.name} names {config}"
+    return [subcommand, option, str(path)]
+
+
+def override(path: Path) -> list[str]:
+    """The first override that the header offers."""
+    return shlex.split(header(path)["Override"].split(",")[0])
+
+
+def run(arguments: list[str]) -> MetaCLI:
+    cli = main([*arguments, *QUICK])
+    if arguments[0] == "fit":
+        assert cli.trainer.fit_loop.epoch_loop.global_step == 1
+    return cli
+
+
+def ids(paths: list[Path]) -> list[str]:
+    return [path.relative_to(CONFIGS).as_posix() for path in paths]
+
+
+def test_the_kinds_of_config_are_all_there() -> None:
+    assert {path.parent.name for path in FILES} >= {"data", "experiment", "logger", "model", "trainer"}
+    assert len(EXPERIMENTS) >= 7
+    assert len(MODELS) >= 4
+
+
+@pytest.mark.parametrize("path", FILES, ids=ids(FILES))
+def test_every_file_parses_and_opens_with_what_it_is(path: Path) -> None:
+    assert compose(path)
+    assert len(header(path)["what"]) > 15
+
+
+@pytest.mark.parametrize("path", FILES, ids=ids(FILES))
+def test_every_reference_is_followed(path: Path) -> None:
+    assert ".yaml" not in yaml.safe_dump(compose(path))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=ids(EXPERIMENTS))
+def test_an_experiment_runs_as_its_header_says_and_is_what_its_name_says(path: Path) -> None:
+    name = NAME.fullmatch(path.stem)
+    assert name, f"{path.name} is not <algorithm>_<data>_<n>w<k>s.yaml"
+    cli = run(command(path))
+    shape = cli.datamodule.shapes["test"]
+    assert shape.k_shot == int(name["shot"])
+    assert shape.n_way == int(name["way"] or 1)
+    assert type(cli.datamodule).__name__.lower() == name["data"]
+    assert (CONFIGS / "model" / f"{name['algorithm']}.yaml") in MODELS
+    assert metric_of(cli) in cli.trainer.callback_metrics
+    assert cli.config[cli.subcommand].name == path.stem
+
+
+def metric_of(cli: MetaCLI) -> str:
+    return f"test/{cli.model.metric.name}"
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=ids(EXPERIMENTS))
+def test_the_override_in_the_header_runs_and_takes_effect(path: Path) -> None:
+    arguments = override(path)
+    assert arguments, f"{path.name} offers no override"
+    cli = run([*command(path), *arguments])
+    for option, value in zip(arguments[::2], arguments[1::2], strict=True):
+        place: Any = cli.config[cli.subcommand]
+        part, *keys = option.removeprefix("--").split(".")
+        place = place[part] if part == "trainer" else place[part].init_args
+        for key in keys:
+            place = place[key]
+        assert str(place) == value
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=ids(EXPERIMENTS))
+def test_an_experiment_states_a_number_to_expect(path: Path) -> None:
+    stated = header(path).get("Expected") or header(path).get("Paper")
+    assert stated
+    assert re.search(r"\d|README\.md", stated)
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=ids(EXPERIMENTS))
+def test_files_that_an_experiment_points_to_exist(path: Path) -> None:
+    for name in re.findall(r"configs/[\w/.]+\.(?:yaml|md)", path.read_text()):
+        assert (ROOT / name).is_file(), f"{path.name} points to {name}, which does not exist"
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=ids(EXPERIMENTS))
+def test_a_schedule_ends_with_the_training(path: Path) -> None:
+    config = compose(path)
+    schedule = config["model"]["init_args"].get("lr_scheduler")
+    if schedule:
+        assert schedule["init_args"]["T_max"] == config["trainer"]["max_steps"]
+
+
+@pytest.mark.parametrize("path", MODELS, ids=ids(MODELS))
+def test_a_model_replaces_the_one_of_an_experiment(path: Path) -> None:
+    """Its settings hold; a model that says it is not trained is tested only."""
+    subcommand = "test" if "Nothing is trained" in path.read_text() else "fit"
+    experiment = CONFIGS / "experiment" / "maml_glyphs_5w1s.yaml"
+    cli = run([subcommand, "--config", str(experiment), "--model", str(path)])
+    assert_contains(cli.config[subcommand].model.as_dict(), compose(path))
+    assert metric_of(cli) in cli.trainer.callback_metrics
+
+
+def assert_contains(found: Any, expected: Any, where: str = "model") -> None:
+    if isinstance(expected, dict):
+        for key in expected:
+            assert_contains(found[key], expected[key], f"{where}.{key}")
+    elif isinstance(found, dict):
+        assert found["class_path"] == expected, where  # a class without arguments, written short
+    else:
+        assert found == expected, where
+
+
+# ---- composition ----------------------------------------------------------------------------------------------------
+
+
+def write(folder: Path, **files: str) -> Path:
+    for name, text in files.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return folder / "top.yaml"
+
+
+def test_a_dotted_key_refines_a_reference(tmp_path: Path) -> None:
+    top = write(tmp_path, part="a: {b: 1, c: 2}\nd: 3", top="x: part.yaml\nx.a.b: 7\nx.e.f: 8")
+    assert compose(top) == {"x": {"a": {"b": 7, "c": 2}, "d": 3, "e": {"f": 8}}}
+
+
+def test_references_are_relative_to_the_file_that_names_them(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    write(tmp_path / "inner", top="leaf.yaml", leaf="value: 1")
+    assert compose(write(tmp_path, top="x: inner/top.yaml\ny: [inner/leaf.yaml]")) == {
+        "x": {"value": 1},
+        "y": [{"value": 1}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x: missing.yaml", r"top\.yaml refers to missing\.yaml"),
+        ("x: 1\nx.y: 2", r"'x\.y' goes through 'x'"),
+        ("x: [1", r"top\.yaml is not valid YAML"),
+    ],
+)
+def test_mistakes_in_a_file_name_the_file(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compose(write(tmp_path, top=text))
+
+
+def test_a_file_that_refers_to_itself_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"top\.yaml"):
+        compose(write(tmp_path, top="x: part.yaml", part="y: top.yaml"))

@@ -1,0 +1,245 @@
+"""The Lightning seam: checks at setup, injected collaborators, evaluation, logging, and checkpoints of Python-built modules."""
+
+import csv
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    SingleDeviceStrategy,
+    Strategy,
+)
+from torch.func import functional_call
+from torch.nn import functional as F
+from torch.optim import Adam
+
+from lightning_meta.algorithms import MAML, ProtoNet
+from lightning_meta.backbones import MLP
+from lightning_meta.core import Batch, Episode, TaskOutput
+from lightning_meta.datamodules import Sinusoid
+from lightning_meta.errors import ConfigError
+from lightning_meta.metrics import EpisodicAccuracy, EpisodicMSE
+from tests.conftest import blobs, conv4, meta_gradient, random_episodes
+
+
+def trainer(**overrides: Any) -> pl.Trainer:
+    settings: dict[str, Any] = dict(
+        max_steps=1, accelerator="cpu", inference_mode=False, logger=False, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0, log_every_n_steps=1,
+    )  # fmt: skip
+    return pl.Trainer(**(settings | overrides))
+
+
+def maml(**overrides: Any) -> MAML:
+    torch.manual_seed(0)
+    return MAML(conv4(), **(dict(n_way=3, inner_lr=0.1, inner_steps=2) | overrides))
+
+
+# ---- checks at setup ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("entry", ["fit", "validate", "test", "predict"])
+def test_inference_mode_is_refused(entry: str) -> None:
+    with pytest.raises(ConfigError, match="inference_mode=False"):
+        getattr(trainer(inference_mode=True), entry)(maml(), datamodule=blobs())
+
+
+def setup_under(strategy: Strategy) -> None:
+    fake = SimpleNamespace(strategy=strategy, validate_loop=SimpleNamespace(inference_mode=False), datamodule=None)
+    module = maml()
+    module.trainer = fake
+    module.setup("fit")
+
+
+@pytest.mark.parametrize("strategy", [FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy])
+def test_strategies_that_shard_parameters_are_refused(strategy: type[Strategy]) -> None:
+    sharding = object.__new__(strategy) if strategy is DeepSpeedStrategy else strategy()  # needs a package of its own
+    with pytest.raises(ConfigError, match=rf"{strategy.__name__}.*use strategy: ddp"):
+        setup_under(sharding)
+
+
+def test_strategies_with_whole_parameters_are_accepted() -> None:
+    setup_under(DDPStrategy())
+    setup_under(SingleDeviceStrategy())
+
+
+def test_input_shape_mismatch_names_both_shapes() -> None:
+    module = MAML(conv4(image_size=28), n_way=3)
+    with pytest.raises(ConfigError, match=r"\(1, 28, 28\).*Blobs has \(1, 16, 16\)"):
+        trainer().fit(module, datamodule=blobs())
+
+
+def test_a_flat_backbone_takes_images_of_as_many_values() -> None:
+    trainer().fit(ProtoNet(MLP(in_features=256, hidden=(4,))), datamodule=blobs())
+    with pytest.raises(ConfigError, match=r"\(100,\).*\(1, 16, 16\)"):
+        trainer().fit(ProtoNet(MLP(in_features=100, hidden=(4,))), datamodule=blobs())
+
+
+# ---- optimizer and schedule -----------------------------------------------------------------------------------------
+
+
+def test_the_outer_update_is_the_injected_optimizers() -> None:
+    """One step of plain SGD moves every parameter by -lr * meta-gradient of the first meta-batch."""
+    module, data = maml(optimizer=lambda params: torch.optim.SGD(params, lr=0.5)), blobs()
+    data.setup("fit")
+    gradient = meta_gradient(module, data.dataset("train").__getitems__(range(4)))
+    expected = {name: p.detach() - 0.5 * gradient[name] for name, p in module.named_parameters()}
+    module.zero_grad()
+    trainer().fit(module, datamodule=data)
+    torch.testing.assert_close(dict(module.named_parameters()), expected, rtol=1e-5, atol=1e-7)
+    assert max(g.abs().max() for g in gradient.values()) > 1e-3
+
+
+def test_the_scheduler_steps_after_every_outer_update() -> None:
+    module = maml(
+        optimizer=lambda params: torch.optim.SGD(params, lr=0.5),
+        lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.9),
+    )
+    run = trainer(max_steps=6)  # epochs of 4: a schedule per epoch would have stepped once
+    run.fit(module, datamodule=blobs())
+    (optimizer,) = run.optimizers
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * 0.9**6)
+
+
+def test_the_default_optimizer_is_adam_without_schedule() -> None:
+    run = trainer()
+    run.fit(maml(), datamodule=blobs())
+    (optimizer,) = run.optimizers
+    assert type(optimizer) is Adam
+    assert optimizer.param_groups[0]["lr"] == 1e-3
+    assert run.lr_scheduler_configs == []
+
+
+# ---- evaluation -----------------------------------------------------------------------------------------------------
+
+
+def autograd_evaluation(module: MAML, tasks: Episode, steps: int) -> tuple[float, float]:
+    """Mean query loss and accuracy after plain autograd adaptation, task by task."""
+    losses, accuracies = [], []
+    for t in range(len(tasks.support.x)):
+        phi = dict(module.learner.named_parameters())
+        for _ in range(steps):
+            loss = F.cross_entropy(functional_call(module.learner, phi, tasks.support.x[t]), tasks.support.y[t])
+            grads = torch.autograd.grad(loss, list(phi.values()))
+            phi = {name: value - 0.1 * g for (name, value), g in zip(phi.items(), grads, strict=True)}
+        logits = functional_call(module.learner, phi, tasks.query.x[t])
+        losses.append(F.cross_entropy(logits, tasks.query.y[t]).item())
+        accuracies.append((logits.argmax(1) == tasks.query.y[t]).float().mean().item())
+    return sum(losses) / len(losses), sum(accuracies) / len(accuracies)
+
+
+@pytest.mark.parametrize(("entry", "split", "count"), [("validate", "val", 5), ("test", "test", 7)])
+def test_evaluation_through_the_trainer_adapts(entry: str, split: Any, count: int) -> None:
+    """Only a single-process validate or test would run under inference_mode, where adaptation may be a silent no-op."""
+    data, results = blobs(), {}
+    data.setup(entry)
+    tasks = data.dataset(split).__getitems__(range(count))
+    for steps in (0, 5):
+        module = maml(eval_inner_steps=steps)
+        (results[steps],) = getattr(trainer(), entry)(module, datamodule=data, verbose=False)
+        loss, acc = autograd_evaluation(module.eval(), tasks, steps)
+        assert results[steps][f"{split}/loss"] == pytest.approx(loss, rel=1e-4)
+        assert results[steps][f"{split}/acc"] == pytest.approx(acc, abs=1e-6)
+    assert results[5][f"{split}/loss"] < results[0][f"{split}/loss"] - 0.05
+    assert results[5][f"{split}/acc"] != results[0][f"{split}/acc"]
+
+
+def test_validation_within_fit_adapts_and_leaves_the_next_epoch_in_training_mode() -> None:
+    module = maml(eval_inner_steps=5, optimizer=lambda params: torch.optim.SGD(params, lr=0.0))
+    run = trainer(max_steps=4)
+    run.fit(module, datamodule=blobs())
+    data = blobs()
+    data.setup("validate")
+    loss, _ = autograd_evaluation(module, data.dataset("val").__getitems__(range(5)), 5)
+    assert run.callback_metrics["val/loss"].item() == pytest.approx(loss, rel=1e-4)
+    assert module.training
+
+
+def test_each_evaluation_starts_its_metrics_anew() -> None:
+    module, run = maml(), trainer()
+    first, second = (run.validate(module, datamodule=blobs(), verbose=False) for _ in range(2))
+    assert first == second
+
+
+def test_the_injected_metric_is_logged_by_its_name() -> None:
+    module = MAML(MLP(hidden=(8,)), n_way=1, inner_lr=0.01, loss_fn=F.mse_loss, metric=EpisodicMSE())
+    (result,) = trainer().test(module, datamodule=Sinusoid(test_episodes=6), verbose=False)
+    assert set(result) == {"test/loss", "test/loss_ci95", "test/mse", "test/mse_ci95"}
+    assert result["test/mse"] == pytest.approx(result["test/loss"], rel=1e-5)
+
+
+# ---- logging --------------------------------------------------------------------------------------------------------
+
+
+class Talkative(ProtoNet):
+    """Reports the number of query examples of a task."""
+
+    def query_loss(self, adapted: Any, query: Batch) -> TaskOutput:
+        out = super().query_loss(adapted, query)
+        return TaskOutput(out.loss, out.preds, {"queries": torch.tensor(float(len(query.y)))})
+
+
+def test_training_logs_loss_metric_and_the_hooks_own_scalars(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path, name="", version="")
+    trainer(max_steps=3, logger=logger).fit(Talkative(conv4()), datamodule=blobs())
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["train/loss"]]
+    assert [row["step"] for row in rows] == ["0", "1", "2"]
+    assert all(float(row["train/loss"]) > 0 and 0 <= float(row["train/acc"]) <= 1 for row in rows)
+    assert [float(row["train/queries"]) for row in rows] == [6, 6, 6]
+
+
+def test_training_metrics_carry_the_global_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, tasks, calls = maml(), random_episodes(n_tasks=4), []
+    fake = SimpleNamespace(world_size=3)
+    module.double().trainer = fake
+    monkeypatch.setattr(module, "log_dict", lambda values, **options: calls.append((values, options)))
+    loss = module.training_step(tasks, 0)
+    values = {name: value for logged, _ in calls for name, value in logged.items()}
+    assert {options["batch_size"] for _, options in calls} == {12}
+    assert set(values) == {"train/loss", "train/acc"}
+    assert not any(value.requires_grad for value in values.values())
+    assert loss.requires_grad
+    assert torch.equal(values["train/loss"], loss.detach())
+
+
+# ---- checkpoints ----------------------------------------------------------------------------------------------------
+
+
+def test_a_python_built_module_loads_from_its_checkpoint(tmp_path: Path) -> None:
+    settings = dict(inner_lr=0.07, inner_steps=3, eval_inner_steps=4, first_order=True, task_mode="loop")
+    module, run = maml(**settings, optimizer=lambda params: Adam(params), metric=EpisodicAccuracy()), trainer()
+    run.fit(module, datamodule=blobs())
+    path = tmp_path / "maml.ckpt"
+    run.save_checkpoint(path)
+    saved = torch.load(path, weights_only=True)["hyper_parameters"]
+    assert {name: saved[name] for name in settings} == settings
+    assert not {"backbone", "loss_fn", "optimizer", "metric"} & set(saved)
+
+    torch.manual_seed(1)
+    loaded = MAML.load_from_checkpoint(path, backbone=conv4(), weights_only=True)
+    assert (loaded.n_way, loaded.inner_steps, loaded.eval_inner_steps, loaded.first_order) == (3, 3, 4, True)
+    assert loaded.inner_optimizer.lr == 0.07
+    assert loaded.task_mode == "loop"
+    assert loaded.state_dict().keys() == module.state_dict().keys()
+    assert all(torch.equal(value, module.state_dict()[name]) for name, value in loaded.state_dict().items())
+    tasks = random_episodes()
+    before, after = module.double().eval().play(tasks), loaded.double().eval().play(tasks)
+    assert torch.equal(before.preds, after.preds)
+
+
+def test_explicit_settings_overrule_the_checkpoints(tmp_path: Path) -> None:
+    run = trainer()
+    run.fit(maml(), datamodule=blobs())
+    run.save_checkpoint(tmp_path / "maml.ckpt")
+    loaded = MAML.load_from_checkpoint(tmp_path / "maml.ckpt", backbone=conv4(), eval_inner_steps=9)
+    assert (loaded.inner_steps, loaded.eval_inner_steps) == (2, 9)
