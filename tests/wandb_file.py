@@ -1,7 +1,8 @@
 """Reads the file of a W&B run (`run-<id>.wandb`) without W&B's own reader, so that tests see what is on disk.
 
 The file is a header of 7 bytes and then a LevelDB log: blocks of 32 KiB hold chunks of a header (CRC-32 of type and
-data 4 bytes, length 2, type 1, little endian) and data. A record is one whole chunk or several, and is a protobuf `Record`.
+data 4 bytes, length 2, type 1, little endian) and data. A record is one whole chunk or several, and is a protobuf
+`Record`.
 """
 
 import json
@@ -20,7 +21,7 @@ WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 @dataclass
 class WandbRun:
-    """What a run has told W&B. `history` holds one dict for each logged step, `config` and `summary` the latest values."""
+    """What a run has told W&B: the latest `config`, and in `history` one dict for each time something was logged."""
 
     name: str = ""
     group: str = ""

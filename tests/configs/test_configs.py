@@ -1,4 +1,4 @@
-"""Every config file parses, runs, and says what it is: real command lines on random images in place of the data sets."""
+"""Every config file parses, runs and says what it is: real command lines, on random images in place of the data."""
 
 import re
 import shlex
@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from lightning_meta.callbacks import Pictures
 from lightning_meta.cli import MetaCLI, main
 from lightning_meta.composition import compose
 from lightning_meta.datamodules import Glyphs, Omniglot
@@ -42,6 +43,12 @@ def _random_images_and_no_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setattr("sys.argv", ["lightning_meta"])
     monkeypatch.chdir(tmp_path)
     yield
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take as long as everything else, and are drawn once for every experiment."""
+    monkeypatch.setattr(Pictures, "on_test_end", lambda self, trainer, module: None)
 
 
 def header(path: Path) -> dict[str, str]:
@@ -115,6 +122,7 @@ def metric_of(cli: MetaCLI) -> str:
     return f"test/{cli.model.metric.name}"
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=ids(EXPERIMENTS))
 def test_the_override_in_the_header_runs_and_takes_effect(path: Path) -> None:
     arguments = override(path)
@@ -150,6 +158,7 @@ def test_a_schedule_ends_with_the_training(path: Path) -> None:
         assert schedule["init_args"]["T_max"] == config["trainer"]["max_steps"]
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("path", MODELS, ids=ids(MODELS))
 def test_a_model_replaces_the_one_of_an_experiment(path: Path) -> None:
     """Its settings hold; a model that says it is not trained is tested only."""

@@ -1,4 +1,4 @@
-"""Draws against SplitMix64 and Floyd's algorithm written out in plain Python, and against the statistics they promise."""
+"""Draws against SplitMix64 and Floyd's algorithm in plain Python, and against the statistics they promise."""
 
 from itertools import permutations
 
@@ -77,7 +77,7 @@ def chi_square(counts: np.ndarray) -> float:
 
 
 def bounds(degrees: int) -> tuple[float, float]:
-    """Where chi-square lies but for about one case in a million: 5 standard deviations from its mean, and more where it is skewed."""
+    """Where chi-square lies but for about one case in 100,000: 5 standard deviations, and more where it is skewed."""
     spread = 5 * (2 * degrees) ** 0.5
     return max(0.0, degrees - spread), degrees + spread + 12
 

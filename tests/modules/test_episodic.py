@@ -1,4 +1,4 @@
-"""The Lightning seam: checks at setup, injected collaborators, evaluation, logging, and checkpoints of Python-built modules."""
+"""The Lightning seam: checks at setup, injected collaborators, evaluation, logging, checkpoints from Python."""
 
 import csv
 from pathlib import Path

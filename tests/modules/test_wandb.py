@@ -48,8 +48,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setattr(Glyphs, "load_source", random_bank)
         patch.setattr("sys.argv", ["lightning_meta"])
         patch.chdir(folder)
-        sizes = "--data.n_query 2 --data.meta_batch_size 2 --data.val_episodes 3 --data.test_episodes 3 --model.backbone.hidden 8"
-        trainer = "--trainer.max_steps 3 --trainer.log_every_n_steps 1 --trainer.accelerator cpu"
+        sizes = "--data.n_query 2 --data.meta_batch_size 2 --data.val_episodes 3 --data.test_episodes 3"
+        trainer = (
+            "--trainer.max_steps 3 --trainer.log_every_n_steps 1 --trainer.accelerator cpu --model.backbone.hidden 8"
+        )
         main(["fit", "--config", str(EXPERIMENT), *sizes.split(), *trainer.split()])
         wandb.finish()
         yield folder
@@ -92,10 +94,12 @@ def test_name_group_and_tags_come_from_the_experiment(run: WandbRun) -> None:
     assert sorted(run.tags) == ["1-shot", "5-way", "glyphs"]
 
 
-def test_pictures_are_there(run: WandbRun, folder: Path) -> None:
-    (path,) = folder.glob("runs/wandb/offline-run-*")
-    print(sorted({k for row in run.history for k in row}))
-    assert 0
+@pytest.mark.parametrize("picture", ["adaptation_curve", "episode_0"])
+def test_pictures_are_in_the_run(picture: str, run: WandbRun, folder: Path) -> None:
+    ((name,),) = run.values(f"test/{picture}.filenames")
+    (copy,) = folder.glob(f"runs/wandb/offline-run-*/files/{name}")
+    (original,) = folder.glob(f"runs/**/pictures/{picture}.png")
+    assert copy.read_bytes() == original.read_bytes()
 
 
 def test_nothing_is_written_outside_the_run_folders(folder: Path) -> None:
@@ -208,7 +212,7 @@ def test_the_project_comes_from_argument_then_environment(tmp_path: Path, monkey
 
 
 def test_the_reader_joins_records_across_blocks() -> None:
-    """Records written by hand: one that fills all but 5 bytes of the first block, one of three blocks, one of a byte."""
+    """Written by hand: a record that fills all but 5 bytes of the first block, one of three blocks, one of a byte."""
 
     def chunk(kind: int, data: bytes) -> bytes:
         return struct.pack("<IHB", zlib.crc32(bytes([kind]) + data), len(data), kind) + data
