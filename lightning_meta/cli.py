@@ -118,7 +118,9 @@ def check_checkpoint(path: Path, class_path: str) -> None:
         raise ConfigError(f"{path} is no Lightning checkpoint: it has no state_dict.")
     saved = checkpoint.get("hyper_parameters", {}).get("_class_path", class_path)
     if saved != class_path:
-        raise ConfigError(f"checkpoint {path} holds a {saved}, but the model is {class_path}; pass the matching --model.")
+        raise ConfigError(
+            f"checkpoint {path} holds a {saved}, but the model is {class_path}; pass the matching --model."
+        )
 
 
 def link_values(config: Namespace) -> None:

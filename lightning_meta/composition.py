@@ -12,11 +12,11 @@ import yaml
 from lightning_meta.errors import ConfigError
 
 
-def compose(path: Path) -> Any:
+def compose(path: Path, named_in: tuple[Path, ...] = ()) -> Any:
     """Load a YAML file; follow references, then apply dotted keys in their order.
 
     A string that ends in `.yaml` is replaced by the content of that file, relative to the file that names it. A dotted
-    key replaces the value at that place, as a whole.
+    key replaces the value at that place, as a whole. `named_in` are the files that led to this one.
     """
     try:
         content = yaml.safe_load(path.read_text())
@@ -24,20 +24,23 @@ def compose(path: Path) -> Any:
         raise ConfigError(f"config file {path}: {error.strerror}.") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"config file {path} is not valid YAML: {error}") from error
-    content = _follow(content, path)
+    content = _follow(content, (*named_in, path.resolve()))
     return _expand(content, path) if isinstance(content, dict) else content
 
 
-def _follow(value: Any, path: Path) -> Any:
+def _follow(value: Any, files: tuple[Path, ...]) -> Any:
+    """Replace references in `value`, which stands in the last of the `files` that led here."""
     if isinstance(value, dict):
-        return {key: _follow(item, path) for key, item in value.items()}
+        return {key: _follow(item, files) for key, item in value.items()}
     if isinstance(value, list):
-        return [_follow(item, path) for item in value]
+        return [_follow(item, files) for item in value]
     if isinstance(value, str) and value.endswith(".yaml"):
-        reference = path.parent / value
+        reference = (files[-1].parent / value).resolve()
         if not reference.is_file():
-            raise ConfigError(f"{path} refers to {value}, but there is no file {reference}.")
-        return compose(reference)
+            raise ConfigError(f"{files[-1]} refers to {value}, but there is no file {reference}.")
+        if reference in files:
+            raise ConfigError(f"{files[-1]} refers to {value}, which leads back to it.")
+        return compose(reference, files)
     return value
 
 

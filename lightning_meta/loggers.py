@@ -60,7 +60,9 @@ def _must_be_offline() -> bool:
         return True
     url = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
     try:
-        with socket.create_connection((url.hostname, url.port or 443), timeout=CONNECT_TIMEOUT):
+        with socket.create_connection(
+            (url.hostname, url.port or (80 if url.scheme == "http" else 443)), timeout=CONNECT_TIMEOUT
+        ):
             return False
     except OSError as error:
         rank_zero_info(f"W&B: {url.hostname} does not answer ({error}); this run is written offline.")

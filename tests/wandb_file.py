@@ -23,6 +23,7 @@ WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 class WandbRun:
     """What a run has told W&B: the latest `config`, and in `history` one dict for each time something was logged."""
 
+    finished: bool = False
     name: str = ""
     group: str = ""
     project: str = ""
@@ -70,6 +71,8 @@ def read(path: Path) -> WandbRun:
             run.config |= items(record.config.update)
         elif kind == "history":
             run.history.append(items(record.history.item))
+        elif kind == "exit":
+            run.finished = True
     return run
 
 

@@ -25,8 +25,12 @@ class EpisodicCheckpoint(ModelCheckpoint):
         super().__init__(**settings)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if self.monitor is None and isinstance(pl_module, EpisodicModule):
+        if isinstance(pl_module, EpisodicModule) and self.monitor in (None, f"val/{pl_module.metric.name}"):
             self.monitor = f"val/{pl_module.metric.name}"
             self.mode = pl_module.metric.mode
             self.kth_value = torch.tensor(torch.inf if self.mode == "min" else -torch.inf)
         super().setup(trainer, pl_module, stage)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning forgets this here, with save_last
+            super().on_train_end(trainer, pl_module)

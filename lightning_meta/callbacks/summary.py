@@ -72,7 +72,7 @@ class RunSummary(pl.Callback):
             "episode_seed": data.seed,
             "normalisation": norm_protocol(module),
             "eval_inner_steps": getattr(module, "eval_inner_steps", None),
-            "outer_steps": trainer.global_step if self.fit_seconds is not None else None,
+            "outer_steps": _outer_steps(trainer),
             "fit_seconds": self.fit_seconds,
             "test_seconds": self.test_seconds,
             "episodes_per_s": throughput.mean if throughput and throughput.seconds else None,
@@ -84,6 +84,13 @@ class RunSummary(pl.Callback):
 
 def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
     return trainer.callbacks  # type: ignore[attr-defined]
+
+
+def _outer_steps(trainer: pl.Trainer) -> int:
+    """How many outer updates made the weights that were tested."""
+    if trainer.ckpt_path:
+        return int(torch.load(trainer.ckpt_path, map_location="cpu", weights_only=True)["global_step"])
+    return trainer.global_step
 
 
 def _experiment(trainer: pl.Trainer) -> str:
@@ -102,7 +109,10 @@ def _files(trainer: pl.Trainer, log_dir: str | None) -> dict[str, str]:
     files: dict[str, str] = {"checkpoint": str(trainer.ckpt_path)} if trainer.ckpt_path else {}
     for callback in _callbacks(trainer):
         if isinstance(callback, EpisodeTable) and callback.path:
-            files["CSV"] = f"{callback.path} (episodes), {Path(callback.path).with_name('metrics.csv')} (curves)"
+            curves = [
+                str(Path(logger.log_dir) / "metrics.csv") for logger in trainer.loggers if isinstance(logger, CSVLogger)
+            ]
+            files["CSV"] = ", ".join([str(callback.path), *curves])
     pictures = [path for c in _callbacks(trainer) if isinstance(c, Pictures) for path in c.paths]
     if pictures:
         files["pictures"] = f"{pictures[0].parent}/ ({', '.join(path.name for path in pictures)})"
@@ -124,12 +134,13 @@ def _render(result: dict[str, Any], files: dict[str, str]) -> str:
         protocol += f"; {result['eval_inner_steps']} inner steps"
     time = f"test {result['test_seconds']:.0f} s"
     if result["fit_seconds"] is not None:
-        rate = f", {result['episodes_per_s']:.0f} episodes/s" if result["episodes_per_s"] else ""
-        time = f"fit {result['fit_seconds']:.0f} s ({result['outer_steps']} outer steps{rate}), {time}"
+        rate = f" ({result['episodes_per_s']:.0f} episodes/s)" if result["episodes_per_s"] else ""
+        time = f"fit {result['fit_seconds']:.0f} s{rate}, {time}"
     lines = {
         f"test {name}": f"{score}   (95 % CI over {result['episodes']} episodes)",
         "episodes": f"{shape}; seed {result['episode_seed']}",
         "protocol": protocol,
+        "trained": f"{result['outer_steps']} outer steps",
         "time": f"{time}; {result['hardware']}",
         **files,
     }

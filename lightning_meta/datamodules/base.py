@@ -60,9 +60,9 @@ class EpisodicDataModule(pl.LightningDataModule):
         overrides: dict[Split, ShapeOverride] = {"train": train, "val": val, "test": test}
         self.shapes = {
             split: EpisodeShape(
-                n_way=override.n_way or n_way,
-                k_shot=override.k_shot or k_shot,
-                n_query=override.n_query or n_query,
+                n_way=n_way if override.n_way is None else override.n_way,
+                k_shot=k_shot if override.k_shot is None else override.k_shot,
+                n_query=n_query if override.n_query is None else override.n_query,
             )
             for split, override in overrides.items()
         }
@@ -75,6 +75,8 @@ class EpisodicDataModule(pl.LightningDataModule):
         for name in ("meta_batch_size", "steps_per_epoch", "val_episodes", "test_episodes", "eval_meta_batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
+        if seed < 0:
+            raise ConfigError(f"seed={seed} must not be negative.")
         for split, shape in self.shapes.items():
             if min(shape) < 1:
                 raise ConfigError(f"{split} episodes are {shape}: n_way, k_shot and n_query must be at least 1.")
@@ -115,9 +117,7 @@ class EpisodicDataModule(pl.LightningDataModule):
             start = batch * self.meta_batch_size + rank * share
             return range(start, start + share)
 
-        return EpisodeLoader(
-            self.dataset("train"), ids_of_batch, steps, endless=True, num_workers=self.num_workers
-        )
+        return EpisodeLoader(self.dataset("train"), ids_of_batch, steps, endless=True, num_workers=self.num_workers)
 
     def val_dataloader(self) -> EpisodeLoader:
         return self._frozen_loader("val", self.val_episodes)

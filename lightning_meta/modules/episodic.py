@@ -10,7 +10,7 @@ from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lightning_meta.core import Batch, Episode, TaskMode, TaskOutput, choose_mode, map_tasks
 from lightning_meta.datamodules.base import EpisodicDataModule
@@ -32,7 +32,8 @@ class EpisodicModule(pl.LightningModule, Generic[Adapted]):
 
     Args:
         optimizer: makes the meta-optimizer from the parameters. Default: Adam, learning rate 1e-3.
-        lr_scheduler: makes its schedule, stepped after every outer update. None: constant.
+        lr_scheduler: makes its schedule, stepped after every outer update (on a plateau: after validation). None:
+            constant.
         metric: what is measured per episode. Default: accuracy.
         task_mode: how a task's hooks are mapped over the meta-batch: `vmap`, `loop`, or `auto` by device and size.
         task_chunk_size: tasks vectorised at once; lower it when memory runs out. None: all.
@@ -133,13 +134,18 @@ class EpisodicModule(pl.LightningModule, Generic[Adapted]):
         self.log_dict(values, batch_size=n_global, **options)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
+        if not any(parameter.requires_grad for parameter in self.parameters()):
+            raise ConfigError(f"this {type(self).__name__} has no parameters to train; run `test` instead of `fit`.")
         optimizer = self.optimizer(self.parameters())
         if self.lr_scheduler is None:
             return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
-        }
+        scheduler = self.lr_scheduler(optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau):  # needs a validation result, so it steps with the epochs
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": scheduler, "monitor": f"val/{self.metric.name}"},
+            }
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def setup(self, stage: str) -> None:
         _check_trainer(self.trainer)

@@ -179,6 +179,19 @@ def assert_contains(found: Any, expected: Any, where: str = "model") -> None:
         assert found == expected, where
 
 
+def test_a_dry_run_leaves_no_files(tmp_path: Path) -> None:
+    """Else `last.ckpt` of a dry run could be taken for that of a training."""
+    experiment = CONFIGS / "experiment" / "maml_sinusoid_5s.yaml"
+    main(["fit", "--config", str(experiment), "--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu"])
+    assert not [path.name for path in tmp_path.iterdir()]
+
+
+def test_training_a_model_without_parameters_is_refused(no_pictures: None) -> None:
+    experiment = CONFIGS / "experiment" / "nearest_neighbour_glyphs_5w1s.yaml"
+    with pytest.raises(SystemExit, match=r"error: .*(parameters|train)"):
+        main(["fit", "--config", str(experiment), *QUICK])
+
+
 # ---- composition ----------------------------------------------------------------------------------------------------
 
 

@@ -83,6 +83,12 @@ def test_a_flat_backbone_takes_images_of_as_many_values() -> None:
         trainer().fit(ProtoNet(MLP(in_features=100, hidden=(4,))), datamodule=blobs())
 
 
+@pytest.mark.parametrize("name", ["inner_steps", "eval_inner_steps"])
+def test_a_negative_number_of_inner_steps_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{name}=-1"):
+        maml(**{name: -1})
+
+
 # ---- optimizer and schedule -----------------------------------------------------------------------------------------
 
 

@@ -54,13 +54,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         )
         main(["fit", "--config", str(EXPERIMENT), *sizes.split(), *trainer.split()])
         wandb.finish()
+        wandb.teardown()  # the process that writes the file has ended after this
         yield folder
 
 
 @pytest.fixture(scope="module")
 def run(folder: Path) -> WandbRun:
     (path,) = folder.glob("runs/wandb/offline-run-*/run-*.wandb")
-    return wandb_file.read(path)
+    run = wandb_file.read(path)
+    assert run.finished
+    return run
 
 
 def test_metrics_equal_those_of_the_csv_logger(run: WandbRun, folder: Path) -> None:

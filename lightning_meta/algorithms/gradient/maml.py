@@ -50,6 +50,10 @@ class MAML(EpisodicModule[Params]):
         super().__init__(**kwargs)
         if n_way is None:
             raise ConfigError("MAML needs n_way, the number of outputs of its head.")
+        if min(inner_steps, eval_inner_steps or 0) < 0:
+            raise ConfigError(
+                f"inner_steps={inner_steps} and eval_inner_steps={eval_inner_steps} must not be negative."
+            )
         self.n_way, self.inner_steps, self.first_order, self.loss_fn = n_way, inner_steps, first_order, loss_fn
         self.eval_inner_steps = inner_steps if eval_inner_steps is None else eval_inner_steps
         self.learner = nn.Sequential(backbone, nn.Linear(backbone.out_features, n_way))
