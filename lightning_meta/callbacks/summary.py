@@ -25,19 +25,33 @@ from lightning_meta.modules import EpisodicModule
 class RunSummary(pl.Callback):
     """Print what was tested, how, how well, how long it took and where the files are; write `<log_dir>/result.json`.
 
-    It reads the other callbacks, so it stands last among them.
+    It reads the other callbacks, so it stands last among them. The seconds of training travel with the checkpoint: a
+    resumed run adds to them, and a later test of the checkpoint reports them.
     """
 
     def __init__(self) -> None:
         self._start = perf_counter()
-        self.fit_seconds: float | None = None
+        self._fitting = False
+        self._fit_seconds = 0.0
         self.test_seconds = 0.0
 
+    @property
+    def fit_seconds(self) -> float:
+        """Wall-clock time of training so far, validation included; 0 where it is not known."""
+        return self._fit_seconds + (perf_counter() - self._start if self._fitting else 0.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"fit_seconds": self.fit_seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # A test after fit loads the best checkpoint, which may be older than the end of training.
+        self._fit_seconds = max(self._fit_seconds, state_dict["fit_seconds"])
+
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._start = perf_counter()
+        self._start, self._fitting = perf_counter(), True
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.fit_seconds = perf_counter() - self._start
+        self._fit_seconds, self._fitting = self.fit_seconds, False
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start = perf_counter()
@@ -73,7 +87,7 @@ class RunSummary(pl.Callback):
             "normalisation": norm_protocol(module),
             "eval_inner_steps": getattr(module, "eval_inner_steps", None),
             "outer_steps": _outer_steps(trainer),
-            "fit_seconds": self.fit_seconds,
+            "fit_seconds": self.fit_seconds or None,
             "test_seconds": self.test_seconds,
             "episodes_per_s": throughput.mean if throughput and throughput.seconds else None,
             "hardware": _hardware(module.device),

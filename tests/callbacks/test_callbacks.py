@@ -20,6 +20,7 @@ from lightning_meta.callbacks import (
     AdaptationCurve,
     EpisodeGallery,
     EpisodeTable,
+    RunSummary,
     SineFits,
     StopOnDivergence,
     Throughput,
@@ -225,3 +226,14 @@ def test_divergence_on_an_accelerator_is_looked_for_now_and_then() -> None:
             stop.on_train_batch_start(run, module, None, step)
             stop.on_train_batch_end(run, module, {"loss": torch.tensor(loss)}, None, step)
     assert step == 7  # not before the second look
+
+
+def test_seconds_of_training_travel_with_the_checkpoint() -> None:
+    first, resumed = RunSummary(), RunSummary()
+    first._fit_seconds = 12.5
+    resumed.load_state_dict(first.state_dict())
+    assert resumed.fit_seconds == 12.5
+    resumed.on_fit_start(None, None)
+    assert resumed.fit_seconds > 12.5
+    resumed.on_fit_end(None, None)
+    assert resumed.fit_seconds == resumed.state_dict()["fit_seconds"] > 12.5
