@@ -84,6 +84,7 @@ class RunSummary(pl.Callback):
             "episodes": data.test_episodes,
             **data.shapes["test"]._asdict(),
             "episode_seed": data.seed,
+            "seed": int(os.environ["PL_GLOBAL_SEED"]) if "PL_GLOBAL_SEED" in os.environ else None,
             "normalisation": norm_protocol(module),
             "eval_inner_steps": getattr(module, "eval_inner_steps", None),
             "outer_steps": _outer_steps(trainer),
@@ -100,11 +101,11 @@ def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
     return trainer.callbacks  # type: ignore[attr-defined]
 
 
-def _outer_steps(trainer: pl.Trainer) -> int:
-    """How many outer updates made the weights that were tested."""
+def _outer_steps(trainer: pl.Trainer) -> int | None:
+    """How many outer updates made the weights that were tested; None for none."""
     if trainer.ckpt_path:
         return int(torch.load(trainer.ckpt_path, map_location="cpu", weights_only=True)["global_step"])
-    return trainer.global_step
+    return trainer.global_step or None
 
 
 def _experiment(trainer: pl.Trainer) -> str:
@@ -154,7 +155,7 @@ def _render(result: dict[str, Any], files: dict[str, str]) -> str:
         f"test {name}": f"{score}   (95 % CI over {result['episodes']} episodes)",
         "episodes": f"{shape}; seed {result['episode_seed']}",
         "protocol": protocol,
-        "trained": f"{result['outer_steps']} outer steps",
+        "trained": f"{result['outer_steps'] or 0} outer steps",
         "time": f"{time}; {result['hardware']}",
         **files,
     }

@@ -1,0 +1,113 @@
+"""Backbones and their normalisation against torch's own layers."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from lightning_meta.backbones import MLP, Conv4, EpisodicBatchNorm2d, norm_protocol, support_statistics
+
+
+@pytest.mark.parametrize("downsample", ["max", "stride"])
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (3, 84, 84)], ids=str)
+def test_conv4_maps_its_input_shape_to_its_number_of_features(shape: tuple[int, int, int], downsample: str) -> None:
+    backbone = Conv4(shape[0], shape[1], downsample=downsample)
+    assert backbone.in_shape == shape
+    assert backbone(torch.rand(2, *shape)).shape == (2, backbone.out_features)
+
+
+def test_conv4_has_the_published_sizes() -> None:
+    """Features per image: 64 on Omniglot, 800 on mini-ImageNet with 32 filters (MAML), 1600 with 64 (ProtoNet)."""
+    assert Conv4(1, 28).out_features == 64
+    assert Conv4(1, 28, downsample="stride").out_features == 64
+    assert Conv4(3, 84, hidden=32).out_features == 800
+    assert Conv4(3, 84, hidden=64).out_features == 1600
+    weights = sum(p.numel() for p in Conv4(1, 28).parameters())
+    assert weights == 9 * 64 + 3 * 9 * 64 * 64 + 4 * 2 * 64
+
+
+def test_conv4_refuses_images_that_vanish() -> None:
+    with pytest.raises(ValueError, match=r"image_size=8 .* 16"):
+        Conv4(image_size=8)
+
+
+def test_channels_last_changes_the_layout_and_not_the_result() -> None:
+    torch.manual_seed(0)
+    plain = Conv4().double()
+    last = Conv4(channels_last=True).double()
+    last.load_state_dict(plain.state_dict())
+    assert last.blocks[1][0].weight.is_contiguous(memory_format=torch.channels_last)
+    x = torch.rand(3, 1, 28, 28, dtype=torch.float64)
+    torch.testing.assert_close(last(x), plain(x))
+
+
+def test_mlp_has_the_layers_of_mamls_sinusoid_network() -> None:
+    assert [tuple(p.shape) for p in MLP().parameters()] == [(40, 1), (40,), (40, 40), (40,)]
+    assert MLP(12, (5,))(torch.rand(2, 3, 4)).shape == (2, 5)
+
+
+def random_layers(protocol: str) -> tuple[EpisodicBatchNorm2d, nn.BatchNorm2d, Tensor]:
+    """Our layer and torch's with the same random affine parameters, and an input, in float64."""
+    ours = EpisodicBatchNorm2d(3, protocol).double()
+    theirs = nn.BatchNorm2d(3, track_running_stats=protocol == "running").double()
+    nn.init.normal_(ours.weight)
+    nn.init.normal_(ours.bias)
+    theirs.load_state_dict({"weight": ours.weight, "bias": ours.bias}, strict=False)
+    return ours, theirs, torch.randn(4, 3, 5, 5, dtype=torch.float64) * 3 + 1
+
+
+def test_transductive_equals_torchs_batch_statistics() -> None:
+    ours, theirs, x = random_layers("transductive")
+    torch.testing.assert_close(ours(x), theirs(x))
+    torch.testing.assert_close(ours.eval()(x), ours.train()(x))
+
+
+def test_running_equals_torchs_batch_norm_in_training_and_evaluation() -> None:
+    ours, theirs, x = random_layers("running")
+    for batch in (x, x * 2 + 1):
+        torch.testing.assert_close(ours(batch), theirs(batch))
+    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
+
+
+def test_inductive_uses_the_supports_statistics() -> None:
+    ours, _, support = random_layers("inductive")
+    query = torch.randn(7, 3, 5, 5, dtype=torch.float64)
+    mean, var = support.mean((0, 2, 3)), support.var((0, 2, 3), correction=0)
+    expected = (query - mean[:, None, None]) / (var[:, None, None] + 1e-5).sqrt()
+    expected = expected * ours.weight[:, None, None] + ours.bias[:, None, None]
+    network = nn.Sequential(ours)
+    statistics = support_statistics(network, {}, support)
+    torch.testing.assert_close(functional_call(network, statistics, (query,)), expected)
+    assert support_statistics(nn.Sequential(EpisodicBatchNorm2d(3)), {}, support) == {}
+    assert network[0].mean is None
+
+
+def test_protocol_is_stated() -> None:
+    assert norm_protocol(Conv4()) == "transductive"
+    assert norm_protocol(nn.Sequential(Conv4(), Conv4(norm="inductive"))) == "inductive/transductive"
+    assert norm_protocol(MLP()) == "no batch statistics"
+
+
+@pytest.mark.parametrize("layer", [EpisodicBatchNorm2d, nn.BatchNorm2d], ids=["ours", "torch's"])
+def test_second_derivatives_are_right_under_vmap_where_torchs_are_not(layer: type[nn.Module]) -> None:
+    """The reason for a layer of our own. Should torch's become right, this test says so."""
+    torch.manual_seed(0)
+    norm = layer(3) if layer is EpisodicBatchNorm2d else layer(3, track_running_stats=False)
+    network = nn.Sequential(nn.Conv2d(3, 3, 3, bias=False), norm).double()
+    x, target = torch.randn(2, 4, 3, 7, 7).double(), torch.randn(2, 4, 3, 5, 5).double()
+
+    def after_one_step(params: dict[str, Tensor], x: Tensor, target: Tensor) -> Tensor:
+        def loss(params: dict[str, Tensor]) -> Tensor:
+            return (functional_call(network, params, (x,)).tanh() - target).square().mean()
+
+        grads = grad(loss)(params)
+        return loss({name: value - grads[name] for name, value in params.items()})
+
+    def meta_gradient(losses: Tensor) -> Tensor:
+        grads = torch.autograd.grad(losses.mean(), list(network.parameters()))
+        return torch.cat([g.flatten() for g in grads])
+
+    params = dict(network.named_parameters())
+    looped = meta_gradient(torch.stack([after_one_step(params, x[t], target[t]) for t in range(2)]))
+    mapped = meta_gradient(vmap(after_one_step, in_dims=(None, 0, 0))(params, x, target))
+    assert torch.allclose(mapped, looped, rtol=1e-10, atol=1e-14) == (layer is EpisodicBatchNorm2d)
