@@ -164,7 +164,7 @@ class _DroppedArguments(logging.Handler):
         self.messages: list[str] = []
         self.logger = logging.getLogger("lightning_meta.cli")
         self.logger.setLevel(logging.DEBUG)
-        self.logger.propagate = False
+        self.logger.propagate = False  # every debug message passes here
         self.logger.handlers = [self]
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -194,7 +194,7 @@ def git_commit() -> str | None:
 
 def main(args: ArgsType = None) -> Any:
     """Run the command line. Errors a user can mend end it with one message and exit status 1."""
-    _silence_advertisements()
+    _set_up_messages()
     try:
         return MetaCLI(
             EpisodicModule,
@@ -228,9 +228,14 @@ def _user_error_behind(error: BaseException | None) -> BaseException | None:
     return error
 
 
-def _silence_advertisements() -> None:
-    """Drop Lightning's tips for other products, and a warning about torch internals that only Lightning can mend."""
+def _set_up_messages() -> None:
+    """Show our own notes, such as a data set's checksum; drop messages that are not for the user of this project."""
+    logger = logging.getLogger("lightning_meta")
+    logger.setLevel(logging.INFO)
+    if not logger.handlers:
+        logger.addHandler(logging.StreamHandler())
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
         lambda record: not record.getMessage().startswith("💡 Tip")
     )
-    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")  # inside Lightning, under torch 2.15
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # our epoch metrics are summed over ranks already
