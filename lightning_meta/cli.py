@@ -23,6 +23,8 @@ from lightning_meta.datamodules.base import EpisodicDataModule
 from lightning_meta.errors import ConfigError, UserError
 from lightning_meta.modules import EpisodicModule
 
+PROGRAM = "python -m lightning_meta"
+COMMANDS = ("fit", "validate", "test", "predict")
 # Lines of jsonargparse's messages that explain its search, not the mistake.
 NOISE = ("Does not validate", "- Does not validate", "Subtypes: ", "- Expected a <class 'NoneType'>", "Given value")
 # data.<key> -> model.<key>: set once, on the data.
@@ -41,7 +43,8 @@ class ComposingParser(LightningArgumentParser):
         wrong = re.search(r"Problem with given class_path '(.+)'", message)
         key = re.search(r'Parser key "(\w+)"', message)
         options = f"--{key[1]}.help {wrong[1]}" if wrong and key else "--help"
-        sys.stderr.write("error: " + "\n".join(lines) + f"\nAccepted options: {self.prog} {options}\n")
+        command = next((f"{word} " for word in (self.prog.split()[-1], *sys.argv[1:2]) if word in COMMANDS), "")
+        sys.stderr.write("error: " + "\n".join(lines) + f"\nAccepted options: {PROGRAM} {command}{options}\n")
         sys.exit(2)
 
     def parse_path(self, cfg_path: Any, **kwargs: Any) -> Namespace:
@@ -203,7 +206,7 @@ def main(args: ArgsType = None) -> Any:
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             parser_class=ComposingParser,
-            parser_kwargs={"prog": "python -m lightning_meta"},
+            parser_kwargs={"prog": PROGRAM},
             seed_everything_default=0,
             save_config_callback=SaveConfig,
             trainer_defaults={"inference_mode": False, "use_distributed_sampler": False},
