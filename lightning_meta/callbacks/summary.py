@@ -34,6 +34,7 @@ class RunSummary(pl.Callback):
         self._fitting = False
         self._fit_seconds = 0.0
         self.test_seconds = 0.0
+        self.test_episodes = 0
 
     @property
     def fit_seconds(self) -> float:
@@ -54,10 +55,23 @@ class RunSummary(pl.Callback):
         self._fit_seconds, self._fitting = self.fit_seconds, False
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._start = perf_counter()
+        self._start, self.test_episodes = perf_counter(), 0
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.test_episodes += len(outputs["loss"])
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.test_seconds = perf_counter() - self._start
+        count = torch.tensor(self.test_episodes, device=pl_module.device)
+        self.test_episodes = int(trainer.strategy.reduce(count, reduce_op="sum"))
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         log_dir = trainer.log_dir  # communicates: every rank must ask
@@ -81,7 +95,7 @@ class RunSummary(pl.Callback):
             "data": data.name,
             "metric": name,
             **{key: trainer.callback_metrics[f"test/{key}"].item() for key in (name, f"{name}_ci95")},
-            "episodes": data.test_episodes,
+            "episodes": self.test_episodes,
             **data.shapes["test"]._asdict(),
             "episode_seed": data.seed,
             "seed": int(os.environ["PL_GLOBAL_SEED"]) if "PL_GLOBAL_SEED" in os.environ else None,

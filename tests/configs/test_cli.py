@@ -90,6 +90,12 @@ def test_fit_tests_the_best_checkpoint_and_says_where_everything_is(
     assert (again["acc"], again["acc_ci95"]) == (result["acc"], result["acc_ci95"])
 
 
+def test_the_summary_counts_the_episodes_that_were_played(tiny: Path) -> None:
+    limited = ["--trainer.limit_test_batches", "2", "--data.eval_meta_batch_size", "2"]
+    main(["fit", "--config", str(tiny), *limited])
+    assert json.loads(Path("runs/tiny/version_0/result.json").read_text())["episodes"] == 4
+
+
 def test_explicit_settings_win_over_the_checkpoints(tiny: Path) -> None:
     main(["fit", "--config", str(tiny), "--test_after_fit", "false"])
     last = "runs/tiny/version_0/checkpoints/last.ckpt"
