@@ -2,7 +2,7 @@
 
 from lightning_meta.core.episode import Batch, Episode, TaskOutput
 from lightning_meta.core.inner_loop import unroll
-from lightning_meta.core.inner_optimizer import SGD, InnerOptimizer, Params
+from lightning_meta.core.inner_optimizer import SGD, InnerOptimizer, LearnedSGD, Params
 from lightning_meta.core.statistics import mean_and_ci95
 from lightning_meta.core.task_map import TaskMode, choose_mode, map_tasks
 
@@ -11,6 +11,7 @@ __all__ = [
     "Batch",
     "Episode",
     "InnerOptimizer",
+    "LearnedSGD",
     "Params",
     "TaskMode",
     "TaskOutput",

@@ -1,9 +1,10 @@
 """Inner optimizers: how one adaptation step moves the parameters. Pure, so that gradients flow through the step."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 Params = dict[str, Tensor]
 
@@ -29,3 +30,45 @@ class SGD:
 
     def update(self, grads: Params, state: tuple[()], params: Params) -> tuple[Params, tuple[()]]:
         return {name: value - self.lr * grads[name] for name, value in params.items()}, state
+
+
+class LearnedSGD(nn.Module):
+    """Gradient descent whose rates are meta-parameters, `phi <- phi - alpha * grad`, trained by the meta-gradient.
+
+    A rate may change its sign: it learns the direction of the update too.
+
+    Args:
+        params: the parameters that will be adapted; only their names and shapes matter.
+        lr: value of every rate before training.
+        per: what has a rate of its own: `element` (Meta-SGD), `tensor` (each weight and bias, MAML++) or `all` (one).
+        steps: give each of so many adaptation steps its own rates (MAML++); later steps use the last. None: the same
+            rates in every step.
+    """
+
+    def __init__(
+        self, params: Params, lr: float, per: Literal["element", "tensor", "all"], steps: int | None = None
+    ) -> None:
+        super().__init__()
+        self.per, self.steps = per, steps
+        step_axis = () if steps is None else (steps,)
+        shapes = {"all": ()} if per == "all" else {n: p.shape if per == "element" else () for n, p in params.items()}
+        self.rates = nn.ParameterDict(
+            {_key(name): nn.Parameter(torch.full((*step_axis, *shape), lr)) for name, shape in shapes.items()}
+        )
+
+    def init(self, params: Params) -> int:
+        """The number of steps taken."""
+        return 0
+
+    def update(self, grads: Params, state: int, params: Params) -> tuple[Params, int]:
+        return {name: value - self.rate(name, state) * grads[name] for name, value in params.items()}, state + 1
+
+    def rate(self, name: str, step: int) -> Tensor:
+        """Rate of the parameter `name` in a step, a scalar or shaped as the parameter."""
+        rate = self.rates["all" if self.per == "all" else _key(name)]
+        return rate if self.steps is None else rate[min(step, self.steps - 1)]
+
+
+def _key(name: str) -> str:
+    """A parameter's name as a name within a module, where no dots are allowed."""
+    return name.replace(".", "/")

@@ -1,11 +1,13 @@
 """The Lightning seam: an algorithm writes two hooks for ONE task, everything else is owned here."""
 
+import os
 import warnings
 from collections.abc import Callable, Iterable
 from math import prod
 from typing import Any, Generic, TypeVar, cast
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from lightning_meta.core import Batch, Episode, TaskMode, TaskOutput, choose_mode, map_tasks
 from lightning_meta.datamodules.base import EpisodicDataModule
 from lightning_meta.datamodules.episodes import EpisodeShape, Split
+from lightning_meta.datamodules.sampling import episode_keys
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicAccuracy, EpisodicLoss, EpisodicMetric
 
@@ -22,6 +25,7 @@ Adapted = TypeVar("Adapted")
 MetaOptimizer = Callable[[Iterable], Optimizer]
 MetaScheduler = Callable[[Optimizer], LRScheduler]
 EVAL = ("val", "test")
+NOISE_STREAM = 1000  # of rank 0; the streams below are those of episodes
 
 
 class EpisodicModule(pl.LightningModule, Generic[Adapted]):
@@ -87,6 +91,12 @@ class EpisodicModule(pl.LightningModule, Generic[Adapted]):
     def _map(self, hook: Callable[..., Any], x: Tensor, *tasks: Any) -> Any:
         mode = choose_mode(self.task_mode, x)
         return map_tasks(hook, *tasks, mode=mode, chunk_size=self.task_chunk_size)
+
+    def on_train_batch_start(self, batch: Episode, batch_idx: int) -> None:
+        """Noise that the hooks draw is a function of (seed, step, rank): a resumed run repeats it."""
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        key = episode_keys(seed, NOISE_STREAM + self.global_rank, [self.global_step])
+        torch.manual_seed(int(key[0]))
 
     def training_step(self, tasks: Episode, batch_idx: int) -> Tensor:
         out = self.play(tasks)

@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils._pytree import tree_map
 
-from lightning_meta.algorithms import MAML, ProtoNet
+from lightning_meta.algorithms import ANIL, BOIL, MAML, MetaSGD, ProtoNet
 from lightning_meta.core import Batch, Episode, TaskOutput
 from lightning_meta.modules import EpisodicModule
 from tests.conftest import blobs, conv4, meta_gradient, random_episodes
@@ -18,6 +18,10 @@ ALGORITHMS: dict[str, Make] = {
     "maml-strided": lambda: MAML(conv4(downsample="stride"), n_way=3, inner_lr=0.1, inner_steps=2),
     "maml-inductive": lambda: MAML(conv4("inductive"), n_way=3, inner_lr=0.1, inner_steps=2),
     "fomaml": lambda: MAML(conv4(), n_way=3, inner_lr=0.1, inner_steps=2, first_order=True),
+    "anil": lambda: ANIL(conv4(), n_way=3, inner_lr=0.1, inner_steps=2),
+    "anil-inductive": lambda: ANIL(conv4("inductive"), n_way=3, inner_lr=0.1, inner_steps=2),
+    "boil": lambda: BOIL(conv4(), n_way=3, inner_lr=0.1, inner_steps=2),
+    "meta-sgd": lambda: MetaSGD(conv4(), n_way=3, inner_lr=0.1, inner_steps=2),
     "protonet": lambda: ProtoNet(conv4()),
     "protonet-cosine": lambda: ProtoNet(conv4(), distance="cosine"),
     "protonet-inductive": lambda: ProtoNet(conv4("inductive")),

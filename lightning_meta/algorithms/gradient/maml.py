@@ -15,7 +15,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from lightning_meta.backbones import Backbone, support_statistics
-from lightning_meta.core import SGD, Batch, Params, TaskOutput, unroll
+from lightning_meta.core import SGD, Batch, InnerOptimizer, Params, TaskOutput, unroll
 from lightning_meta.datamodules.episodes import EpisodeShape, Split
 from lightning_meta.errors import ConfigError
 from lightning_meta.modules import EpisodicModule
@@ -57,22 +57,29 @@ class MAML(EpisodicModule[Params]):
         self.n_way, self.inner_steps, self.first_order, self.loss_fn = n_way, inner_steps, first_order, loss_fn
         self.eval_inner_steps = inner_steps if eval_inner_steps is None else eval_inner_steps
         self.learner = nn.Sequential(backbone, nn.Linear(backbone.out_features, n_way))
-        self.inner_optimizer = SGD(inner_lr)
+        self.inner_optimizer: InnerOptimizer = SGD(inner_lr)
 
     @property
     def backbone(self) -> nn.Module:
         return self.learner[0]
 
+    def theta(self) -> Params:
+        """Where the inner loop starts: the parameters of the learner that it moves, by name."""
+        return dict(self.learner.named_parameters())
+
+    @property
+    def steps(self) -> int:
+        """Adaptation steps of the current mode, training or evaluation."""
+        return self.inner_steps if self.training else self.eval_inner_steps
+
+    def loss(self, params: Params, batch: Batch) -> Tensor:
+        """Loss of the learner under `params`; parameters that are not named there keep their meta-learned values."""
+        return self.loss_fn(functional_call(self.learner, params, (batch.x,)), batch.y)
+
     def adapt(self, support: Batch) -> Params:
         """Fast weights phi by parameter name (with the support's statistics where the norm protocol asks for them)."""
-        theta: Params = dict(self.learner.named_parameters())
-        steps = self.inner_steps if self.training else self.eval_inner_steps
         phi = unroll(
-            lambda params: self.loss_fn(functional_call(self.learner, params, (support.x,)), support.y),
-            theta,
-            self.inner_optimizer,
-            steps,
-            self.first_order,
+            lambda params: self.loss(params, support), self.theta(), self.inner_optimizer, self.steps, self.first_order
         )
         return phi | support_statistics(self.learner, phi, support.x)
 
