@@ -1,24 +1,26 @@
 """Small, seeded episodes and networks shared by the tests."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
 
 from lightning_meta.backbones import Conv4
 from lightning_meta.core import Batch, Episode
-from lightning_meta.datamodules import EpisodicDataModule
-from lightning_meta.datamodules.episodes import ClassBank, Split, TaskSource
+from lightning_meta.datamodules import ClassificationDataModule
+from lightning_meta.datamodules.episodes import ClassBank, Split
 
 CLASSES, EXAMPLES, SIZE = 12, 12, 16
 
 
-class Blobs(EpisodicDataModule):
+class Blobs(ClassificationDataModule):
     """Synthetic images: each class is a fixed random pattern, each example the pattern under noise."""
 
-    def load_source(self, split: Split) -> TaskSource:
+    def load_source(self, split: Split) -> ClassBank:
         generator = torch.Generator().manual_seed({"train": 1, "val": 2, "test": 3}[split])
         patterns = torch.rand(CLASSES, 1, 1, SIZE, SIZE, generator=generator)
         noise = torch.rand(CLASSES, EXAMPLES, 1, SIZE, SIZE, generator=generator)
@@ -64,6 +66,38 @@ def meta_gradient(module: nn.Module, tasks: Episode) -> dict[str, Tensor]:
     """Gradient of the mean query loss with respect to every parameter of the module."""
     module.zero_grad()
     module.play(tasks).loss.mean().backward()
+    return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+
+
+def autograd_meta_gradient(
+    module: nn.Module,
+    tasks: Episode,
+    steps: int,
+    rate: Callable[[str, int], Tensor | float],
+    create_graph: bool = True,
+    prefix: str = "",
+) -> dict[str, Tensor]:
+    """The textbook double loop by torch.autograd: no torch.func, no vmap; for transductive normalisation.
+
+    Args:
+        module: has a `learner`, whose cross-entropy after adaptation is differentiated.
+        tasks: the meta-batch.
+        steps: inner steps.
+        rate: step size of a parameter in a step, by name and step.
+        create_graph: False detaches the inner gradients, which is FOMAML's definition.
+        prefix: only parameters of the learner whose names start so are adapted.
+    """
+    theta = dict(module.learner.named_parameters())
+    losses = []
+    for t in range(len(tasks.support.x)):
+        phi = {name: value for name, value in theta.items() if name.startswith(prefix)}
+        for step in range(steps):
+            loss = F.cross_entropy(functional_call(module.learner, phi, tasks.support.x[t]), tasks.support.y[t])
+            grads = torch.autograd.grad(loss, list(phi.values()), create_graph=create_graph)
+            phi = {name: p - rate(name, step) * g for (name, p), g in zip(phi.items(), grads, strict=True)}
+        losses.append(F.cross_entropy(functional_call(module.learner, phi, tasks.query.x[t]), tasks.query.y[t]))
+    module.zero_grad()
+    torch.stack(losses).mean().backward()
     return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
 
 

@@ -2,8 +2,12 @@
 
 from lightning_meta.algorithms.gradient.anil import ANIL
 from lightning_meta.algorithms.gradient.boil import BOIL
+from lightning_meta.algorithms.gradient.kfo import KFO
+from lightning_meta.algorithms.gradient.leo import LEO
 from lightning_meta.algorithms.gradient.maml import MAML
+from lightning_meta.algorithms.gradient.maml_plus_plus import MAMLPlusPlus
+from lightning_meta.algorithms.gradient.meta_curvature import MetaCurvature
 from lightning_meta.algorithms.gradient.meta_sgd import MetaSGD
 from lightning_meta.algorithms.metric.protonet import ProtoNet
 
-__all__ = ["ANIL", "BOIL", "MAML", "MetaSGD", "ProtoNet"]
+__all__ = ["ANIL", "BOIL", "KFO", "LEO", "MAML", "MAMLPlusPlus", "MetaCurvature", "MetaSGD", "ProtoNet"]

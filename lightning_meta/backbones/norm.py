@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from lightning_meta.errors import ConfigError
 
-NormProtocol = Literal["transductive", "inductive", "running"]
+NormProtocol = Literal["transductive", "inductive", "running", "per-step running"]
 
 
 class EpisodicBatchNorm2d(nn.Module):
@@ -21,6 +21,7 @@ class EpisodicBatchNorm2d(nn.Module):
     - `inductive`: the support's, for the query set too. See `support_statistics`.
     - `running`: the batch's in training and their moving average in evaluation, as `nn.BatchNorm2d` (Prototypical
       Networks' paper). Inductive as well. Only for algorithms that take no gradient within a task, mapped by `loop`.
+    - `per-step running`: moving averages for each inner step, which MAML++ keeps and puts here. Inductive as well.
 
     The affine part is applied outside the native operation: with weight and bias inside, vmap computes silently wrong
     second derivatives (relative error up to 5e-2 in float64 on torch 2.13-2.15) and fails under bf16 autocast.
@@ -91,9 +92,14 @@ def support_statistics(network: nn.Module, params: dict[str, Tensor], support_x:
         support_x: support inputs.
     """
     layers = {name: layer for name, layer in batch_norm_layers(network).items() if layer.protocol == "inductive"}
+    return batch_statistics(network, params, support_x, layers) if layers else {}
+
+
+def batch_statistics(
+    network: nn.Module, params: dict[str, Tensor], x: Tensor, layers: dict[str, EpisodicBatchNorm2d]
+) -> dict[str, Tensor]:
+    """Mean and (biased) variance `(C,)` of what each of the `layers` of `network` gets to see for the inputs `x`."""
     statistics: dict[str, Tensor] = {}
-    if not layers:
-        return statistics
     with ExitStack() as hooks:
         for name, layer in layers.items():
 
@@ -102,5 +108,5 @@ def support_statistics(network: nn.Module, params: dict[str, Tensor], support_x:
                 statistics[f"{name}.mean"], statistics[f"{name}.var"] = mean, var
 
             hooks.enter_context(layer.register_forward_pre_hook(keep))
-        functional_call(network, params, (support_x,))
+        functional_call(network, params, (x,))
     return statistics

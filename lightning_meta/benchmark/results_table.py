@@ -1,9 +1,14 @@
-"""The results table in Markdown, from the `result.json` files that runs leave behind.
+"""The results table in Markdown: every run that left a result, and the experiments that have none.
 
-python -m lightning_meta.benchmark.results_table configs/experiment/results/*.json
+python -m lightning_meta.benchmark.results_table [configs/experiment]
+
+Reads the experiment files of the folder, whose header states the paper's figure, and `results/*.json`, the
+`result.json` files that runs left.
 """
 
 import json
+import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,12 +16,14 @@ from typing import Any
 from lightning_meta.datamodules.episodes import EpisodeShape
 
 HEADER = (
-    "| experiment | score | tested on | normalisation | inner steps | outer steps | trained in | hardware |\n"
-    "|---|---|---|---|---|---|---|---|"
+    "| experiment | options | score | paper | tested on | normalisation | inner steps | outer steps | trained in "
+    "| hardware |\n|---|---|---|---|---|---|---|---|---|---|"
 )
+# Options that say where, not what.
+PLACES = ("--config", "--ckpt_path", "--name", "--trainer.logger", "--data.root")
 
 
-def row(result: dict[str, Any]) -> str:
+def row(result: dict[str, Any], paper: str = "-") -> str:
     """One line of the table. Accuracy is in per cent; every score has its 95 % confidence half-width."""
     metric = result["metric"]
     scale, unit, digits = (100, " %", 2) if metric == "acc" else (1, f" {metric}", 3)
@@ -24,7 +31,9 @@ def row(result: dict[str, Any]) -> str:
     shape = EpisodeShape(result["n_way"], result["k_shot"], result["n_query"])
     cells = [
         f"`{result['experiment']}`",
+        f"`{changed}`" if (changed := options(result["command"])) else "",
         f"{score} ± {ci95}{unit}",
+        paper,
         f"{result['episodes']} episodes, {shape}",
         result["normalisation"],
         _or_dash(result["eval_inner_steps"]),
@@ -35,14 +44,31 @@ def row(result: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def options(command: str) -> str:
+    """What a command changes in its experiment: its options, without those of `PLACES`."""
+    _, _, _, _, *words = shlex.split(command)  # python -m lightning_meta fit
+    pairs = zip(words[::2], words[1::2], strict=True)
+    return shlex.join(word for pair in pairs if pair[0] not in PLACES for word in pair)
+
+
+def paper_figure(config: Path) -> str:
+    """What the header of an experiment file says after `Paper:`; a dash if there is none."""
+    stated = re.search(r"^# Paper: +(.+)$", config.read_text(), re.MULTILINE)
+    return stated[1] if stated else "-"
+
+
+def table(folder: Path) -> str:
+    """The whole table, ordered by result file, and below it the experiments without a result."""
+    experiments = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    results = [json.loads(path.read_text()) for path in sorted((folder / "results").glob("*.json"))]
+    rows = [row(result, paper_figure(experiments[result["experiment"]])) for result in results]
+    left_out = [f"`{name}`" for name in experiments if name not in {result["experiment"] for result in results}]
+    return "\n".join([HEADER, *rows, "", f"Not run: {', '.join(left_out) or 'none'}."])
+
+
 def _or_dash(value: object) -> str:
     return "-" if value is None else str(value)
 
 
-def table(paths: list[Path]) -> str:
-    """The whole table, in the order of the paths."""
-    return "\n".join([HEADER, *(row(json.loads(path.read_text())) for path in paths)])
-
-
 if __name__ == "__main__":
-    print(table([Path(path) for path in sys.argv[1:]]))
+    print(table(Path(sys.argv[1] if sys.argv[1:] else "configs/experiment")))

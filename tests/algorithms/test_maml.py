@@ -2,13 +2,11 @@
 
 import pytest
 import torch
-from torch.func import functional_call
-from torch.nn import functional as F
 
 from lightning_meta.algorithms import MAML
 from lightning_meta.core import Batch, Episode
 from lightning_meta.errors import ConfigError
-from tests.conftest import blobs, conv4, meta_gradient, smooth
+from tests.conftest import autograd_meta_gradient, blobs, conv4, meta_gradient, smooth
 
 LR, STEPS = 0.1, 3
 
@@ -20,28 +18,12 @@ def maml(**overrides) -> MAML:
     return MAML(smooth(backbone), **(settings | overrides)).double()
 
 
-def autograd_meta_gradient(module: MAML, tasks: Episode, create_graph: bool) -> dict[str, torch.Tensor]:
-    """The textbook double loop with torch.autograd: no torch.func, no vmap; transductive normalisation only."""
-    theta = dict(module.learner.named_parameters())
-    losses = []
-    for t in range(len(tasks.support.x)):
-        phi = theta
-        for _ in range(STEPS):
-            loss = F.cross_entropy(functional_call(module.learner, phi, tasks.support.x[t]), tasks.support.y[t])
-            grads = torch.autograd.grad(loss, list(phi.values()), create_graph=create_graph)
-            phi = {name: value - LR * g for (name, value), g in zip(phi.items(), grads, strict=True)}
-        losses.append(F.cross_entropy(functional_call(module.learner, phi, tasks.query.x[t]), tasks.query.y[t]))
-    module.zero_grad()
-    torch.stack(losses).mean().backward()
-    return {name: p.grad.clone() for name, p in module.named_parameters()}
-
-
 @pytest.mark.parametrize("mode", ["vmap", "loop"])
 @pytest.mark.parametrize("first_order", [False, True], ids=["second-order", "first-order"])
 def test_meta_gradient_equals_plain_autograd(mode: str, first_order: bool, episodes: Episode) -> None:
     """For first order, `create_graph=False` detaches the inner gradients: FOMAML's definition."""
     module = maml(task_mode=mode, first_order=first_order)
-    expected = autograd_meta_gradient(module, episodes, create_graph=not first_order)
+    expected = autograd_meta_gradient(module, episodes, STEPS, lambda name, step: LR, create_graph=not first_order)
     torch.testing.assert_close(meta_gradient(module, episodes), expected, rtol=1e-9, atol=1e-13)
 
 

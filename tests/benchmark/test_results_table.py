@@ -1,10 +1,11 @@
 import json
 from pathlib import Path
 
-from lightning_meta.benchmark.results_table import row, table
+from lightning_meta.benchmark.results_table import options, row, table
 
 RESULT = {
     "experiment": "maml_glyphs_5w1s",
+    "command": "python -m lightning_meta fit --config a.yaml --model.inner_steps 3 --trainer.logger csv.yaml",
     "metric": "acc",
     "acc": 0.89714,
     "acc_ci95": 0.0059,
@@ -21,21 +22,34 @@ RESULT = {
 
 
 def test_row_states_score_interval_and_protocol() -> None:
-    assert row(RESULT) == (
-        "| `maml_glyphs_5w1s` | 89.71 ± 0.59 % | 600 episodes, 5-way 1-shot, 15 query per class | transductive | 3 "
-        "| 400 | 2 min | a CPU |"
+    assert row(RESULT, "98.7 (table 1)") == (
+        "| `maml_glyphs_5w1s` | `--model.inner_steps 3` | 89.71 ± 0.59 % | 98.7 (table 1) "
+        "| 600 episodes, 5-way 1-shot, 15 query per class | transductive | 3 | 400 | 2 min | a CPU |"
     )
     regression = RESULT | {"metric": "mse", "mse": 0.5662, "mse_ci95": 0.0405, "n_way": 1, "fit_seconds": None}
-    assert "| 0.566 ± 0.041 mse | 600 episodes, 1-shot, 15 query points |" in row(regression)
+    assert "| 0.566 ± 0.041 mse | - | 600 episodes, 1-shot, 15 query points |" in row(regression)
+
+
+def test_options_are_what_a_command_changes() -> None:
+    command = (
+        "python -m lightning_meta test --config a.yaml --data.n_way 9 --ckpt_path b.ckpt --data.train '{n_way: 5}'"
+    )
+    assert options(command) == "--data.n_way 9 --data.train '{n_way: 5}'"
+
+
+def test_experiments_without_a_result_are_named(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "a.json").write_text(json.dumps(RESULT))
+    (tmp_path / "maml_glyphs_5w1s.yaml").write_text("# MAML.\n# Paper:    98.7 (table 1)\n")
+    (tmp_path / "anil_glyphs_5w1s.yaml").write_text("# ANIL.\n")
+    made = table(tmp_path)
+    assert row(RESULT, "98.7 (table 1)") in made
+    assert made.endswith("Not run: `anil_glyphs_5w1s`.")
 
 
 def test_table_has_a_row_for_each_committed_result() -> None:
     """The table in the results page is what the command in it makes."""
     folder = Path(__file__).parents[2] / "configs" / "experiment"
-    paths = sorted((folder / "results").glob("*.json"))
-    assert paths
-    made = table(paths)
-    assert len(made.splitlines()) == 2 + len(paths)
+    made = table(folder)
     assert made in (folder / "README.md").read_text()
-    for path in paths:
-        assert (folder / f"{json.loads(path.read_text())['experiment']}.yaml").is_file()
+    assert made.count("\n| `") == len(list((folder / "results").glob("*.json"))) > 0
