@@ -2,7 +2,20 @@
 
 from lightning_meta.backbones.base import Backbone
 from lightning_meta.backbones.conv4 import Conv4
+from lightning_meta.backbones.dropblock import DropBlock
 from lightning_meta.backbones.mlp import MLP
 from lightning_meta.backbones.norm import EpisodicBatchNorm2d, norm_protocol, support_statistics
+from lightning_meta.backbones.resnet12 import ResNet12
+from lightning_meta.backbones.wrn import WideResNet
 
-__all__ = ["MLP", "Backbone", "Conv4", "EpisodicBatchNorm2d", "norm_protocol", "support_statistics"]
+__all__ = [
+    "MLP",
+    "Backbone",
+    "Conv4",
+    "DropBlock",
+    "EpisodicBatchNorm2d",
+    "ResNet12",
+    "WideResNet",
+    "norm_protocol",
+    "support_statistics",
+]

@@ -1,19 +1,131 @@
-"""Backbones and their normalisation against torch's own layers."""
+"""What every image backbone promises, and normalisation against torch's own layers.
+
+A new backbone adds one line to BACKBONES.
+"""
+
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.nn import functional as F
+from torch.utils._pytree import tree_map
 
-from lightning_meta.backbones import MLP, Conv4, EpisodicBatchNorm2d, norm_protocol, support_statistics
+from lightning_meta.algorithms import MAML
+from lightning_meta.backbones import (
+    MLP,
+    Backbone,
+    Conv4,
+    EpisodicBatchNorm2d,
+    ResNet12,
+    WideResNet,
+    norm_protocol,
+    support_statistics,
+)
+from lightning_meta.core import Episode
+from tests.conftest import SIZE, meta_gradient, random_episodes
+
+LR = 0.1
+# Made by (in_channels, image_size, norm=...), without random layers.
+BACKBONES: dict[str, Callable[..., Backbone]] = {
+    "conv4": partial(Conv4, hidden=4),
+    "conv4-strided": partial(Conv4, hidden=4, downsample="stride"),
+    "resnet12": partial(ResNet12, channels=(4, 5, 6, 7), drop_rate=0.0),
+    "resnet12-flat": partial(ResNet12, channels=(4, 5, 6, 7), drop_rate=0.0, global_pool=False),
+    "wrn": partial(WideResNet, depth=10, width=1),
+}
+# Those that draw random numbers in training.
+RANDOM: dict[str, Callable[..., Backbone]] = {
+    "resnet12-dropblock": partial(ResNet12, channels=(4, 5, 6, 7), drop_rate=0.1, block_size=2),
+    "wrn-dropout": partial(WideResNet, depth=10, width=1, dropout=0.3),
+}
+make_each = pytest.mark.parametrize("make", BACKBONES.values(), ids=BACKBONES.keys())
+make_random = pytest.mark.parametrize("make", RANDOM.values(), ids=RANDOM.keys())
 
 
-@pytest.mark.parametrize("downsample", ["max", "stride"])
+def maml(make: Callable[..., Backbone], mode: str) -> MAML:
+    torch.manual_seed(0)
+    return MAML(make(1, SIZE), n_way=3, inner_lr=LR, task_mode=mode).double()
+
+
+def autograd_meta_gradient(module: MAML, tasks: Episode) -> dict[str, Tensor]:
+    """Second order through one inner step by plain torch.autograd: no torch.func transform, no vmap."""
+    theta, n_tasks = dict(module.learner.named_parameters()), len(tasks.support.x)
+    adapted = []
+    for t in range(n_tasks):
+        loss = F.cross_entropy(module.learner(tasks.support.x[t]), tasks.support.y[t])
+        grads = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
+        adapted.append({name: value - LR * g for (name, value), g in zip(theta.items(), grads, strict=True)})
+    losses = [
+        F.cross_entropy(functional_call(module.learner, adapted[t], tasks.query.x[t]), tasks.query.y[t])
+        for t in range(n_tasks)
+    ]
+    grads = torch.autograd.grad(torch.stack(losses).mean(), list(theta.values()))
+    return {f"learner.{name}": g for name, g in zip(theta, grads, strict=True)}
+
+
+@make_each
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (3, 84, 84)], ids=str)
-def test_conv4_maps_its_input_shape_to_its_number_of_features(shape: tuple[int, int, int], downsample: str) -> None:
-    backbone = Conv4(shape[0], shape[1], downsample=downsample)
+def test_the_input_shape_is_mapped_to_the_number_of_features(
+    make: Callable[..., Backbone], shape: tuple[int, int, int]
+) -> None:
+    backbone = make(shape[0], shape[1])
     assert backbone.in_shape == shape
     assert backbone(torch.rand(2, *shape)).shape == (2, backbone.out_features)
+
+
+@make_each
+@pytest.mark.parametrize("mode", ["vmap", "loop"])
+def test_second_order_meta_gradient_equals_plain_autograd(
+    make: Callable[..., Backbone], mode: str, episodes: Episode
+) -> None:
+    """In float64, with the kinks of ReLU and max-pooling: both sides are on the same side of each."""
+    module = maml(make, mode)
+    expected = autograd_meta_gradient(module, episodes)
+    torch.testing.assert_close(meta_gradient(module, episodes), expected, rtol=1e-9, atol=1e-13)
+
+
+@make_random
+@pytest.mark.parametrize("mode", ["vmap", "loop"])
+def test_second_order_meta_gradient_with_random_layers_equals_plain_autograd(
+    make: Callable[..., Backbone], mode: str
+) -> None:
+    """For one task, vmap, loop and autograd draw the same numbers from the same seed."""
+    module, task = maml(make, mode), random_episodes(n_tasks=1)
+    torch.manual_seed(1)
+    expected = autograd_meta_gradient(module, task)
+    torch.manual_seed(1)
+    torch.testing.assert_close(meta_gradient(module, task), expected, rtol=1e-9, atol=1e-13)
+    torch.manual_seed(2)
+    other = meta_gradient(module, task)
+    assert any(not torch.allclose(other[name], expected[name], rtol=1e-3) for name in expected)
+
+
+@make_random
+def test_tasks_draw_their_own_numbers_under_vmap_and_none_in_evaluation(make: Callable[..., Backbone]) -> None:
+    module = maml(make, "vmap")
+    twice = tree_map(lambda leaf: leaf.expand(2, *leaf.shape[1:]), random_episodes(n_tasks=1))
+    first, second = module.play(twice).preds
+    assert not torch.allclose(first, second, rtol=1e-3)
+    first, second = module.eval().play(twice).preds
+    torch.testing.assert_close(first, second, rtol=1e-10, atol=1e-12)
+
+
+@make_each
+@pytest.mark.parametrize("protocol", ["transductive", "inductive", "running"])
+def test_every_layer_follows_the_norm_protocol(make: Callable[..., Backbone], protocol: str) -> None:
+    """A query alone equals itself among others, unless the protocol is transductive."""
+    torch.manual_seed(0)
+    backbone = make(1, SIZE, norm=protocol).double().eval()
+    assert norm_protocol(backbone) == protocol
+    support, query = torch.rand(2, 6, 1, SIZE, SIZE, dtype=torch.float64)
+    statistics = support_statistics(backbone, {}, support)
+    torch.testing.assert_close(functional_call(backbone, statistics, (support,)), backbone(support))
+    alone = functional_call(backbone, statistics, (query[:2],))
+    together = functional_call(backbone, statistics, (query,))[:2]
+    assert torch.allclose(alone, together, rtol=1e-9, atol=1e-12) == (protocol != "transductive")
 
 
 def test_conv4_has_the_published_sizes() -> None:
