@@ -1,20 +1,24 @@
 """Episodes as an indexed collection: episode `i` of a split is a pure function of (seed, split, i)."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_meta.core import Batch, Episode
-from lightning_meta.datamodules.sampling import Keys, choose, episode_keys, subkeys
+from lightning_meta.datamodules.sampling import Keys, choose, episode_keys, subkeys, uniform
 from lightning_meta.errors import ConfigError
 
 Split = Literal["train", "val", "test"]
+Labels = Literal["shuffled", "fixed", "class"]
+TaskAugmentation = Literal["rotate", "mix"]
 STREAM = {"train": 0, "val": 1, "test": 2}  # which stream of random numbers a split draws from
 
 
@@ -52,11 +56,17 @@ class ClassBank:
         images: `(E, C, H, W)` uint8, the examples of a class side by side; 0 is background.
         first: `(classes,)` index of each class's first example.
         size: `(classes,)` number of examples of each class.
+        labels: `shuffled`: the position of the class in the episode's random order, so that labels are permuted between
+            episodes. `fixed`: every class keeps one of the N labels in all episodes, and an episode has one class of
+            each label. `class`: the index of the class in the bank.
+        augmentation: makes new classes of those drawn: `mix` (see `_mix`), then `rotate` by 0, 90, 180 or 270 degrees.
     """
 
     images: Tensor
     first: np.ndarray
     size: np.ndarray
+    labels: Labels = "shuffled"
+    augmentation: tuple[TaskAugmentation, ...] = ()
 
     @classmethod
     def from_classes(cls, images: Tensor) -> "ClassBank":
@@ -64,11 +74,28 @@ class ClassBank:
         classes, examples = images.shape[:2]
         return cls(images.flatten(0, 1).contiguous(), np.arange(classes) * examples, np.full(classes, examples))
 
+    @classmethod
+    def from_ragged(cls, classes: Sequence[Tensor]) -> "ClassBank":
+        """Build from one `(examples, C, H, W)` uint8 tensor per class, whose numbers of examples may differ."""
+        size = np.array([len(images) for images in classes])
+        return cls(torch.cat(list(classes)), size.cumsum() - size, size)
+
     def check(self, shape: EpisodeShape) -> None:
         n_classes, fewest = len(self.size), int(self.size.min(initial=2**31))
         if shape.n_way > n_classes:
             raise ConfigError(
                 f"n_way={shape.n_way}, but the split has {n_classes} classes; lower n_way or take a larger split."
+            )
+        if "mix" in self.augmentation and 2 * shape.n_way > n_classes:
+            raise ConfigError(
+                f"mixing takes a second class for each of n_way={shape.n_way}, so it needs {2 * shape.n_way}, but the "
+                f"split has {n_classes} classes; lower n_way or leave mix out of task_augmentation."
+            )
+        height, width = self.images.shape[-2:]
+        if "rotate" in self.augmentation and height != width:
+            raise ConfigError(
+                f"images of {height} x {width} pixels change their shape in a quarter turn; make them square or leave "
+                "rotate out of task_augmentation."
             )
         if shape.k_shot + shape.n_query > fewest:
             raise ConfigError(
@@ -77,27 +104,78 @@ class ClassBank:
             )
 
     def sample(self, keys: Keys, shape: EpisodeShape) -> Episode:
-        """Draw `(T, N*K, C, H, W)` support and `(T, N*Q, C, H, W)` query images in [0, 1], class by class.
+        """Draw `(T, N*K, C, H, W)` support and `(T, N*Q, C, H, W)` query images in [0, 1], class by class."""
+        n_way, k_shot, n_query = shape
+        class_key, example_key, turn_key, mix_key = np.moveaxis(subkeys(keys, range(4)), -1, 0)
+        classes_TN = self._draw_classes(class_key, n_way)
+        # An example is the mean of E images.
+        rows_ETNM = self._draw_rows(example_key, classes_TN, k_shot + n_query)[None]
+        if "mix" in self.augmentation:
+            rows_ETNM = self._mix(mix_key, classes_TN, rows_ETNM[0])
+        labels_TN = classes_TN if self.labels == "class" else np.tile(np.arange(n_way), (len(keys), 1))
+        turns_TN = (subkeys(turn_key, range(n_way)) % np.uint64(4)).astype(np.int64)
+        rows, labels, turns = (
+            torch.from_numpy(array).to(self.images.device) for array in (rows_ETNM, labels_TN, turns_TN)
+        )
 
-        The label of a class is its position in the episode's random order, so labels are permuted between episodes.
+        def gather(rows_ETNK: Tensor) -> Batch:
+            images = self.images.index_select(0, rows_ETNK.flatten()).float().div_(255)
+            images = images.view(*rows_ETNK.shape, *images.shape[1:])
+            images = images.mean(0) if "mix" in self.augmentation else images[0]
+            if "rotate" in self.augmentation:
+                images = quarter_turns(images, turns)
+            return Batch(images.flatten(1, 2), labels.repeat_interleave(rows_ETNK.shape[3], dim=1))
+
+        return Episode(support=gather(rows[..., :k_shot]), query=gather(rows[..., k_shot:]))
+
+    def _draw_classes(self, keys: Keys, n_way: int) -> npt.NDArray[np.int64]:
+        """Classes `(T, N)` of the episodes, distinct within an episode."""
+        if self.labels != "fixed":
+            return choose(keys, len(self.size), n_way)
+        # The class in place p of the fixed order has label p mod N.
+        label_N = np.arange(n_way)
+        classes_of_label_N = (len(self.size) - 1 - label_N) // n_way + 1
+        picks_TN = choose(subkeys(keys, label_N), classes_of_label_N, 1)[..., 0]
+        return self._fixed_order[picks_TN * n_way + label_N]
+
+    @cached_property
+    def _fixed_order(self) -> npt.NDArray[np.int64]:
+        """A random order of the classes, the same for every seed. It parts classes that are neighbours or rotations."""
+        return subkeys(np.zeros((), np.uint64), np.arange(len(self.size))).argsort(kind="stable")
+
+    def _draw_rows(self, keys: Keys, classes_TN: npt.NDArray[np.int64], examples: int) -> npt.NDArray[np.int64]:
+        """Where in `images` the drawn examples of each class are, `(T, N, examples)`."""
+        drawn_TNM = choose(subkeys(keys, np.arange(classes_TN.shape[1])), self.size[classes_TN], examples)
+        return self.first[classes_TN][..., None] + drawn_TNM
+
+    def _mix(
+        self, keys: Keys, classes_TN: npt.NDArray[np.int64], rows_TNM: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int64]:
+        """Pair the examples of a class with those of a second class, or with themselves, at even odds: `(2, T, N, M)`.
+
+        The second classes of an episode differ from each other and from all those drawn for it. Were a class part of
+        two mixtures, the same pair could be mixed twice and have two labels.
         """
-        n_tasks, (n_way, k_shot, n_query) = len(keys), shape
-        class_key, example_key = np.moveaxis(subkeys(keys, [0, 1]), -1, 0)
-        classes_TN = choose(class_key, len(self.size), n_way)
-        examples_TNM = choose(subkeys(example_key, np.arange(n_way)), self.size[classes_TN], k_shot + n_query)
-        rows_TNM = torch.from_numpy(self.first[classes_TN][..., None] + examples_TNM).to(self.images.device)
-
-        def gather(rows_TNK: Tensor) -> Batch:
-            images = self.images.index_select(0, rows_TNK.flatten()).float().div_(255)
-            labels = torch.arange(n_way, device=images.device).repeat_interleave(rows_TNK.shape[2])
-            return Batch(
-                x=images.view(n_tasks, labels.numel(), *images.shape[1:]), y=labels.expand(n_tasks, -1).contiguous()
-            )
-
-        return Episode(support=gather(rows_TNM[..., :k_shot]), query=gather(rows_TNM[..., k_shot:]))
+        n_way, examples = rows_TNM.shape[1:]
+        coin_key, class_key, example_key = np.moveaxis(subkeys(keys, range(3)), -1, 0)
+        others_TN = choose(class_key, len(self.size) - n_way, n_way)
+        for taken_T in np.sort(classes_TN, axis=1).T:  # from numbers among the classes left to numbers among all
+            others_TN += others_TN >= taken_T[:, None]
+        mixed_TN = uniform(coin_key, n_way) < 0.5
+        other_rows_TNM = self._draw_rows(example_key, others_TN, examples)
+        return np.stack([rows_TNM, np.where(mixed_TN[..., None], other_rows_TNM, rows_TNM)])
 
     def to(self, device: torch.device) -> "ClassBank":
-        return ClassBank(self.images.to(device), self.first, self.size)
+        return replace(self, images=self.images.to(device))
+
+
+def quarter_turns(images: Tensor, turns: Tensor) -> Tensor:
+    """Turn each group of images `(*groups, K, C, H, H)` by its multiple of 90 degrees, `(*groups)`."""
+    turned = images.clone()
+    for count in (1, 2, 3):
+        chosen = turns == count
+        turned[chosen] = torch.rot90(images[chosen], count, dims=(-2, -1))
+    return turned
 
 
 class EpisodeDataset(Dataset[Episode]):

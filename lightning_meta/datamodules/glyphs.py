@@ -13,8 +13,8 @@ import torch
 from PIL import features
 
 from lightning_meta.datamodules import glyph_renderer
-from lightning_meta.datamodules.base import EpisodicDataModule
-from lightning_meta.datamodules.episodes import ClassBank, Split, TaskSource
+from lightning_meta.datamodules.classification import ClassificationDataModule
+from lightning_meta.datamodules.episodes import ClassBank, Split
 from lightning_meta.datamodules.files import whole_or_not_at_all
 from lightning_meta.datamodules.glyph_renderer import SCRIPTS, GlyphSet, render_glyphs
 from lightning_meta.errors import DataError
@@ -22,7 +22,7 @@ from lightning_meta.errors import DataError
 log = logging.getLogger(__name__)
 
 
-class Glyphs(EpisodicDataModule):
+class Glyphs(ClassificationDataModule):
     """About 1,000 classes of 20 images (1 x 28 x 28), a class being a letter; see `glyph_renderer`.
 
     Training draws on Latin, Greek, Cyrillic, Coptic and Canadian syllabics; validation and test on scripts of their
@@ -30,7 +30,7 @@ class Glyphs(EpisodicDataModule):
 
     Args:
         root: folder for data.
-        **kwargs: of `EpisodicDataModule`.
+        **kwargs: of `ClassificationDataModule`.
     """
 
     def __init__(self, root: str = "data", **kwargs: Any) -> None:
@@ -44,7 +44,7 @@ class Glyphs(EpisodicDataModule):
             log.info("Rendering the Glyphs data set (once, about 15 s) ...")
             write_cache(self.cache, render_glyphs())
 
-    def load_source(self, split: Split) -> TaskSource:
+    def load_source(self, split: Split) -> ClassBank:
         glyphs = read_cache(self.cache)
         images = glyphs.images[np.isin(glyphs.scripts, SCRIPTS[split])]
         return ClassBank.from_classes(torch.from_numpy(images).unsqueeze(2))

@@ -4,10 +4,8 @@ Lake, Salakhutdinov, Tenenbaum: "Human-level concept learning through probabilis
 350(6266); github.com/brendenlake/omniglot.
 """
 
-import hashlib
 import io
 import logging
-import pickle
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -23,9 +21,10 @@ from torch import Tensor
 from torchvision import datasets
 from torchvision.datasets.utils import download_url
 
-from lightning_meta.datamodules.base import EpisodicDataModule
-from lightning_meta.datamodules.episodes import ClassBank, Split, TaskSource
+from lightning_meta.datamodules.classification import ClassificationDataModule
+from lightning_meta.datamodules.episodes import ClassBank, Split
 from lightning_meta.datamodules.files import whole_or_not_at_all
+from lightning_meta.datamodules.image_cache import read_cache, write_cache
 from lightning_meta.datamodules.omniglot_split import vinyals_split
 from lightning_meta.errors import DataError
 
@@ -38,7 +37,7 @@ FOLDERS = ("omniglot", datasets.Omniglot.folder)  # ours, and the one that torch
 UNREADABLE = (OSError, EOFError, SyntaxError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
-class Omniglot(EpisodicDataModule):
+class Omniglot(ClassificationDataModule):
     """Classes of 20 drawings (1 x 28 x 28, ink 1 on 0) in the split of Vinyals et al.; see `omniglot_split`.
 
     With rotations there are 4,112 training, 688 validation and 1,692 test classes, without them 1,028, 172 and 423. A
@@ -56,7 +55,7 @@ class Omniglot(EpisodicDataModule):
         root: folder for data.
         rotations: make the rotations of a character by 90, 180 and 270 degrees classes of their own.
         download: fetch what is missing (15 MB).
-        **kwargs: of `EpisodicDataModule`.
+        **kwargs: of `ClassificationDataModule`.
     """
 
     def __init__(self, root: str = "data", rotations: bool = True, download: bool = True, **kwargs: Any) -> None:
@@ -77,8 +76,8 @@ class Omniglot(EpisodicDataModule):
             images |= read_part(location, characters)
         write_cache(self.cache, images)
 
-    def load_source(self, split: Split) -> TaskSource:
-        images = read_cache(self.cache, self.splits[split])
+    def load_source(self, split: Split) -> ClassBank:
+        images = torch.stack(read_cache(self.cache, self.splits[split]))
         return ClassBank.from_classes(with_rotations(images) if self.rotations else images)
 
     def _download(self, part: str) -> Path:
@@ -167,38 +166,3 @@ def shrink(png: bytes) -> Tensor:
     with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
         small = image.convert("L").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
     return torch.from_numpy(255 - np.asarray(small)).unsqueeze(0)
-
-
-def write_cache(path: Path, images: dict[str, Tensor]) -> None:
-    """Write the images `(20, 1, 28, 28)` of each character with their checksum. Raises `DataError` if it cannot."""
-    stacked = torch.stack(list(images.values()))
-    content = {"images": stacked, "characters": list(images), "sha256": checksum(stacked)}
-    try:
-        with whole_or_not_at_all(path) as unfinished:
-            torch.save(content, unfinished)
-    except (OSError, RuntimeError) as error:
-        raise DataError(f"cannot write {path} ({error}); choose another folder for data with --data.root.") from error
-
-
-def read_cache(path: Path, characters: list[str]) -> Tensor:
-    """The images `(len(characters), 20, 1, 28, 28)` that `write_cache` wrote.
-
-    Raises `DataError` if the file is missing or is not what was written.
-    """
-    try:
-        content = torch.load(path, weights_only=True)
-        images, sha256 = content["images"], content["sha256"]
-        if checksum(images) != sha256:
-            raise ValueError("the images do not match their checksum")
-        row = {character: index for index, character in enumerate(content["characters"])}
-        selected = images[[row[character] for character in characters]]
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist; call prepare_data() first, which makes it.") from None
-    except (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, pickle.UnpicklingError) as error:
-        raise DataError(f"{path} is damaged ({error}). Delete it; the next run makes it again.") from error
-    log.info("Omniglot: %d of %d characters, sha256 %s.", len(characters), len(images), sha256)
-    return selected
-
-
-def checksum(images: Tensor) -> str:
-    return hashlib.sha256(images.numpy().tobytes()).hexdigest()

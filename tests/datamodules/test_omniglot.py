@@ -251,13 +251,23 @@ def test_the_cache_is_used_again_and_its_checksum_logged(root: Path, caplog: pyt
     assert torch.load(cache, weights_only=True)["sha256"] in caplog.text
 
 
+def test_the_cache_of_version_0_1_is_read(root: Path) -> None:
+    expected = load(root, "test").images
+    cache = root / "omniglot" / "omniglot_28.pt"
+    content = torch.load(cache, weights_only=True)
+    images = torch.stack(content["images"])
+    sha256 = hashlib.sha256(images.numpy().tobytes()).hexdigest()
+    torch.save({"images": images, "characters": content["classes"], "sha256": sha256}, cache)
+    assert_close(load(root, "test").images, expected)
+
+
 @pytest.mark.parametrize("damage", ["truncated", "emptied", "changed image", "other content"])
 def test_a_damaged_cache_is_reported_with_its_remedy(root: Path, damage: str) -> None:
     load(root)
     cache = root / "omniglot" / "omniglot_28.pt"
     content = torch.load(cache, weights_only=True)
     if damage == "changed image":
-        content["images"][0, 0, 0, 0, 0] = 1
+        content["images"][0][0, 0, 0, 0] = 1
         torch.save(content, cache)
     elif damage == "other content":
         torch.save([1, 2], cache)

@@ -1,0 +1,84 @@
+"""Data sets made of classes: how classes get their labels, and how training tasks are made more diverse.
+
+Fixed labels make tasks that are not mutually exclusive: one network can solve all training tasks without looking at
+their support sets. They are the test bed for memorisation of Yin, Tucker, Zhou, Levine, Finn: "Meta-Learning without
+Memorization" (2020), arXiv:1912.03820, and of Pan, Rajak, Shrivastava: "Meta-Regularization by Enforcing
+Mutual-Exclusiveness" (2021), arXiv:2101.09819.
+
+New classes for training come from rotation, as in Liu, Chao, Lin: "Task Augmentation by Rotating for Meta-Learning"
+(2020), arXiv:2003.00804, and from mixing two classes, as in Ni, Goldblum, Sharaf, Kong, Goldstein: "Data Augmentation
+for Meta-Learning" (2021), arXiv:2010.07092.
+
+Deviations: the code of Pan et al. gives each class a random label, so some labels have more classes than others; here
+their numbers differ by one at most. Two classes are mixed with equal weights, where mixup draws the weight at random.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal, cast
+
+from lightning_meta.datamodules.base import EpisodicDataModule
+from lightning_meta.datamodules.episodes import ClassBank, EpisodeDataset, Labels, Split, TaskAugmentation
+from lightning_meta.errors import ConfigError
+
+
+class ClassificationDataModule(EpisodicDataModule):
+    """Episodes from a bank of labelled images. A data set writes `load_source` (and `prepare_data`).
+
+    Args:
+        labels: `shuffled`: the label of a class is its position in the episode's random order. `fixed`: each class of
+            a split keeps one of the labels 0..n_way-1 in all episodes, and an episode draws one class for each label.
+        task_augmentation: makes new classes, in meta-training only. `rotate`: each class drawn is turned by 0, 90, 180
+            or 270 degrees, all its examples alike; not for data whose classes are rotations of each other already.
+            `mix`: each class drawn is, with probability 1/2, mixed with a second class that no other class of the
+            episode shares; its examples are the means of two images, one of each class. With both, classes are mixed,
+            then turned. A new class has the label of the class drawn.
+        **kwargs: of `EpisodicDataModule`.
+    """
+
+    def __init__(
+        self,
+        labels: Literal["shuffled", "fixed"] = "shuffled",
+        task_augmentation: Sequence[TaskAugmentation] = (),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if labels not in ("shuffled", "fixed"):
+            raise ConfigError(f"labels={labels!r} must be shuffled or fixed.")
+        if unknown := set(task_augmentation) - {"rotate", "mix"}:
+            raise ConfigError(f"task_augmentation has {sorted(unknown)}; it may have rotate and mix.")
+        self.labels, self.task_augmentation = labels, tuple(task_augmentation)
+        self.labelled_by_class: set[Split] = set()
+
+    def load_source(self, split: Split) -> ClassBank:
+        """The classes of a split. Called once per split and process; raises `DataError`."""
+        raise NotImplementedError
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self.labelled_by_class.clear()  # the next algorithm may want ordinary episodes
+
+    def label_by_class(self, split: Split = "train") -> None:
+        """From now on, label the split's episodes with the indices of their classes, 0..n_classes-1.
+
+        For supervised baselines, which call it in their `setup`. It holds until the datamodule's next `setup`.
+        """
+        if split == "train" and self.task_augmentation:
+            raise ConfigError(
+                f"this algorithm learns to name the {self.n_classes(split)} classes of meta-training, but "
+                f"task_augmentation={list(self.task_augmentation)} makes classes that have no name; set it to []."
+            )
+        self.labelled_by_class.add(split)
+
+    def n_classes(self, split: Split) -> int:
+        """The number of classes of a split (after `setup`)."""
+        return len(self.bank(split).size)
+
+    def bank(self, split: Split) -> ClassBank:
+        """The classes of a split with the options that hold for it (after `setup`)."""
+        labels: Labels = "class" if split in self.labelled_by_class else self.labels
+        augmentation = self.task_augmentation if split == "train" else ()
+        return replace(cast(ClassBank, self.sources[split]), labels=labels, augmentation=augmentation)
+
+    def dataset(self, split: Split) -> EpisodeDataset:
+        return EpisodeDataset(self.bank(split), self.shapes[split], self.seed, split)
