@@ -5,6 +5,7 @@ from lightning_meta.callbacks.checkpoint import EpisodicCheckpoint
 from lightning_meta.callbacks.divergence import StopOnDivergence
 from lightning_meta.callbacks.episode_gallery import EpisodeGallery
 from lightning_meta.callbacks.episode_table import EpisodeTable
+from lightning_meta.callbacks.layer_similarity import LayerSimilarity
 from lightning_meta.callbacks.pictures import Pictures
 from lightning_meta.callbacks.prediction_table import PredictionTable
 from lightning_meta.callbacks.sine_fits import SineFits
@@ -16,6 +17,7 @@ __all__ = [
     "EpisodeGallery",
     "EpisodeTable",
     "EpisodicCheckpoint",
+    "LayerSimilarity",
     "Pictures",
     "PredictionTable",
     "RunSummary",

@@ -33,12 +33,12 @@ class Replay:
 
     def play(self, tasks: Episode, inner_steps: int | None = None) -> TaskOutput:
         """Adapt and predict; `inner_steps` replaces the module's `eval_inner_steps` for this call."""
-        with self.trainer.precision_plugin.test_step_context(), _eval_inner_steps(self.module, inner_steps):
+        with self.trainer.precision_plugin.test_step_context(), eval_inner_steps(self.module, inner_steps):
             return self.module.play(tasks)
 
 
 @contextmanager
-def _eval_inner_steps(module: Any, steps: int | None) -> Iterator[None]:
+def eval_inner_steps(module: Any, steps: int | None) -> Iterator[None]:
     if steps is None:
         yield
         return
