@@ -43,7 +43,7 @@ class ClassSplit:
     train: str | None = None
     val: str | None = None
     test: str | None = None
-    fractions: tuple[float, float, float] | None = None
+    fractions: tuple[float, ...] = ()  # not None: the command line of jsonargparse 4.53 cannot set that in here
     seed: int = 0
 
 
@@ -147,16 +147,16 @@ def check_split(split: ClassSplit) -> None:
     """Raise `ConfigError` unless the settings stand for one way to split the classes."""
     lists = {name: getattr(split, name) for name in SPLITS}
     named = [f"split.{name}={path}" for name, path in lists.items() if path is not None]
-    if split.fractions is not None and named:
+    if split.fractions and named:
         raise ConfigError(
             f"{', '.join(named)} and split.fractions={list(split.fractions)} are two ways to split the classes; keep "
-            "one, and set what belongs to the other to null."
+            "one (on the command line, --data.split.fractions [] takes the fractions away)."
         )
     if 0 < len(named) < len(SPLITS):
         missing = ", ".join(f"split.{name}" for name, path in lists.items() if path is None)
         raise ConfigError(f"{', '.join(named)} is set, but not {missing}; the classes of all three splits are needed.")
     shares = split.fractions
-    if shares is not None and (len(shares) != 3 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6):
+    if shares and (len(shares) != 3 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6):
         raise ConfigError(
             f"split.fractions={list(shares)} sum to {sum(shares):g}; they must be three positive numbers that sum to 1."
         )
@@ -176,11 +176,11 @@ def find_classes(root: Path, split: ClassSplit) -> dict[Split, list[str]]:
     folders = sub_folders(root)
     if not folders:
         raise DataError(f"{root} has no class folders; put the images of each class into a folder {root}/<class>.")
-    if split.fractions is not None:
+    if split.fractions:
         if set(SPLITS) <= set(folders):
             raise ConfigError(
                 f"split.fractions={list(split.fractions)}, but {root} is already split into the folders train, val and "
-                "test; leave split.fractions out (on the command line: --data.split.fractions null)."
+                "test; leave split.fractions out (on the command line: --data.split.fractions [])."
             )
         return share_out(folders, split.fractions, split.seed)
     if split.train is not None:
@@ -219,7 +219,7 @@ def listed_classes(root: Path, lists: dict[Split, Path]) -> dict[Split, list[str
     return names
 
 
-def share_out(names: list[str], fractions: tuple[float, float, float], seed: int) -> dict[Split, list[str]]:
+def share_out(names: list[str], fractions: tuple[float, ...], seed: int) -> dict[Split, list[str]]:
     """Split `names` at random: a pure function of the names, the fractions and the seed."""
     order = choose(episode_keys(seed, SHUFFLE, [0]), len(names), len(names))[0]
     ends = np.rint(np.cumsum([0, *fractions]) * len(names)).astype(int)

@@ -291,7 +291,10 @@ def test_a_root_that_is_not_split_is_reported_with_the_three_ways(root: Path) ->
     [
         (
             ClassSplit(train="a.txt", val="b.txt", test="c.txt", fractions=(0.5, 0.3, 0.2)),
-            ["split.train=a.txt, split.val=b.txt, split.test=c.txt and split.fractions=[0.5, 0.3, 0.2]", "null"],
+            [
+                "split.train=a.txt, split.val=b.txt, split.test=c.txt and split.fractions=[0.5, 0.3, 0.2]",
+                "--data.split.fractions []",
+            ],
         ),
         (ClassSplit(train="a.txt"), ["split.train=a.txt is set, but not split.val, split.test"]),
         (ClassSplit(fractions=(0.5, 0.3, 0.3)), ["[0.5, 0.3, 0.3] sum to 1.1", "sum to 1"]),
@@ -406,8 +409,8 @@ def test_the_command_line_splits_in_three_ways(
     monkeypatch.setattr("sys.argv", ["lightning_meta"])
     assert split_of("--data.split.seed", "7") == ClassSplit(fractions=(0.64, 0.16, 0.2), seed=7)
     three_lists = [f"--data.split.{split}={split}.txt" for split in SPLITS]
-    assert split_of("--data.split.fractions", "null", *three_lists) == lists
+    assert split_of("--data.split.fractions", "[]", *three_lists) == lists
     with pytest.raises(SystemExit, match=r"split.train=train.txt, .*split.fractions=.* are two ways"):
         main(command(root, *three_lists))
     by_folder(root)
-    assert split_of("--data.split.fractions", "null") == ClassSplit()
+    assert split_of("--data.split.fractions", "[]") == ClassSplit()
