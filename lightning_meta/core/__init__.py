@@ -1,13 +1,15 @@
 """Pure functions: torch only, no Lightning, no state."""
 
 from lightning_meta.core.episode import Batch, Episode, TaskOutput
-from lightning_meta.core.inner_loop import unroll
-from lightning_meta.core.inner_optimizer import SGD, InnerOptimizer, LearnedSGD, Params
+from lightning_meta.core.hypergradient import conjugate_gradient, implicit_minimiser
+from lightning_meta.core.inner_loop import detach, unroll
+from lightning_meta.core.inner_optimizer import SGD, Adam, InnerOptimizer, LearnedSGD, Params
 from lightning_meta.core.statistics import mean_and_ci95
 from lightning_meta.core.task_map import TaskMode, choose_mode, map_tasks
 
 __all__ = [
     "SGD",
+    "Adam",
     "Batch",
     "Episode",
     "InnerOptimizer",
@@ -16,6 +18,9 @@ __all__ = [
     "TaskMode",
     "TaskOutput",
     "choose_mode",
+    "conjugate_gradient",
+    "detach",
+    "implicit_minimiser",
     "map_tasks",
     "mean_and_ci95",
     "unroll",

@@ -1,6 +1,6 @@
 """The inner loop: adapt parameters to one task by gradient descent that can itself be differentiated."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, overload
 
 from torch import Tensor
@@ -13,7 +13,7 @@ LossFn = Callable[[Params], Tensor]
 
 @overload
 def unroll(
-    loss_fn: LossFn,
+    loss_fn: LossFn | Sequence[LossFn],
     params: Params,
     optimizer: InnerOptimizer,
     steps: int,
@@ -22,7 +22,7 @@ def unroll(
 ) -> Params: ...
 @overload
 def unroll(
-    loss_fn: LossFn,
+    loss_fn: LossFn | Sequence[LossFn],
     params: Params,
     optimizer: InnerOptimizer,
     steps: int,
@@ -31,7 +31,7 @@ def unroll(
     trajectory: Literal[True],
 ) -> list[Params]: ...
 def unroll(
-    loss_fn: LossFn,
+    loss_fn: LossFn | Sequence[LossFn],
     params: Params,
     optimizer: InnerOptimizer,
     steps: int,
@@ -41,7 +41,8 @@ def unroll(
     """Take `steps` adaptation steps on `loss_fn`, starting from `params`.
 
     Args:
-        loss_fn: support loss (scalar) as a function of the parameters.
+        loss_fn: support loss (scalar) as a function of the parameters, or one such function for each step
+            (mini-batches).
         params: theta, by name. Gradients with respect to theta flow through every step.
         optimizer: the update rule.
         steps: number of steps; 0 returns `params`.
@@ -49,11 +50,12 @@ def unroll(
             them at a detached point records no graph in the first place.
         trajectory: return the parameters before the first and after every step (`steps + 1` of them), not the last.
     """
+    losses = loss_fn if isinstance(loss_fn, Sequence) else [loss_fn] * steps
     state = optimizer.init(params)
     path = [params]
-    for _ in range(steps):
+    for _, loss_of_step in zip(range(steps), losses, strict=True):
         point = detach(params) if first_order else params
-        grads = grad(loss_fn)(point)
+        grads = grad(loss_of_step)(point)
         params, state = optimizer.update(detach(grads) if first_order else grads, state, params)
         path.append(params)
     return path if trajectory else params

@@ -1,7 +1,8 @@
 """Inner optimizers: how one adaptation step moves the parameters. Pure, so that gradients flow through the step."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from math import sqrt
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 Params = dict[str, Tensor]
 
 
+@runtime_checkable  # the command line checks that a class is one
 class InnerOptimizer(Protocol):
     """An update rule without side effects. One with learned parameters is also an `nn.Module`."""
 
@@ -30,6 +32,43 @@ class SGD:
 
     def update(self, grads: Params, state: tuple[()], params: Params) -> tuple[Params, tuple[()]]:
         return {name: value - self.lr * grads[name] for name, value in params.items()}, state
+
+
+class AdamState(NamedTuple):
+    """Steps taken; running averages of the gradients and of their squares."""
+
+    step: int
+    mean: Params
+    square: Params
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam (Kingma and Ba 2015, arXiv:1412.6980) with bias correction; `betas` and `eps` as in `torch.optim.Adam`."""
+
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    def init(self, params: Params) -> AdamState:
+        zeros = {name: torch.zeros_like(value) for name, value in params.items()}
+        return AdamState(0, zeros, zeros)
+
+    def update(self, grads: Params, state: AdamState, params: Params) -> tuple[Params, AdamState]:
+        (beta1, beta2), step = self.betas, state.step + 1
+        mean = {name: beta1 * value + (1 - beta1) * grads[name] for name, value in state.mean.items()}
+        square = {name: beta2 * value + (1 - beta2) * grads[name].square() for name, value in state.square.items()}
+        lr, correction = self.lr / (1 - beta1**step), sqrt(1 - beta2**step)
+        moved = {
+            name: value - lr * mean[name] / (_root(square[name]) / correction + self.eps)
+            for name, value in params.items()
+        }
+        return moved, AdamState(step, mean, square)
+
+
+def _root(square: Tensor) -> Tensor:
+    """Square root whose slope at zero is 0, not infinite: a unit without gradient must not make second order NaN."""
+    return square.clamp_min(torch.finfo(square.dtype).tiny).sqrt()
 
 
 class LearnedSGD(nn.Module):

@@ -13,8 +13,8 @@ import yaml
 from lightning_meta.callbacks import Pictures
 from lightning_meta.cli import MetaCLI, main
 from lightning_meta.composition import compose
-from lightning_meta.datamodules import Glyphs, Omniglot
-from lightning_meta.datamodules.episodes import ClassBank
+from lightning_meta.datamodules import CIFARFS, ClassificationDataModule, Glyphs, Omniglot
+from lightning_meta.datamodules.episodes import ClassBank, Split
 from lightning_meta.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -30,14 +30,15 @@ QUICK = shlex.split(
 )
 
 
-def random_bank(*_: object) -> ClassBank:
+def random_bank(data: ClassificationDataModule, split: Split) -> ClassBank:
     generator = torch.Generator().manual_seed(0)
-    return ClassBank.from_classes(torch.randint(256, (70, 20, 1, 28, 28), dtype=torch.uint8, generator=generator))
+    size = (3, 32, 32) if isinstance(data, CIFARFS) else (1, 28, 28)
+    return ClassBank.from_classes(torch.randint(256, (70, 20, *size), dtype=torch.uint8, generator=generator))
 
 
 @pytest.fixture(autouse=True)
 def _random_images_and_no_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    for data in (Glyphs, Omniglot):
+    for data in (CIFARFS, Glyphs, Omniglot):
         monkeypatch.setattr(data, "prepare_data", lambda self: None)
         monkeypatch.setattr(data, "load_source", random_bank)
     monkeypatch.setattr("sys.argv", ["lightning_meta"])
@@ -155,7 +156,8 @@ def test_a_schedule_ends_with_the_training(path: Path) -> None:
     config = compose(path)
     schedule = config["model"]["init_args"].get("lr_scheduler")
     if schedule:
-        assert schedule["init_args"]["T_max"] == config["trainer"]["max_steps"]
+        length = schedule["init_args"].get("T_max") or schedule["init_args"]["total_iters"]
+        assert length == config["trainer"]["max_steps"]
 
 
 @pytest.mark.usefixtures("no_pictures")

@@ -49,7 +49,7 @@ class MAML(EpisodicModule[Params]):
     ) -> None:
         super().__init__(**kwargs)
         if n_way is None:
-            raise ConfigError("MAML needs n_way, the number of outputs of its head.")
+            raise ConfigError(f"{type(self).__name__} needs n_way, the number of outputs of its head.")
         if min(inner_steps, eval_inner_steps or 0) < 0:
             raise ConfigError(
                 f"inner_steps={inner_steps} and eval_inner_steps={eval_inner_steps} must not be negative."
@@ -90,6 +90,6 @@ class MAML(EpisodicModule[Params]):
     def check_task(self, shape: EpisodeShape, split: Split) -> None:
         if shape.n_way != self.n_way:
             raise ConfigError(
-                f"{split} episodes are {shape.n_way}-way, but the head has n_way={self.n_way} outputs; MAML needs the "
-                "same way everywhere: set data.n_way alone."
+                f"{split} episodes are {shape.n_way}-way, but the head has n_way={self.n_way} outputs; "
+                f"{type(self).__name__} needs the same way everywhere: set data.n_way alone."
             )
