@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -16,14 +17,16 @@ import yaml
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from lightning_meta.algorithms import MAML
+from lightning_meta.algorithms import LEO, MAML, Reptile
 from lightning_meta.callbacks import EpisodicCheckpoint
 from lightning_meta.cli import main
+from lightning_meta.modules import EpisodicModule
 from tests.conftest import blobs, conv4
 
 ROOT = Path(__file__).parents[2]
 STEPS, STEPS_PER_EPOCH = 11, 4
 STOPS = (2, 4, 5, 8, 10)
+PLAIN = partial(MAML, inner_lr=0.1, inner_steps=1)
 
 
 class Diary(pl.Callback):
@@ -43,14 +46,17 @@ class Diary(pl.Callback):
 
 
 def fit(
-    checkpoint: ModelCheckpoint, seed: int, steps: int = STEPS, workers: int = 0, ckpt_path: Path | None = None
+    checkpoint: ModelCheckpoint,
+    seed: int,
+    steps: int = STEPS,
+    workers: int = 0,
+    ckpt_path: Path | None = None,
+    algorithm: Callable[..., EpisodicModule] = PLAIN,
 ) -> Diary:
     torch.manual_seed(seed)
-    module = MAML(
+    module = algorithm(
         conv4(),
         n_way=3,
-        inner_lr=0.1,
-        inner_steps=1,
         optimizer=lambda params: torch.optim.Adam(params, lr=0.01),
         lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, step_size=3, gamma=0.5),
     )
@@ -132,6 +138,22 @@ def test_the_standard_checkpoint_neither_repeats_nor_forgets_a_validation(tmp_pa
     assert resumed.best_model_score is not None
     assert torch.equal(resumed.best_model_score, best.best_model_score)
     assert Path(resumed.best_model_path).name == Path(best.best_model_path).name
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [partial(LEO, latent_dim=4, inner_steps=1), partial(Reptile, inner_batch_size=2, inner_steps=2)],
+    ids=["drawn codes", "shuffled mini-batches"],
+)
+def test_noise_in_training_is_repeated(algorithm: Callable[..., EpisodicModule], tmp_path: Path) -> None:
+    """The hooks' draws depend on the step, not on what was drawn before the stop."""
+    (whole := tmp_path / "whole").mkdir()
+    (stopped := tmp_path / "stopped").mkdir()
+    diary = fit(EpisodicCheckpoint(dirpath=whole), seed=0, algorithm=algorithm)
+    fit(EpisodicCheckpoint(dirpath=stopped), seed=0, steps=6, algorithm=algorithm)
+    rest = fit(EpisodicCheckpoint(dirpath=stopped), seed=1, ckpt_path=stopped / "last.ckpt", algorithm=algorithm)
+    assert_equal(rest.losses, diary.losses[-len(rest.losses) :], "losses")
+    assert len(rest.losses) >= STEPS - 6
 
 
 # ---- killed ---------------------------------------------------------------------------------------------------------
