@@ -10,6 +10,7 @@ from lightning_meta.callbacks.pictures import Pictures
 from lightning_meta.callbacks.prediction_table import PredictionTable
 from lightning_meta.callbacks.sine_fits import SineFits
 from lightning_meta.callbacks.summary import RunSummary
+from lightning_meta.callbacks.support_use import SupportUse
 from lightning_meta.callbacks.throughput import Throughput
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "RunSummary",
     "SineFits",
     "StopOnDivergence",
+    "SupportUse",
     "Throughput",
 ]

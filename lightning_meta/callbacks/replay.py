@@ -28,7 +28,10 @@ class Replay:
 
     def episodes(self, ids: Sequence[int]) -> Episode:
         """The test episodes `ids` as one meta-batch, in the trainer's precision and on its device."""
-        tasks = self.datamodule.dataset("test").__getitems__(ids)
+        return self.to_device(self.datamodule.dataset("test").__getitems__(ids))
+
+    def to_device(self, tasks: Episode) -> Episode:
+        """The same tasks in the trainer's precision and on its device."""
         return self.trainer.strategy.batch_to_device(self.trainer.precision_plugin.convert_input(tasks))
 
     def play(self, tasks: Episode, inner_steps: int | None = None) -> TaskOutput:
