@@ -27,7 +27,8 @@ NAME = re.compile(r"(?P<algorithm>[a-z_]+?)_(?P<data>[a-z]+)_(?:(?P<way>\d+)w)?(
 # One step of training, validation and test each, without files. Sizes change speed, not what is run.
 QUICK = shlex.split(
     "--trainer.fast_dev_run true --trainer.logger false --trainer.accelerator cpu --data.meta_batch_size 1 "
-    "--data.val_episodes 2 --data.test_episodes 2 --data.eval_meta_batch_size 2 --data.val.n_query 2 --data.test.n_query 2"
+    "--data.val_episodes 2 --data.test_episodes 2 --data.eval_meta_batch_size 2 "
+    "--data.val.n_query 2 --data.test.n_query 2"
 )
 
 
