@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_warn
 
 from lightning_meta.datamodules.episodes import EpisodeDataset, EpisodeLoader, EpisodeShape, Split, TaskSource
 from lightning_meta.errors import ConfigError
@@ -112,6 +113,11 @@ class EpisodicDataModule(pl.LightningDataModule):
         max_steps = self.trainer.max_steps if self.trainer else -1
         # An epoch is no longer than the training, so that even a short run is validated and has a best checkpoint.
         steps = min(self.steps_per_epoch, max_steps) if max_steps > 0 else self.steps_per_epoch
+        if max_steps > 0 and max_steps % steps:
+            rank_zero_warn(
+                f"the last {max_steps % steps} of max_steps={max_steps} steps are not validated, so no checkpoint has "
+                f"them; take a number of steps that data.steps_per_epoch={steps} divides."
+            )
 
         def ids_of_batch(batch: int) -> Sequence[int]:
             start = batch * self.meta_batch_size + rank * share

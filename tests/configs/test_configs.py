@@ -166,6 +166,15 @@ def test_a_schedule_ends_with_the_training(path: Path) -> None:
         assert length == config["trainer"]["max_steps"]
 
 
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=ids(EXPERIMENTS))
+def test_the_last_step_is_validated(path: Path) -> None:
+    """Else the best checkpoint could not be that of the whole training."""
+    config = compose(path)
+    steps_per_epoch = config["data"]["init_args"].get("steps_per_epoch", 500)
+    max_steps = config["trainer"]["max_steps"]
+    assert max_steps < steps_per_epoch or max_steps % steps_per_epoch == 0
+
+
 @pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("path", MODELS, ids=ids(MODELS))
 def test_a_model_replaces_the_one_of_an_experiment(path: Path) -> None:

@@ -301,7 +301,7 @@ def test_meta_batch_size_must_be_a_multiple_of_the_world_size(world_size: int) -
 
 def test_an_epoch_is_no_longer_than_the_training() -> None:
     assert len(on_rank(numbered(), 0, 1, max_steps=2).train_dataloader()) == 2
-    assert len(on_rank(numbered(), 0, 1, max_steps=100).train_dataloader()) == 3
+    assert len(on_rank(numbered(), 0, 1, max_steps=99).train_dataloader()) == 3
 
 
 # ---- the loader's state ---------------------------------------------------------------------------------------------
@@ -329,6 +329,11 @@ def test_a_loader_resumes_where_it_stopped(workers: int, stop: int) -> None:
     resumed.load_state_dict(state)
     assert_same(play(resumed, 8 - stop), uninterrupted[stop:])
     assert state == stopped.state_dict(), "the state that was saved must not follow the loader"
+
+
+def test_steps_after_the_last_validation_are_pointed_out() -> None:
+    with pytest.warns(UserWarning, match=r"last 3 of max_steps=11 steps .*steps_per_epoch=4"):
+        on_rank(numbered(steps_per_epoch=4), 0, 1, max_steps=11).train_dataloader()
 
 
 def test_a_resumed_epoch_ends_where_it_would_have() -> None:
