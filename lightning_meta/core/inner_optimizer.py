@@ -92,7 +92,7 @@ class LearnedSGD(nn.Module):
         step_axis = () if steps is None else (steps,)
         shapes = {"all": ()} if per == "all" else {n: p.shape if per == "element" else () for n, p in params.items()}
         self.rates = nn.ParameterDict(
-            {_key(name): nn.Parameter(torch.full((*step_axis, *shape), lr)) for name, shape in shapes.items()}
+            {module_key(name): nn.Parameter(torch.full((*step_axis, *shape), lr)) for name, shape in shapes.items()}
         )
 
     def init(self, params: Params) -> int:
@@ -104,10 +104,10 @@ class LearnedSGD(nn.Module):
 
     def rate(self, name: str, step: int) -> Tensor:
         """Rate of the parameter `name` in a step, a scalar or shaped as the parameter."""
-        rate = self.rates["all" if self.per == "all" else _key(name)]
+        rate = self.rates["all" if self.per == "all" else module_key(name)]
         return rate if self.steps is None else rate[min(step, self.steps - 1)]
 
 
-def _key(name: str) -> str:
+def module_key(name: str) -> str:
     """A parameter's name as a name within a module, where no dots are allowed."""
     return name.replace(".", "/")

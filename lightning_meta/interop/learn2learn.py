@@ -12,6 +12,7 @@ from types import ModuleType
 from torch import Tensor, nn
 
 from lightning_meta.core import Params
+from lightning_meta.core.inner_optimizer import module_key
 from lightning_meta.errors import ConfigError
 
 
@@ -48,7 +49,9 @@ class TransformedSGD(nn.Module):
         super().__init__()
         self.lr = lr
         made = {name: transform(value) for name, value in params.items()}
-        self.transforms = nn.ModuleDict({_key(name): module for name, module in made.items() if module is not None})
+        self.transforms = nn.ModuleDict(
+            {module_key(name): module for name, module in made.items() if module is not None}
+        )
 
     def init(self, params: Params) -> tuple[()]:
         return ()
@@ -57,11 +60,6 @@ class TransformedSGD(nn.Module):
         return {name: value - self.lr * self.direction(name, grads[name]) for name, value in params.items()}, state
 
     def direction(self, name: str, grad: Tensor) -> Tensor:
-        key = _key(name)
+        key = module_key(name)
         # Transforms take views, which a gradient in channels-last layout does not allow.
         return self.transforms[key](grad.contiguous()) if key in self.transforms else grad
-
-
-def _key(name: str) -> str:
-    """A parameter's name as the name of a module, where no dots are allowed."""
-    return name.replace(".", "/")

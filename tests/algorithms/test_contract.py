@@ -43,9 +43,11 @@ ALGORITHMS: dict[str, Make] = {
     "meta-sgd": lambda: MetaSGD(conv4(), n_way=3, inner_lr=0.1, inner_steps=2),
     "leo": lambda: LEO(conv4(), n_way=3, latent_dim=4, inner_steps=2, finetune_steps=1),
     "leo-inductive": lambda: LEO(conv4("inductive"), n_way=3, latent_dim=4, inner_steps=2, finetune_steps=1),
-    "maml++": lambda: MAMLPlusPlus(conv4(), n_way=3, inner_lr=0.1, inner_steps=2),
-    "maml++-inductive": lambda: MAMLPlusPlus(conv4("inductive"), n_way=3, inner_lr=0.1, inner_steps=2),
-    "maml++-first-order": lambda: MAMLPlusPlus(conv4(), n_way=3, inner_lr=0.1, inner_steps=2, first_order_until=10),
+    "maml_plus_plus": lambda: MAMLPlusPlus(conv4(), n_way=3, inner_lr=0.1, inner_steps=2),
+    "maml_plus_plus-inductive": lambda: MAMLPlusPlus(conv4("inductive"), n_way=3, inner_lr=0.1, inner_steps=2),
+    "maml_plus_plus-first-order": lambda: MAMLPlusPlus(
+        conv4(), n_way=3, inner_lr=0.1, inner_steps=2, first_order_until=10
+    ),
     "meta-curvature": pytest.param(
         lambda: MetaCurvature(conv4(), n_way=3, inner_lr=0.1, inner_steps=2), marks=needs_learn2learn
     ),
@@ -60,7 +62,7 @@ ALGORITHMS: dict[str, Make] = {
     "mr-maml-weights": lambda: MRMAML(conv4(), n_way=3, decoder=MLP(4, [5]), inner_lr=0.1, inner_steps=2),
     "mr-maml-activations": lambda: MRMAML(conv4(), n_way=3, regularize="activations", inner_lr=0.1, inner_steps=2),
     "mr-maml-inductive": lambda: MRMAML(conv4("inductive"), n_way=3, inner_lr=0.1, inner_steps=2),
-    "mutual-exclusiveness": lambda: MutualExclusivenessMAML(
+    "mutual_exclusiveness": lambda: MutualExclusivenessMAML(
         conv4(), n_way=3, ratio=0.1, weight=0.1, inner_lr=0.1, inner_steps=2
     ),
     "protonet": lambda: ProtoNet(conv4()),

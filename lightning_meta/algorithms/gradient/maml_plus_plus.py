@@ -24,6 +24,7 @@ from lightning_meta.backbones import Backbone
 from lightning_meta.backbones.norm import batch_norm_layers, batch_statistics, support_statistics
 from lightning_meta.core import Batch, Episode, InnerOptimizer, LearnedSGD, Params, TaskOutput, unroll
 from lightning_meta.core.inner_loop import detach
+from lightning_meta.core.inner_optimizer import module_key
 
 
 class Path(NamedTuple):
@@ -129,13 +130,13 @@ class PerStepNorm(nn.Module):
         for name, layer in batch_norm_layers(learner).items():
             channels = len(layer.weight)
             if affine:
-                self.affine[_key(f"{name}.weight")] = nn.Parameter(torch.ones(steps + 1, channels))
-                self.affine[_key(f"{name}.bias")] = nn.Parameter(torch.zeros(steps + 1, channels))
+                self.affine[module_key(f"{name}.weight")] = nn.Parameter(torch.ones(steps + 1, channels))
+                self.affine[module_key(f"{name}.bias")] = nn.Parameter(torch.zeros(steps + 1, channels))
                 layer.requires_grad_(False)  # has no part in any result
             if averages:
                 layer.protocol = "per-step running"
-                self.register_buffer(_key(f"{name}.mean"), torch.zeros(steps + 1, channels))
-                self.register_buffer(_key(f"{name}.var"), torch.ones(steps + 1, channels))
+                self.register_buffer(module_key(f"{name}.mean"), torch.zeros(steps + 1, channels))
+                self.register_buffer(module_key(f"{name}.var"), torch.ones(steps + 1, channels))
 
     def at(self, step: int) -> Params:
         """Values after `step` inner steps, by their names in the learner."""
@@ -147,7 +148,7 @@ class PerStepNorm(nn.Module):
         if not self.averages:
             return {}
         seen = [batch_statistics(learner, detach(phi), support_x, batch_norm_layers(learner)) for phi in path]
-        return {_key(name): torch.stack([statistics[name] for statistics in seen]) for name in seen[0]}
+        return {module_key(name): torch.stack([statistics[name] for statistics in seen]) for name in seen[0]}
 
     def track(self, observed: Params) -> None:
         """Move the averages towards the mean over tasks of what was observed, `(T, steps + 1, C)`."""
@@ -172,11 +173,6 @@ class PerStep:
         moving = {name: value for name, value in params.items() if name not in norm}
         moved, inner = self.optimizer.update(grads, inner, moving)
         return moved | norm, (step + 1, inner)
-
-
-def _key(name: str) -> str:
-    """A parameter's name as a name within a module, where no dots are allowed."""
-    return name.replace(".", "/")
 
 
 def _name(key: str) -> str:
