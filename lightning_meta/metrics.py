@@ -44,8 +44,8 @@ class EpisodicMetric(Metric):
         return mean_and_ci95(self.total, self.total_of_squares, self.count)
 
 
-class EpisodicLoss(EpisodicMetric):
-    """Mean query loss."""
+class EpisodicMean(EpisodicMetric):
+    """Mean of a value that the hooks return: the query loss, or what they log."""
 
     name, mode = "loss", "min"
 

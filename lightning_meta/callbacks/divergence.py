@@ -9,9 +9,9 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from lightning_meta.callbacks.ranks import gather
 from lightning_meta.datamodules.episodes import EpisodeLoader
 from lightning_meta.errors import DivergenceError
+from lightning_meta.ranks import gather
 
 
 class Step(NamedTuple):

@@ -7,8 +7,8 @@ from typing import Any
 import pytorch_lightning as pl
 from torch import Tensor
 
-from lightning_meta.callbacks.ranks import gather
 from lightning_meta.callbacks.tables import write_csv
+from lightning_meta.ranks import gather
 
 
 class EpisodeTable(pl.Callback):

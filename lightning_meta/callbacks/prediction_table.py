@@ -6,8 +6,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from lightning_meta.callbacks.ranks import gather
 from lightning_meta.callbacks.tables import write_csv
+from lightning_meta.ranks import gather
 
 
 class PredictionTable(pl.Callback):

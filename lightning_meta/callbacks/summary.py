@@ -95,6 +95,7 @@ class RunSummary(pl.Callback):
             "data": data.name,
             "metric": name,
             **{key: trainer.callback_metrics[f"test/{key}"].item() for key in (name, f"{name}_ci95")},
+            "logs": _logged(trainer, name),
             "episodes": self.test_episodes,
             **data.shapes["test"]._asdict(),
             "episode_seed": data.seed,
@@ -113,6 +114,12 @@ class RunSummary(pl.Callback):
 
 def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
     return trainer.callbacks  # type: ignore[attr-defined]
+
+
+def _logged(trainer: pl.Trainer, metric: str) -> dict[str, float]:
+    """What the test measured beside the loss and the metric, by name."""
+    values = {name.removeprefix("test/"): v.item() for name, v in trainer.callback_metrics.items() if "test/" in name}
+    return {name: value for name, value in values.items() if name.removesuffix("_ci95") not in (metric, "loss")}
 
 
 def _outer_steps(trainer: pl.Trainer) -> int | None:
@@ -165,8 +172,14 @@ def _render(result: dict[str, Any], files: dict[str, str]) -> str:
     if result["fit_seconds"] is not None:
         rate = f" ({result['episodes_per_s']:.0f} episodes/s)" if result["episodes_per_s"] else ""
         time = f"fit {result['fit_seconds']:.0f} s{rate}, {time}"
+    logs = {
+        key: f"{value:.4f}" + (f" ± {result['logs'][f'{key}_ci95']:.4f}" if f"{key}_ci95" in result["logs"] else "")
+        for key, value in result["logs"].items()
+        if not key.endswith("_ci95")
+    }
     lines = {
         f"test {name}": f"{score}   (95 % CI over {result['episodes']} episodes)",
+        **logs,
         "episodes": f"{shape}; seed {result['episode_seed']}",
         "protocol": protocol,
         "trained": f"{result['outer_steps'] or 0} outer steps",
@@ -174,5 +187,6 @@ def _render(result: dict[str, Any], files: dict[str, str]) -> str:
         **files,
     }
     title = f"{result['experiment']}: {result['algorithm']} on {result['data']}"
-    body = "\n".join(f"  {key:<11}{text}" for key, text in lines.items())
+    width = max(map(len, lines)) + 1
+    body = "\n".join(f"  {key:<{width}}{text}" for key, text in lines.items())
     return f"\n{title}\n{'-' * len(title)}\n{body}\n"

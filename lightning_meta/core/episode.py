@@ -28,7 +28,8 @@ class TaskOutput(NamedTuple):
     """What `query_loss` returns for one task.
 
     `loss` (scalar) is the quantity whose gradient is the meta-update; `preds` are the predictions for the query set
-    (logits `(Q, N)` or regression values shaped like `query.y`); `logs` are further scalars to log by name.
+    (logits `(Q, N)`, or regression values shaped like `query.y`; what the module's metric reads); `logs` are further
+    scalars by name: their mean is logged in training, their mean with its confidence interval in evaluation.
     """
 
     loss: Tensor

@@ -73,6 +73,7 @@ class EpisodicDataModule(pl.LightningDataModule):
         self.eval_meta_batch_size, self.seed = eval_meta_batch_size, seed
         self.num_workers, self.on_device = num_workers, on_device
         self.sources: dict[Split, TaskSource] = {}
+        self.support_as_stream = False
         for name in ("meta_batch_size", "steps_per_epoch", "val_episodes", "test_episodes", "eval_meta_batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
@@ -91,6 +92,7 @@ class EpisodicDataModule(pl.LightningDataModule):
         raise NotImplementedError
 
     def setup(self, stage: str) -> None:
+        self.support_as_stream = False  # the next algorithm may want ordinary episodes
         splits: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
         for split in splits.get(stage, ("test",)):
             if split not in self.sources:
@@ -98,9 +100,21 @@ class EpisodicDataModule(pl.LightningDataModule):
                 if self.on_device and self.trainer:
                     self.sources[split] = self.sources[split].to(self.trainer.strategy.root_device)
 
+    def stream_support(self) -> None:
+        """From now on, put each support set in a random order that belongs to its episode.
+
+        For algorithms that read it one example after another, which call this in their `setup`: otherwise the examples
+        of a class stand side by side. It holds until the datamodule's next `setup`.
+        """
+        self.support_as_stream = True
+
+    def source(self, split: Split) -> TaskSource:
+        """What a split's episodes are drawn from (after `setup`)."""
+        return self.sources[split]
+
     def dataset(self, split: Split) -> EpisodeDataset:
         """The split's episodes as an indexed collection (after `setup`)."""
-        return EpisodeDataset(self.sources[split], self.shapes[split], self.seed, split)
+        return EpisodeDataset(self.source(split), self.shapes[split], self.seed, split, self.support_as_stream)
 
     def train_dataloader(self) -> EpisodeLoader:
         rank, world_size = self._rank_and_world_size()

@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any, Literal, cast
 
 from lightning_meta.datamodules.base import EpisodicDataModule
-from lightning_meta.datamodules.episodes import ClassBank, EpisodeDataset, Labels, Split, TaskAugmentation
+from lightning_meta.datamodules.episodes import ClassBank, Labels, Split, TaskAugmentation
 from lightning_meta.errors import ConfigError
 
 
@@ -72,13 +72,10 @@ class ClassificationDataModule(EpisodicDataModule):
 
     def n_classes(self, split: Split) -> int:
         """The number of classes of a split (after `setup`)."""
-        return len(self.bank(split).size)
+        return len(self.source(split).size)
 
-    def bank(self, split: Split) -> ClassBank:
+    def source(self, split: Split) -> ClassBank:
         """The classes of a split with the options that hold for it (after `setup`)."""
         labels: Labels = "class" if split in self.labelled_by_class else self.labels
         augmentation = self.task_augmentation if split == "train" else ()
         return replace(cast(ClassBank, self.sources[split]), labels=labels, augmentation=augmentation)
-
-    def dataset(self, split: Split) -> EpisodeDataset:
-        return EpisodeDataset(self.bank(split), self.shapes[split], self.seed, split)

@@ -20,6 +20,7 @@ Split = Literal["train", "val", "test"]
 Labels = Literal["shuffled", "fixed", "class"]
 TaskAugmentation = Literal["rotate", "mix"]
 STREAM = {"train": 0, "val": 1, "test": 2}  # which stream of random numbers a split draws from
+ORDER = 1000  # of a support set; the smaller indices of an episode's keys are its source's
 
 
 class EpisodeShape(NamedTuple):
@@ -179,15 +180,28 @@ def quarter_turns(images: Tensor, turns: Tensor) -> Tensor:
 
 
 class EpisodeDataset(Dataset[Episode]):
-    """The endless list of a split's episodes. Any index is valid; the loader decides which ones are visited."""
+    """The endless list of a split's episodes. Any index is valid; the loader decides which ones are visited.
 
-    def __init__(self, source: TaskSource, shape: EpisodeShape, seed: int, split: Split) -> None:
+    `support_as_stream` puts each support set in a random order, which belongs to the episode as its images do.
+    """
+
+    def __init__(
+        self, source: TaskSource, shape: EpisodeShape, seed: int, split: Split, support_as_stream: bool = False
+    ) -> None:
         source.check(shape)
         self.source, self.shape, self.seed, self.split = source, shape, seed, split
+        self.support_as_stream = support_as_stream
 
     def __getitems__(self, ids: Sequence[int]) -> Episode:
         """The episodes `ids` as one meta-batch."""
-        return self.source.sample(episode_keys(self.seed, STREAM[self.split], ids), self.shape)
+        keys = episode_keys(self.seed, STREAM[self.split], ids)
+        episode = self.source.sample(keys, self.shape)
+        if not self.support_as_stream:
+            return episode
+        size = episode.support.y.shape[1]
+        order_TS = torch.from_numpy(choose(subkeys(keys, [ORDER])[..., 0], size, size)).to(episode.support.y.device)
+        rows_T1 = torch.arange(len(ids), device=order_TS.device)[:, None]
+        return episode._replace(support=Batch(*(leaf[rows_T1, order_TS] for leaf in episode.support)))
 
     def __getitem__(self, index: int) -> Episode:
         """Episode `index` alone, without a task axis."""

@@ -19,7 +19,8 @@ from lightning_meta.datamodules.base import EpisodicDataModule
 from lightning_meta.datamodules.episodes import EpisodeShape, Split
 from lightning_meta.datamodules.sampling import episode_keys
 from lightning_meta.errors import ConfigError
-from lightning_meta.metrics import EpisodicAccuracy, EpisodicLoss, EpisodicMetric
+from lightning_meta.metrics import EpisodicAccuracy, EpisodicMean, EpisodicMetric
+from lightning_meta.ranks import gather
 
 Adapted = TypeVar("Adapted")
 MetaOptimizer = Callable[[Iterable], Optimizer]
@@ -56,7 +57,7 @@ class EpisodicModule(pl.LightningModule, Generic[Adapted]):
         self.task_mode, self.task_chunk_size = task_mode, task_chunk_size
         self.metric = metric or EpisodicAccuracy()
         self.eval_metrics = nn.ModuleDict(
-            {split: nn.ModuleDict({"loss": EpisodicLoss(), self.metric.name: self.metric.clone()}) for split in EVAL}
+            {split: nn.ModuleDict({"loss": EpisodicMean(), self.metric.name: self.metric.clone()}) for split in EVAL}
         )
         self._save_plain_hyperparameters()
 
@@ -118,9 +119,13 @@ class EpisodicModule(pl.LightningModule, Generic[Adapted]):
     def _evaluate(self, tasks: Episode, split: str) -> dict[str, Tensor]:
         """Update the split's metrics; return the values of each episode, `(T,)`, by name."""
         out = self.play(tasks)
-        values = {"loss": out.loss, self.metric.name: self.metric.per_episode(out.preds, tasks.query.y)}
-        for name, metric in self._metrics(split).items():
-            metric.update(values[name])
+        score = self.metric.per_episode(out.preds, tasks.query.y)
+        values = {"loss": out.loss, self.metric.name: score, **out.logs}
+        metrics = self._metrics(split)
+        for name, value in values.items():
+            if name not in metrics:
+                metrics[name] = EpisodicMean().to(self.device)
+            metrics[name].update(value)
         return values
 
     def on_validation_epoch_end(self) -> None:
@@ -130,14 +135,17 @@ class EpisodicModule(pl.LightningModule, Generic[Adapted]):
         self._log_metrics("test")
 
     def _log_metrics(self, split: str) -> None:
-        for name, metric in self._metrics(split).items():
+        metrics = self._metrics(split)
+        # A rank without episodes does not know what the hooks log; computing communicates, so every rank must do it.
+        for name in dict.fromkeys(name for names in gather([*metrics]) for name in names):
+            metric = metrics[name] if name in metrics else EpisodicMean().to(self.device)
             mean, ci95 = metric.compute()  # summed over ranks by torchmetrics
             metric.reset()
             self.log(f"{split}/{name}", mean.float(), prog_bar=name == self.metric.name)
             self.log(f"{split}/{name}_ci95", ci95.float())
 
     def _metrics(self, split: str) -> dict[str, EpisodicMetric]:
-        return dict(cast(nn.ModuleDict, self.eval_metrics[split]).items())  # type: ignore[arg-type]
+        return cast(dict[str, EpisodicMetric], self.eval_metrics[split])
 
     def _log(self, values: dict[str, Tensor], tasks: Episode, **options: Any) -> None:
         n_global = len(tasks.query.y) * self.trainer.world_size
