@@ -46,9 +46,14 @@ def row(result: dict[str, Any], paper: str = "-") -> str:
 
 def options(command: str) -> str:
     """What a command changes in its experiment: its options, without those of `PLACES`."""
+    return shlex.join(word for pair in settings(command) if pair[0] not in PLACES for word in pair)
+
+
+def settings(command: str) -> list[tuple[str, str]]:
+    """The options of a command with their values, whether written `--key value` or `--key=value`."""
     _, _, _, _, *words = shlex.split(command)  # python -m lightning_meta fit
-    pairs = zip(words[::2], words[1::2], strict=True)
-    return shlex.join(word for pair in pairs if pair[0] not in PLACES for word in pair)
+    parts = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    return list(zip(parts[::2], parts[1::2], strict=True))
 
 
 def paper_figure(config: Path) -> str:
