@@ -1,5 +1,6 @@
 """The four-block convolutional network of few-shot learning (Vinyals et al. 2016, arXiv:1606.04080)."""
 
+from math import prod
 from typing import Literal
 
 import torch
@@ -19,6 +20,8 @@ class Conv4(Backbone):
         downsample: `max` pools 2x2 after the ReLU and flattens the last map (Prototypical Networks, MAML on
             mini-ImageNet); `stride` convolves with stride 2 and averages the last map (MAML on Omniglot), about four
             times fewer operations.
+        halvings: how many blocks, the first ones, halve the resolution; Relation Networks compare larger maps and have
+            2. Features are maps of the shape `map_shape`, flattened.
         norm: whose statistics normalise, see `EpisodicBatchNorm2d`.
         channels_last: keep weights channels last in memory: about 1.3 times as fast on a CPU where tasks share the
             weights (60-way ProtoNet step, 2 cores), no gain where each task has its own (MAML).
@@ -34,25 +37,31 @@ class Conv4(Backbone):
         downsample: Literal["max", "stride"] = "max",
         norm: NormProtocol = "transductive",
         channels_last: bool = False,
+        halvings: int = 4,
     ) -> None:
         super().__init__()
         strided = downsample == "stride"
         blocks: list[nn.Module] = []
         size = image_size
-        for channels in (in_channels, hidden, hidden, hidden):
-            conv = nn.Conv2d(channels, hidden, 3, stride=2 if strided else 1, padding=1, bias=False)
+        for block, channels in enumerate((in_channels, hidden, hidden, hidden)):
+            halves = block < halvings
+            conv = nn.Conv2d(channels, hidden, 3, stride=2 if strided and halves else 1, padding=1, bias=False)
             nn.init.xavier_uniform_(conv.weight)
-            halve = [] if strided else [nn.MaxPool2d(2)]
-            blocks.append(nn.Sequential(conv, EpisodicBatchNorm2d(hidden, norm), nn.ReLU(), *halve))
-            size = (size + 1) // 2 if strided else size // 2
+            pool = [nn.MaxPool2d(2)] if halves and not strided else []
+            blocks.append(nn.Sequential(conv, EpisodicBatchNorm2d(hidden, norm), nn.ReLU(), *pool))
+            if halves:
+                size = (size + 1) // 2 if strided else size // 2
         if size < 1:
-            raise ValueError(f"image_size={image_size} is too small for four halvings; at least 16 is needed.")
+            raise ValueError(
+                f"image_size={image_size} is too small for {halvings} halvings; at least {2**halvings} is needed."
+            )
         self.blocks = nn.Sequential(*blocks)
         self.pool = nn.AdaptiveAvgPool2d(1) if strided else nn.Identity()
         if channels_last:
             self.to(memory_format=torch.channels_last)
         self.in_shape = (in_channels, image_size, image_size)
-        self.out_features = hidden if strided else hidden * size * size
+        self.map_shape = (hidden, 1, 1) if strided else (hidden, size, size)
+        self.out_features = prod(self.map_shape)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(B, in_channels, image_size, image_size)` to features `(B, out_features)`."""

@@ -1,0 +1,109 @@
+"""Matching Networks: the label of a query is a sum of the support's labels, weighted by attention.
+
+Vinyals, Blundell, Lillicrap, Kavukcuoglu, Wierstra: "Matching Networks for One Shot Learning" (2016), arXiv:1606.04080.
+Full context embeddings are those of the paper's appendix A.
+
+Deviations: cosines are multiplied by a scale (the paper's is 1) before the softmax. Support and query share one
+backbone (the paper's f' and g' may differ) and are embedded in two passes, so in training each is normalised by its own
+statistics. The attention LSTM starts from zeros, where the paper says nothing. No fine-tuning on the test task.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from lightning_meta.backbones import Backbone, support_statistics
+from lightning_meta.backbones.recurrent import LSTMCell
+from lightning_meta.core import Batch, Params, TaskOutput
+from lightning_meta.core.prototypes import cosine_similarities, exclude_absent
+from lightning_meta.errors import ConfigError
+from lightning_meta.modules import EpisodicModule, StreamModule
+
+
+class EmbeddedSupport(NamedTuple):
+    """Features of the support `(S, D)`, its labels `(S,)`, and statistics for the query's normalisation."""
+
+    features: Tensor
+    labels: Tensor
+    statistics: Params
+
+
+class MatchingNet(EpisodicModule[EmbeddedSupport]):
+    """Attention over the support set: softmax of the scaled cosines between a query and all support examples.
+
+    The way is read from the episode, so it may differ between training and testing.
+
+    Args:
+        backbone: the embedding.
+        scale: of the cosines.
+        **kwargs: of `EpisodicModule`.
+    """
+
+    def __init__(self, backbone: Backbone, scale: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.backbone, self.scale = backbone, scale
+
+    def embed_support(self, features_SD: Tensor) -> Tensor:
+        """The paper's g, from the features g' of the backbone."""
+        return features_SD
+
+    def embed_query(self, features_QD: Tensor, support_SD: Tensor) -> Tensor:
+        """The paper's f, from the features f' of the backbone and the embedded support set."""
+        return features_QD
+
+    def adapt(self, support: Batch) -> EmbeddedSupport:
+        statistics = support_statistics(self.backbone, {}, support.x)
+        return EmbeddedSupport(self.embed_support(self.backbone(support.x)), support.y, statistics)
+
+    def query_loss(self, support: EmbeddedSupport, query: Batch) -> TaskOutput:
+        features_QD = functional_call(self.backbone, support.statistics, (query.x,))
+        features_QD = self.embed_query(features_QD, support.features)
+        log_attention_QS = (self.scale * cosine_similarities(features_QD, support.features)).log_softmax(1)
+        log_probs_QC = sum_by_class(log_attention_QS, support.labels)
+        return TaskOutput(F.nll_loss(log_probs_QC, query.y), log_probs_QC)
+
+
+class FullContextMatchingNet(MatchingNet, StreamModule[EmbeddedSupport]):
+    """Matching Networks in which support and query are embedded in the context of the whole support set.
+
+    The support is read forwards and backwards as a sequence, so its order has an influence.
+
+    Args:
+        backbone, scale: of `MatchingNet`.
+        processing_steps: how often a query attends to the support before it is compared with it (the paper's K).
+        **kwargs: of `EpisodicModule`.
+    """
+
+    def __init__(self, backbone: Backbone, scale: float = 1.0, processing_steps: int = 5, **kwargs: Any) -> None:
+        super().__init__(backbone, scale, **kwargs)
+        if processing_steps < 1:
+            raise ConfigError(f"processing_steps={processing_steps} must be at least 1; without any, take MatchingNet.")
+        self.processing_steps, size = processing_steps, backbone.out_features
+        self.forwards, self.backwards = LSTMCell(size, size), LSTMCell(size, size)
+        # What is read is an input of its own: the same as the paper's concatenation of it with the recurrent state.
+        self.attention = LSTMCell(2 * size, size)
+
+    def embed_support(self, features_SD: Tensor) -> Tensor:
+        forwards_SD = self.forwards.unroll(features_SD)
+        backwards_SD = self.backwards.unroll(features_SD.flip(0)).flip(0)
+        return forwards_SD + backwards_SD + features_SD
+
+    def embed_query(self, features_QD: Tensor, support_SD: Tensor) -> Tensor:
+        h_QD = c_QD = torch.zeros_like(features_QD)
+        for _ in range(self.processing_steps):
+            read_QD = (h_QD @ support_SD.T).softmax(1) @ support_SD
+            h_QD, c_QD = self.attention(torch.cat([features_QD, read_QD], dim=1), (h_QD, c_QD))
+            h_QD = h_QD + features_QD
+        return h_QD
+
+
+def sum_by_class(log_weights_QS: Tensor, labels_S: Tensor) -> Tensor:
+    """Logarithm of the summed weights of each class, `(Q, C)`; -inf for class slots without examples."""
+    belongs_SC = F.one_hot(labels_S, len(labels_S)).bool()
+    # Not -inf: for a class without examples the backward pass would have nan, which anomaly detection stops at.
+    lowest = torch.finfo(log_weights_QS.dtype).min
+    log_sums_QC = torch.where(belongs_SC, log_weights_QS[:, :, None], lowest).logsumexp(1)
+    return exclude_absent(log_sums_QC, belongs_SC.any(0))

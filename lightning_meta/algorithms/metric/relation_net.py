@@ -1,0 +1,117 @@
+"""Relation Networks: learn the comparison itself, a network that scores how well a query fits a class.
+
+Sung, Yang, Zhang, Xiang, Torr, Hospedales: "Learning to Compare: Relation Network for Few-Shot Learning" (2018),
+arXiv:1711.06025.
+
+Deviations: all convolutions are padded, so that maps of 28x28 images are 7x7 and not 5x5 as in the authors' code, and
+have no bias (normalisation cancels it). Initial values are not those of the authors' code, and gradients are clipped
+only if the trainer does it. That code normalises by the batch at hand in testing too (`norm: transductive`); whose
+statistics are used here is a setting.
+"""
+
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from lightning_meta.backbones import Backbone, EpisodicBatchNorm2d, support_statistics
+from lightning_meta.backbones.norm import NormProtocol
+from lightning_meta.core import Batch, Params, TaskOutput
+from lightning_meta.core.prototypes import class_means, exclude_absent
+from lightning_meta.modules import EpisodicModule
+
+
+class ClassMaps(NamedTuple):
+    """For each support example the summed maps of its class `(S, D, H, W)` and its label `(S,)`.
+
+    With them statistics for the query's normalisation in the backbone and in the relation module.
+    """
+
+    maps: Tensor
+    labels: Tensor
+    backbone: Params
+    relation: Params
+
+
+class RelationNet(EpisodicModule[ClassMaps]):
+    """A convolutional network scores pairs of a query and a class by their feature maps, side by side in depth.
+
+    The way is read from the episode, so it may differ between training and testing. Class slots are the support
+    examples: each stands for its class. So in K-shot episodes every pair is there K times, which changes neither the
+    mean loss nor batch statistics, and there are no pairs with absent classes, which would.
+
+    Args:
+        backbone: the embedding. Its features are read as maps of the shape `backbone.map_shape` if it has one (see
+            `Conv4`), otherwise as maps of one pixel.
+        hidden: filters of the relation module's two convolutions.
+        hidden_linear: units between its two linear layers.
+        norm: whose statistics normalise in the relation module, see `EpisodicBatchNorm2d`. For `inductive` they are
+            those of all pairs of a support example and a class.
+        **kwargs: of `EpisodicModule`.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        hidden: int = 64,
+        hidden_linear: int = 8,
+        norm: NormProtocol = "transductive",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.backbone = backbone
+        self.map_shape = getattr(backbone, "map_shape", (backbone.out_features, 1, 1))
+        channels, height, width = self.map_shape
+        self.compare = nn.Conv2d(2 * channels, hidden, 3, padding=1, bias=False)
+        pools: list[nn.Module] = []
+        for _ in range(2):
+            kernel = (min(2, height), min(2, width))  # a map of one pixel stays as it is
+            height, width = height // kernel[0], width // kernel[1]
+            pools.append(nn.MaxPool2d(kernel))
+        self.relation = nn.Sequential(
+            EpisodicBatchNorm2d(hidden, norm),
+            nn.ReLU(),
+            pools[0],
+            nn.Conv2d(hidden, hidden, 3, padding=1, bias=False),
+            EpisodicBatchNorm2d(hidden, norm),
+            nn.ReLU(),
+            pools[1],
+            nn.Flatten(),
+            nn.Linear(hidden * height * width, hidden_linear),
+            nn.ReLU(),
+            nn.Linear(hidden_linear, 1),
+        )
+
+    def embed(self, x: Tensor, statistics: Params) -> Tensor:
+        return functional_call(self.backbone, statistics, (x,)).unflatten(1, self.map_shape)
+
+    def pairs(self, maps_QDHW: Tensor, class_maps_SDHW: Tensor) -> Tensor:
+        """The first convolution of all pairs' concatenated maps, `(Q * S, hidden, H, W)`.
+
+        A convolution is linear, so it is applied to each map once, with its half of the weights, and pairs are sums.
+        """
+        for_class, for_query = self.compare.weight.chunk(2, dim=1)
+        from_class = F.conv2d(class_maps_SDHW, for_class, padding=1)
+        from_query = F.conv2d(maps_QDHW, for_query, padding=1)
+        return (from_query[:, None] + from_class).flatten(0, 1)
+
+    def adapt(self, support: Batch) -> ClassMaps:
+        maps_SDHW = self.embed(support.x, {})
+        same_SS = (support.y[:, None] == support.y).to(maps_SDHW.dtype)
+        class_maps_SDHW = (same_SS @ maps_SDHW.flatten(1)).view_as(maps_SDHW)
+        return ClassMaps(
+            class_maps_SDHW,
+            support.y,
+            support_statistics(self.backbone, {}, support.x),
+            support_statistics(self.relation, {}, self.pairs(maps_SDHW, class_maps_SDHW)),
+        )
+
+    def query_loss(self, classes: ClassMaps, query: Batch) -> TaskOutput:
+        """Mean squared error of the relation scores; predictions are the scores before their sigmoid."""
+        pairs = self.pairs(self.embed(query.x, classes.backbone), classes.maps)
+        logits_QS = functional_call(self.relation, classes.relation, (pairs,)).view(len(query.y), -1)
+        same_QS = query.y[:, None] == classes.labels
+        loss = F.mse_loss(logits_QS.sigmoid(), same_QS.to(logits_QS.dtype))
+        logits_CQ, present_C = class_means(logits_QS.T, classes.labels)
+        return TaskOutput(loss, exclude_absent(logits_CQ.T, present_C))

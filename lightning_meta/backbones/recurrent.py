@@ -1,0 +1,45 @@
+"""Recurrent cells in plain operations: the fused ones have no second derivative."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LSTMState = tuple[Tensor, Tensor]
+
+
+class LSTMCell(nn.Module):
+    """One step of an LSTM. Its parameters have the names, shapes, order of gates and initial values of `nn.LSTMCell`'s.
+
+    Shape letters: `B` examples (any number of axes), `I` inputs, `H` hidden units, `L` length of a sequence.
+    """
+
+    def __init__(self, in_features: int, hidden: int) -> None:
+        super().__init__()
+        self.hidden = hidden
+        bound = hidden**-0.5
+        self.weight_ih = nn.Parameter(torch.empty(4 * hidden, in_features).uniform_(-bound, bound))
+        self.weight_hh = nn.Parameter(torch.empty(4 * hidden, hidden).uniform_(-bound, bound))
+        self.bias_ih = nn.Parameter(torch.empty(4 * hidden).uniform_(-bound, bound))
+        self.bias_hh = nn.Parameter(torch.empty(4 * hidden).uniform_(-bound, bound))
+
+    def zero_state(self, x_BI: Tensor) -> LSTMState:
+        """Where a sequence starts that has `x_BI` among its inputs: hidden and cell state `(B, H)` of zeros."""
+        zeros_BH = x_BI.new_zeros(*x_BI.shape[:-1], self.hidden)
+        return zeros_BH, zeros_BH
+
+    def forward(self, x_BI: Tensor, state: LSTMState) -> LSTMState:
+        """The next hidden and cell state, each `(B, H)`."""
+        h_BH, c_BH = state
+        gates = F.linear(x_BI, self.weight_ih, self.bias_ih) + F.linear(h_BH, self.weight_hh, self.bias_hh)
+        input_BH, forget_BH, candidate_BH, output_BH = gates.chunk(4, dim=-1)
+        c_BH = forget_BH.sigmoid() * c_BH + input_BH.sigmoid() * candidate_BH.tanh()
+        return output_BH.sigmoid() * c_BH.tanh(), c_BH
+
+    def unroll(self, x_LBI: Tensor) -> Tensor:
+        """The hidden states `(L, B, H)` after each input of a sequence that is read from a state of zeros."""
+        state = self.zero_state(x_LBI[0])
+        hidden: list[Tensor] = []
+        for x_BI in x_LBI:
+            state = self(x_BI, state)
+            hidden.append(state[0])
+        return torch.stack(hidden)

@@ -1,0 +1,52 @@
+"""Recurrent cells in plain operations against torch's fused ones."""
+
+import torch
+from torch import nn
+from torch.func import functional_call, grad, jacrev, vmap
+
+from lightning_meta.backbones.recurrent import LSTMCell
+
+
+def test_a_step_equals_that_of_torch_in_value_and_gradient() -> None:
+    cell, fused = LSTMCell(3, 4).double(), nn.LSTMCell(3, 4).double()
+    fused.load_state_dict(cell.state_dict())
+    x, h, c = (torch.randn(5, size, dtype=torch.float64) for size in (3, 4, 4))
+    steps = [step(x, (h, c)) for step in (cell, fused)]
+    torch.testing.assert_close(*steps, rtol=1e-12, atol=1e-12)
+    gradients = []
+    for step, (hidden, memory) in zip((cell, fused), steps, strict=True):
+        (hidden.square().sum() + memory.sum()).backward()
+        gradients.append({name: parameter.grad for name, parameter in step.named_parameters()})
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+
+
+def test_initial_values_are_spread_as_torch_s() -> None:
+    cell, fused = LSTMCell(30, 100), nn.LSTMCell(30, 100)
+    for name, parameter in fused.named_parameters():
+        torch.testing.assert_close(cell.get_parameter(name).abs().max(), parameter.abs().max(), rtol=0.05, atol=0)
+        torch.testing.assert_close(cell.get_parameter(name).std(), parameter.std(), rtol=0.1, atol=0)
+
+
+def test_a_sequence_equals_torch_s_lstm_under_vmap() -> None:
+    cell, fused = LSTMCell(3, 4).double(), nn.LSTM(3, 4).double()
+    fused.load_state_dict({f"{name}_l0": value for name, value in cell.state_dict().items()})
+    x_LBI = torch.randn(6, 5, 3, dtype=torch.float64)
+    torch.testing.assert_close(vmap(cell.unroll, 1, 1)(x_LBI), fused(x_LBI)[0], rtol=1e-12, atol=1e-12)
+
+
+def test_second_derivatives_equal_finite_differences() -> None:
+    cell = LSTMCell(2, 2).double()
+    x, params = torch.randn(3, 2, dtype=torch.float64), dict(cell.named_parameters())
+
+    def output(bias: torch.Tensor) -> torch.Tensor:
+        state = cell.zero_state(x)
+        for _ in range(2):
+            state = functional_call(cell, params | {"bias_hh": bias}, (x, state))
+        return state[0].square().sum()
+
+    bias, step = params["bias_hh"].detach(), 1e-5
+    rows = [
+        (grad(output)(bias + step * e) - grad(output)(bias - step * e)) / (2 * step)
+        for e in torch.eye(8, dtype=torch.float64)
+    ]
+    torch.testing.assert_close(jacrev(grad(output))(bias), torch.stack(rows), rtol=1e-6, atol=1e-9)
