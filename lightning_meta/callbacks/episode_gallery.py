@@ -12,7 +12,7 @@ from lightning_meta.viz import episode_gallery
 class EpisodeGallery(Pictures):
     """Pictures `episode_0`, `episode_1`, ...: support and query images of test episodes with the predictions.
 
-    For image classification; other tasks are skipped without a word.
+    For image classification; other tasks, such as texts, are skipped without a word.
 
     Args:
         episodes: how many test episodes.

@@ -37,7 +37,8 @@ class EpisodeTable(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         loader: Any = trainer.test_dataloaders  # one EpisodeLoader
-        self.batches.append((loader.ids_of_batch(batch_idx), outputs))
+        values = {name: value for name, value in outputs.items() if name != "preds"}
+        self.batches.append((loader.ids_of_batch(batch_idx), values))
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         mine = [row for ids, values in self.batches for row in _rows(ids, values)]

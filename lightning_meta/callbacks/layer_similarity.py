@@ -29,7 +29,7 @@ class LayerSimilarity(Pictures):
 
     The layers are the head and the children of the backbone that have parameters; a child that is an `nn.Sequential`
     stands for its own children, each with the activation that follows it (the blocks of Conv4 and of ResNet-12, the
-    hidden layers of an MLP).
+    hidden layers of an MLP), and so does an `nn.ModuleList` (the convolutions of TextCNN, before their activation).
 
     For algorithms that have `eval_inner_steps` and a `learner`, a backbone followed by a head, which `query_loss` runs
     once: MAML and its relatives. Before adaptation means with `eval_inner_steps=0`. Others, such as ProtoNet, are
@@ -71,7 +71,7 @@ def layers_of(backbone: nn.Module, head: nn.Module) -> dict[str, nn.Module]:
     """
     layers: dict[str, nn.Module] = {}
     for name, child in backbone.named_children():
-        if not isinstance(child, nn.Sequential):
+        if not isinstance(child, nn.Sequential | nn.ModuleList):
             layers |= {name: child} if has_parameters(child) else {}
             continue
         layer = None

@@ -13,7 +13,7 @@ from lightning_meta.ranks import gather
 class PredictionTable(pl.Callback):
     """Write `<log_dir>/predictions.csv` after `predict`: episode, query (its place in the episode), target, prediction.
 
-    A prediction is the class with the largest logit, or the regression value.
+    A prediction is the class with the largest logit, the regression value, or the mean of a predicted distribution.
     """
 
     def __init__(self) -> None:
@@ -32,6 +32,8 @@ class PredictionTable(pl.Callback):
         targets = batch.query.y
         classification = not torch.is_floating_point(targets)
         predictions = outputs.argmax(-1) if classification else outputs
+        if predictions.ndim > targets.ndim:  # means and standard deviations
+            predictions = predictions[..., 0]
         for episode, target, prediction in zip(loader.ids_of_batch(batch_idx), targets, predictions, strict=True):
             pairs = zip(target.flatten().tolist(), prediction.flatten().tolist(), strict=True)
             self.rows += [

@@ -117,7 +117,7 @@ class EpisodicModule(pl.LightningModule, Generic[Adapted]):
         return self.play(tasks).preds
 
     def _evaluate(self, tasks: Episode, split: str) -> dict[str, Tensor]:
-        """Update the split's metrics; return the values of each episode, `(T,)`, by name."""
+        """Update the split's metrics; return the values of each episode, `(T,)`, by name, and the predictions."""
         out = self.play(tasks)
         score = self.metric.per_episode(out.preds, tasks.query.y)
         values = {"loss": out.loss, self.metric.name: score, **out.logs}
@@ -126,7 +126,7 @@ class EpisodicModule(pl.LightningModule, Generic[Adapted]):
             if name not in metrics:
                 metrics[name] = EpisodicMean().to(self.device)
             metrics[name].update(value)
-        return values
+        return {**values, "preds": out.preds}
 
     def on_validation_epoch_end(self) -> None:
         self._log_metrics("val")
@@ -174,12 +174,19 @@ class EpisodicModule(pl.LightningModule, Generic[Adapted]):
                 self.check_task(datamodule.shapes[split], split)
 
     def _check_input(self, datamodule: EpisodicDataModule, split: Split) -> None:
-        expected = getattr(getattr(self, "backbone", None), "in_shape", None)
+        backbone = getattr(self, "backbone", None)
+        expected = getattr(backbone, "in_shape", None)
         found = tuple(datamodule.dataset(split)[0].support.x.shape[1:])
         if expected is not None and expected not in (found, (prod(found),)):
             raise ConfigError(
                 f"the backbone expects inputs of shape {expected}, but {type(datamodule).__name__} has {found}; set "
-                "the backbone's in_channels and image_size (or in_features) to match."
+                "the backbone's in_channels and image_size (or in_features) to match. Texts need a backbone for texts."
+            )
+        rows, ids = (getattr(owner, "vocabulary", None) for owner in (backbone, datamodule))
+        if rows is not None and ids is not None and rows < ids:
+            raise ConfigError(
+                f"the backbone has vectors for vocabulary={rows} token ids, but {type(datamodule).__name__} has "
+                f"{ids}; set both to the same number."
             )
 
 

@@ -11,11 +11,16 @@ from lightning_meta.viz.style import BLUE, GREY, SMALL, VERMILLION, new_figure, 
 class Compared(Protocol):
     """One method; halves of 95 % intervals end with `_ci95`."""
 
-    method: str
-    mean: float
-    ci95: float
-    difference: float | None
-    difference_ci95: float | None
+    @property
+    def method(self) -> str: ...
+    @property
+    def mean(self) -> float: ...
+    @property
+    def ci95(self) -> float: ...
+    @property
+    def difference(self) -> float | None: ...
+    @property
+    def difference_ci95(self) -> float | None: ...
 
 
 def comparison(table: Sequence[Compared], metric: str) -> Figure:

@@ -1,0 +1,78 @@
+"""Calibration against torchmetrics, in real, tiny tests of the Trainer."""
+
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import CSVLogger
+from torch import Tensor, nn
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from lightning_meta.algorithms import MAML, ProtoNet
+from lightning_meta.backbones import MLP
+from lightning_meta.callbacks import Calibration, EpisodeTable, RunSummary
+from lightning_meta.callbacks.calibration import bin_sums, expected_calibration_error
+from lightning_meta.datamodules import Sinusoid
+from lightning_meta.metrics import EpisodicMSE
+from tests.conftest import blobs
+
+
+def trainer(folder: Path, *callbacks: pl.Callback) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator="cpu", inference_mode=False, logger=CSVLogger(folder, name="", version=""),
+        callbacks=list(callbacks), enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+
+
+def random_predictions(n: int = 400) -> tuple[Tensor, Tensor]:
+    """Logits of four classes that know something of the targets; some of a fifth class, which does not exist."""
+    targets = torch.randint(4, (n,))
+    logits = 2 * torch.randn(n, 5) + 2 * nn.functional.one_hot(targets, 5)
+    logits[:, 4] = -torch.inf
+    return logits.double(), targets
+
+
+@pytest.mark.parametrize("bins", [15, 4])
+def test_equals_torchmetrics_and_adds_up_over_batches(bins: int) -> None:
+    logits, targets = random_predictions()
+    parts = [bin_sums(logits[i : i + 90], targets[i : i + 90], bins) for i in range(0, 400, 90)]
+    sums = torch.stack(parts).sum(0)
+    probabilities = logits.softmax(-1)[:, :4]
+    expected = multiclass_calibration_error(probabilities, targets, 4, n_bins=bins, norm="l1")
+    assert expected > 0.02
+    torch.testing.assert_close(expected_calibration_error(sums), expected, check_dtype=False)
+    assert sums[0].sum() == 400
+    torch.testing.assert_close(sums[1].sum(), probabilities.amax(1).sum())
+    assert sums[2].sum() == (logits.argmax(1) == targets).sum()
+
+
+def test_certain_predictions_are_in_the_last_bin() -> None:
+    sums = bin_sums(torch.tensor([[1000.0, 0.0], [0.0, 1000.0]]), torch.tensor([0, 0]), 15)
+    assert sums[:, -1].tolist() == [2, 2, 1]
+    assert expected_calibration_error(sums) == 0.5
+
+
+def test_a_test_logs_the_error_of_all_its_queries(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Over batches of unequal size; it is printed in the summary and not among the episodes' own numbers."""
+    module, data = ProtoNet(nn.Flatten(), distance="cosine"), blobs(eval_meta_batch_size=3)
+    calibration = Calibration()
+    run = trainer(tmp_path, EpisodeTable(), calibration, RunSummary())
+    run.test(module, data, verbose=False)
+    (logged,) = run.test(module, data, verbose=False)  # the second test starts from nothing
+    tasks = data.dataset("test").__getitems__(range(7))
+    preds, targets = module.play(tasks).preds.softmax(-1).flatten(0, 1), tasks.query.y.flatten()
+    expected = multiclass_calibration_error(preds, targets, preds.shape[-1], n_bins=15)
+    assert logged["test/ece"] == pytest.approx(expected.item(), rel=1e-5)
+    assert calibration.paths == [tmp_path / "pictures" / "calibration.png"]
+    assert calibration.paths[0].stat().st_size > 0
+    assert f"ece {logged['test/ece']:.4f}" in " ".join(capsys.readouterr().out.split())
+    assert (tmp_path / "test_episodes.csv").read_text().startswith("episode,acc,loss\n")
+
+
+def test_regression_is_skipped(tmp_path: Path) -> None:
+    module = MAML(MLP(hidden=(4,)), n_way=1, loss_fn=nn.functional.mse_loss, metric=EpisodicMSE())
+    calibration = Calibration()
+    (logged,) = trainer(tmp_path, calibration).test(module, Sinusoid(test_episodes=2), verbose=False)
+    assert "test/ece" not in logged
+    assert not calibration.paths
