@@ -27,8 +27,8 @@ PROGRAM = "python -m lightning_meta"
 COMMANDS = ("fit", "validate", "test", "predict")
 # Lines of jsonargparse's messages that explain its search, not the mistake.
 NOISE = ("Does not validate", "- Does not validate", "Subtypes: ", "- Expected a <class 'NoneType'>", "Given value")
-# data.<key> -> model.<key>: set once, on the data.
-LINKED = ("n_way",)
+# data.<key> -> model.<key> or model.backbone.<key>: set once, on the data.
+LINKED = ("n_way", "k_shot", "vocabulary", "length")
 CHECKPOINT_KEYWORDS = ("best", "last", "hpc", "registry")  # resolved by the Trainer
 
 
@@ -129,14 +129,17 @@ def check_checkpoint(path: Path, class_path: str) -> None:
 def link_values(config: Namespace) -> None:
     """Fill model arguments that the data decide. A different explicit value is an error, never overridden silently."""
     data, model = config.data.init_args, config.model.init_args
-    for key in LINKED:
-        if key not in model or key not in data:
-            continue
-        if model[key] not in (None, data[key]):
-            raise ConfigError(
-                f"model.{key}={model[key]}, but data.{key}={data[key]}; set data.{key} alone, the model follows it."
-            )
-        model[key] = data[key]
+    backbone = model.get("backbone.init_args") or Namespace()
+    for place, arguments in {"model": model, "model.backbone": backbone}.items():
+        for key in LINKED:
+            if key not in arguments or key not in data:
+                continue
+            if arguments[key] not in (None, data[key]):
+                raise ConfigError(
+                    f"{place}.{key}={arguments[key]}, but data.{key}={data[key]}; set data.{key} alone, the model "
+                    "follows it."
+                )
+            arguments[key] = data[key]
 
 
 def name_run(config: Namespace) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_meta.core import mean_and_ci95
+from lightning_meta.core.gaussian import Gaussian, log_density
 
 
 class EpisodicMetric(Metric):
@@ -68,3 +69,17 @@ class EpisodicMSE(EpisodicMetric):
     @staticmethod
     def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
         return (preds.double() - targets.double()).square().flatten(1).mean(-1)
+
+
+class EpisodicLogLikelihood(EpisodicMetric):
+    """Mean log-density of the query points under normal predictions, in nats per point, per episode.
+
+    Predictions are `(T, Q, Y, 2)`: mean and standard deviation of each of Y numbers, of which a point is made.
+    """
+
+    name, mode = "log_likelihood", "max"
+
+    @staticmethod
+    def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
+        prediction = Gaussian(*preds.double().unbind(-1))
+        return log_density(targets.double(), prediction).sum(-1).mean(-1)

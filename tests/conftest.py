@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from lightning_meta.backbones import Conv4
 from lightning_meta.core import Batch, Episode
-from lightning_meta.datamodules import ClassificationDataModule
+from lightning_meta.datamodules import ClassificationDataModule, Sinusoid
 from lightning_meta.datamodules.episodes import ClassBank, Split
 
 CLASSES, EXAMPLES, SIZE = 12, 12, 16
@@ -60,6 +60,19 @@ def random_episodes(n_tasks: int = 3, n_way: int = 3, k_shot: int = 2, n_query: 
         return Batch(x, y)
 
     return Episode(batch(k_shot), batch(n_query))
+
+
+def sinusoids() -> Sinusoid:
+    """As many episodes as in `blobs`, quick to play."""
+    return Sinusoid(meta_batch_size=4, steps_per_epoch=4, val_episodes=5, test_episodes=7)
+
+
+def random_functions(n_tasks: int = 3, k_shot: int = 6, n_query: int = 4) -> Episode:
+    """Random float64 values at random places."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(n_tasks, points, 1) for points in (k_shot, k_shot, n_query, n_query)]
+    draws = [2 * torch.randn(size, generator=generator, dtype=torch.float64) for size in sizes]
+    return Episode(Batch(*draws[:2]), Batch(*draws[2:]))
 
 
 def meta_gradient(module: nn.Module, tasks: Episode) -> dict[str, Tensor]:

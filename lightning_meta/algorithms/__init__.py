@@ -14,7 +14,20 @@ from lightning_meta.algorithms.gradient.meta_sgd import MetaSGD
 from lightning_meta.algorithms.gradient.mr_maml import MRMAML
 from lightning_meta.algorithms.gradient.mutual_exclusiveness import MutualExclusivenessMAML
 from lightning_meta.algorithms.gradient.reptile import Reptile
+from lightning_meta.algorithms.memory.attentive_neural_process import AttentiveNeuralProcess
+from lightning_meta.algorithms.memory.cnp import ConditionalNeuralProcess
+from lightning_meta.algorithms.memory.cnp_classifier import CNPClassifier
+from lightning_meta.algorithms.memory.hochreiter import LSTMLearner
+from lightning_meta.algorithms.memory.mann import MANN
+from lightning_meta.algorithms.memory.meta_net import MetaNet
+from lightning_meta.algorithms.memory.neural_process import NeuralProcess
+from lightning_meta.algorithms.memory.snail import SNAIL
+from lightning_meta.algorithms.metric.matching_net import FullContextMatchingNet, MatchingNet
+from lightning_meta.algorithms.metric.metaoptnet import MetaOptNet
 from lightning_meta.algorithms.metric.protonet import ProtoNet
+from lightning_meta.algorithms.metric.r2d2 import R2D2
+from lightning_meta.algorithms.metric.relation_net import RelationNet
+from lightning_meta.algorithms.metric.siamese import Siamese
 
 __all__ = [
     "ANIL",
@@ -23,13 +36,27 @@ __all__ = [
     "KFO",
     "LEO",
     "MAML",
+    "MANN",
     "MRMAML",
+    "R2D2",
+    "SNAIL",
+    "AttentiveNeuralProcess",
     "Baseline",
     "BaselinePlusPlus",
+    "CNPClassifier",
+    "ConditionalNeuralProcess",
+    "FullContextMatchingNet",
+    "LSTMLearner",
     "MAMLPlusPlus",
+    "MatchingNet",
     "MetaCurvature",
+    "MetaNet",
+    "MetaOptNet",
     "MetaSGD",
     "MutualExclusivenessMAML",
+    "NeuralProcess",
     "ProtoNet",
+    "RelationNet",
     "Reptile",
+    "Siamese",
 ]

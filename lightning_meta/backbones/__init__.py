@@ -6,6 +6,7 @@ from lightning_meta.backbones.dropblock import DropBlock
 from lightning_meta.backbones.mlp import MLP
 from lightning_meta.backbones.norm import EpisodicBatchNorm2d, norm_protocol, support_statistics
 from lightning_meta.backbones.resnet12 import ResNet12
+from lightning_meta.backbones.text import EmbeddingAverage, TextCNN
 from lightning_meta.backbones.wrn import WideResNet
 
 __all__ = [
@@ -13,8 +14,10 @@ __all__ = [
     "Backbone",
     "Conv4",
     "DropBlock",
+    "EmbeddingAverage",
     "EpisodicBatchNorm2d",
     "ResNet12",
+    "TextCNN",
     "WideResNet",
     "norm_protocol",
     "support_statistics",

@@ -2,22 +2,33 @@
 
 from lightning_meta.datamodules.base import EpisodicDataModule
 from lightning_meta.datamodules.cifar import CIFARFS, FC100
+from lightning_meta.datamodules.class_split import ClassSplit
 from lightning_meta.datamodules.classification import ClassificationDataModule
+from lightning_meta.datamodules.gaussian_process import GaussianProcess
 from lightning_meta.datamodules.glyphs import Glyphs
-from lightning_meta.datamodules.image_folder import ClassSplit, ImageFolder
+from lightning_meta.datamodules.image_completion import ImageCompletion
+from lightning_meta.datamodules.image_folder import ImageFolder
 from lightning_meta.datamodules.omniglot import Omniglot
+from lightning_meta.datamodules.quadratics import Quadratics
 from lightning_meta.datamodules.sinusoid import Sinusoid
 from lightning_meta.datamodules.sinusoid_with_identity import SinusoidWithIdentity
+from lightning_meta.datamodules.text_classes import CLINC150, HuffPost, TextClasses
 
 __all__ = [
     "CIFARFS",
+    "CLINC150",
     "FC100",
     "ClassSplit",
     "ClassificationDataModule",
     "EpisodicDataModule",
+    "GaussianProcess",
     "Glyphs",
+    "HuffPost",
+    "ImageCompletion",
     "ImageFolder",
     "Omniglot",
+    "Quadratics",
     "Sinusoid",
     "SinusoidWithIdentity",
+    "TextClasses",
 ]

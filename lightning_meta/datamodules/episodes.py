@@ -51,10 +51,11 @@ class TaskSource(Protocol):
 
 @dataclass(frozen=True)
 class ClassBank:
-    """Labelled images held once in memory as uint8, gathered by index into whole meta-batches.
+    """Labelled examples held once in memory, gathered by index into whole meta-batches.
 
     Attributes:
-        images: `(E, C, H, W)` uint8, the examples of a class side by side; 0 is background.
+        images: the examples, those of a class side by side: `(E, C, H, W)` uint8, where 0 is background. Or texts,
+            `(E, L)` int64, each a row of token ids.
         first: `(classes,)` index of each class's first example.
         size: `(classes,)` number of examples of each class.
         labels: `shuffled`: the position of the class in the episode's random order, so that labels are permuted between
@@ -71,13 +72,13 @@ class ClassBank:
 
     @classmethod
     def from_classes(cls, images: Tensor) -> "ClassBank":
-        """Build from `(classes, examples, C, H, W)` uint8: every class with the same number of examples."""
+        """Build from `(classes, examples, ...)`: every class with the same number of examples."""
         classes, examples = images.shape[:2]
         return cls(images.flatten(0, 1).contiguous(), np.arange(classes) * examples, np.full(classes, examples))
 
     @classmethod
     def from_ragged(cls, classes: Sequence[Tensor]) -> "ClassBank":
-        """Build from one `(examples, C, H, W)` uint8 tensor per class, whose numbers of examples may differ."""
+        """Build from one tensor of examples per class, `(examples, ...)`, whose numbers of examples may differ."""
         size = np.array([len(images) for images in classes])
         return cls(torch.cat(list(classes)), size.cumsum() - size, size)
 
@@ -92,6 +93,11 @@ class ClassBank:
                 f"mixing takes a second class for each of n_way={shape.n_way}, so it needs {2 * shape.n_way}, but the "
                 f"split has {n_classes} classes; lower n_way or leave mix out of task_augmentation."
             )
+        if self.augmentation and self.images.dtype != torch.uint8:
+            raise ConfigError(
+                f"task_augmentation={list(self.augmentation)} is for images, but the examples are rows of "
+                f"{self.images.shape[1]} token ids; set it to []."
+            )
         height, width = self.images.shape[-2:]
         if "rotate" in self.augmentation and height != width:
             raise ConfigError(
@@ -105,7 +111,10 @@ class ClassBank:
             )
 
     def sample(self, keys: Keys, shape: EpisodeShape) -> Episode:
-        """Draw `(T, N*K, C, H, W)` support and `(T, N*Q, C, H, W)` query images in [0, 1], class by class."""
+        """Draw `(T, N*K, ...)` support and `(T, N*Q, ...)` query examples, class by class.
+
+        Images are float32 in [0, 1]; token ids stay as they are.
+        """
         n_way, k_shot, n_query = shape
         class_key, example_key, turn_key, mix_key = np.moveaxis(subkeys(keys, range(4)), -1, 0)
         classes_TN = self._draw_classes(class_key, n_way)
@@ -120,7 +129,8 @@ class ClassBank:
         )
 
         def gather(rows_ETNK: Tensor) -> Batch:
-            images = self.images.index_select(0, rows_ETNK.flatten()).float().div_(255)
+            images = self.images.index_select(0, rows_ETNK.flatten())
+            images = images.float().div_(255) if images.dtype == torch.uint8 else images
             images = images.view(*rows_ETNK.shape, *images.shape[1:])
             images = images.mean(0) if "mix" in self.augmentation else images[0]
             if "rotate" in self.augmentation:

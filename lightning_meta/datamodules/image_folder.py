@@ -3,7 +3,6 @@
 import hashlib
 import logging
 from collections import Counter
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,38 +12,25 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from lightning_meta.datamodules.class_split import (
+    SPLITS,
+    ClassSplit,
+    check_classes,
+    check_split,
+    read_lists,
+    share_out,
+    shortened,
+)
 from lightning_meta.datamodules.classification import ClassificationDataModule
 from lightning_meta.datamodules.episodes import ClassBank, Split
 from lightning_meta.datamodules.image_cache import read_cache, write_cache
-from lightning_meta.datamodules.sampling import choose, episode_keys
 from lightning_meta.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MODES = {1: "L", 3: "RGB"}  # channels -> Pillow's name for them
-SHUFFLE = 3  # the stream of random numbers that orders classes; episodes draw from 0, 1 and 2
 RECIPE = 1  # to be raised whenever `read_image` makes other pixels of the same file
-SHOWN = 5  # how many names an error lists
-
-
-@dataclass
-class ClassSplit:
-    """Which classes are for training, validation and test: by lists or by fractions, and without either by folders.
-
-    Args:
-        train, val, test: text files with the name of a class (its folder) on each line. A relative path starts at the
-            root of the images.
-        fractions: share out all classes, shuffled, for training, validation and test, e.g. `[0.64, 0.16, 0.2]`.
-        seed: of that shuffle.
-    """
-
-    train: str | None = None
-    val: str | None = None
-    test: str | None = None
-    fractions: tuple[float, ...] = ()  # not None: the command line of jsonargparse 4.53 cannot set that in here
-    seed: int = 0
 
 
 class ImageFolder(ClassificationDataModule):
@@ -143,27 +129,6 @@ class ImageFolder(ClassificationDataModule):
         return self.cache_folder / f"few_shot_{self.channels}x{self.image_size}x{self.image_size}_{key}.pt"
 
 
-def check_split(split: ClassSplit) -> None:
-    """Raise `ConfigError` unless the settings stand for one way to split the classes."""
-    lists = {name: getattr(split, name) for name in SPLITS}
-    named = [f"split.{name}={path}" for name, path in lists.items() if path is not None]
-    if split.fractions and named:
-        raise ConfigError(
-            f"{', '.join(named)} and split.fractions={list(split.fractions)} are two ways to split the classes; keep "
-            "one (on the command line, --data.split.fractions [] takes the fractions away)."
-        )
-    if 0 < len(named) < len(SPLITS):
-        missing = ", ".join(f"split.{name}" for name, path in lists.items() if path is None)
-        raise ConfigError(f"{', '.join(named)} is set, but not {missing}; the classes of all three splits are needed.")
-    shares = split.fractions
-    if shares and (len(shares) != 3 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6):
-        raise ConfigError(
-            f"split.fractions={list(shares)} sum to {sum(shares):g}; they must be three positive numbers that sum to 1."
-        )
-    if split.seed < 0:
-        raise ConfigError(f"split.seed={split.seed} must not be negative.")
-
-
 def find_classes(root: Path, split: ClassSplit) -> dict[Split, list[str]]:
     """The folders of the classes of each split, relative to `root`.
 
@@ -198,62 +163,17 @@ def find_classes(root: Path, split: ClassSplit) -> dict[Split, list[str]]:
 
 
 def listed_classes(root: Path, lists: dict[Split, Path]) -> dict[Split, list[str]]:
-    """The classes that the text files name. Empty lines are passed over."""
-    names: dict[Split, list[str]] = {}
-    for split, path in lists.items():
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()  # -sig: some editors on Windows write a mark
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(
-                f"{path}, the list of the {split} classes, cannot be read ({error}); --data.split.{split} must be a "
-                f"text file, with a path from {root} or an absolute one."
-            ) from error
-        names[split] = [Path(line.strip()).as_posix() for line in lines if line.strip()]
-        missing = [name for name in names[split] if not (root / name).is_dir()]
+    """The classes that the text files name."""
+    names = {split: [Path(line).as_posix() for line in lines] for split, lines in read_lists(lists).items()}
+    for split, of_split in names.items():
+        missing = [name for name in of_split if not (root / name).is_dir()]
         if missing:
             raise DataError(
-                f"{path} lists {len(missing)} of {len(names[split])} classes that have no folder in {root}: "
+                f"{lists[split]} lists {len(missing)} of {len(of_split)} classes that have no folder in {root}: "
                 f"{shortened(missing)}. Correct the names or add the folders."
             )
     check_classes(names, {split: str(path) for split, path in lists.items()})
     return names
-
-
-def share_out(names: list[str], fractions: tuple[float, ...], seed: int) -> dict[Split, list[str]]:
-    """Split `names` at random: a pure function of the names, the fractions and the seed."""
-    order = choose(episode_keys(seed, SHUFFLE, [0]), len(names), len(names))[0]
-    ends = np.rint(np.cumsum([0, *fractions]) * len(names)).astype(int)
-    splits = {
-        split: sorted(names[index] for index in order[start:end])
-        for split, start, end in zip(SPLITS, ends[:-1], ends[1:], strict=True)
-    }
-    for split, share in zip(SPLITS, fractions, strict=True):
-        if not splits[split]:
-            raise DataError(
-                f"a fraction of {share:g} of {len(names)} classes leaves none for {split}; raise it in split.fractions "
-                "or add classes."
-            )
-    return splits
-
-
-def check_classes(names: dict[Split, list[str]], places: dict[Split, str]) -> None:
-    """Raise `DataError` if a split has no classes, or a class is named twice; `places` say where they are named."""
-    for split, of_split in names.items():
-        if not of_split:
-            raise DataError(f"{places[split]} has no classes; {split} episodes need at least n_way of them.")
-    count = Counter(name for of_split in names.values() for name in of_split)
-    repeated = [name for name, times in count.items() if times > 1]
-    if repeated:
-        first = repeated[0]
-        where = [places[split] for split, of_split in names.items() for name in of_split if name == first]
-        raise DataError(
-            f"a class must be in one split, or the test would be on classes seen in training; but {first} is in "
-            f"{' and in '.join(where)} (classes named more than once: {shortened(repeated)}). Keep each in one place."
-        )
-
-
-def shortened(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")
 
 
 def sub_folders(folder: Path) -> list[str]:

@@ -5,6 +5,8 @@ et al. 2014) gives the same episode on any number of workers and GPUs, in any or
 version of the libraries; a whole meta-batch is drawn in a few vectorised operations.
 """
 
+from math import pi
+
 import numpy as np
 import numpy.typing as npt
 
@@ -35,6 +37,12 @@ def uniform(keys: Keys, size: int, low: float = 0.0, high: float = 1.0) -> npt.N
     """Uniform draws in [low, high), shape `(*keys.shape, size)`."""
     unit = (subkeys(keys, np.arange(size)) >> np.uint64(11)) * 2.0**-53
     return low + (high - low) * unit
+
+
+def normal(keys: Keys, size: int) -> npt.NDArray[np.float64]:
+    """Standard normal draws `(*keys.shape, size)` by the Box-Muller transform."""
+    radius_key, angle_key = np.moveaxis(subkeys(keys, range(2)), -1, 0)
+    return np.sqrt(-2 * np.log1p(-uniform(radius_key, size))) * np.cos(uniform(angle_key, size, 0, 2 * pi))
 
 
 def choose(keys: Keys, population: npt.ArrayLike, size: int) -> npt.NDArray[np.int64]:

@@ -11,17 +11,15 @@ tests on 200 equally spaced points. Meta-validation, which neither has, is as me
 """
 
 from dataclasses import dataclass, field, replace
-from math import pi
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from lightning_meta.core import Batch, Episode
 from lightning_meta.datamodules.base import EpisodicDataModule
 from lightning_meta.datamodules.episodes import EpisodeShape, Split, TaskSource
-from lightning_meta.datamodules.sampling import Keys, choose, subkeys, uniform
+from lightning_meta.datamodules.sampling import Keys, choose, normal, subkeys, uniform
 from lightning_meta.errors import ConfigError
 
 
@@ -65,12 +63,6 @@ class SinusoidWithIdentitySource:
 
     def to(self, device: torch.device) -> "SinusoidWithIdentitySource":
         return replace(self, device=device)
-
-
-def normal(keys: Keys, size: int) -> npt.NDArray[np.float64]:
-    """Standard normal draws `(*keys.shape, size)` by the Box-Muller transform."""
-    radius_key, angle_key = np.moveaxis(subkeys(keys, range(2)), -1, 0)
-    return np.sqrt(-2 * np.log1p(-uniform(radius_key, size))) * np.cos(uniform(angle_key, size, 0, 2 * pi))
 
 
 class SinusoidWithIdentity(EpisodicDataModule):

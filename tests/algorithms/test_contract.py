@@ -1,4 +1,4 @@
-"""What every algorithm promises. A new algorithm adds one line to ALGORITHMS."""
+"""What every algorithm promises. A new algorithm adds one line to ALGORITHMS, or to REGRESSORS."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -15,22 +15,38 @@ from lightning_meta.algorithms import (
     KFO,
     LEO,
     MAML,
+    MANN,
     MRMAML,
+    R2D2,
+    SNAIL,
+    AttentiveNeuralProcess,
     Baseline,
     BaselinePlusPlus,
+    CNPClassifier,
+    ConditionalNeuralProcess,
+    FullContextMatchingNet,
+    LSTMLearner,
     MAMLPlusPlus,
+    MatchingNet,
     MetaCurvature,
+    MetaNet,
+    MetaOptNet,
     MetaSGD,
     MutualExclusivenessMAML,
+    NeuralProcess,
     ProtoNet,
+    RelationNet,
     Reptile,
+    Siamese,
 )
 from lightning_meta.backbones import MLP
 from lightning_meta.core import Batch, Episode
-from lightning_meta.modules import EpisodicModule
-from tests.conftest import blobs, conv4, meta_gradient, random_episodes
+from lightning_meta.datamodules import EpisodicDataModule
+from lightning_meta.modules import EpisodicModule, StreamModule
+from tests.conftest import blobs, conv4, meta_gradient, random_episodes, random_functions, sinusoids
 
 Make = Callable[[], EpisodicModule]
+needs_qpth = pytest.mark.skipif(find_spec("qpth") is None, reason="qpth is not installed")
 needs_learn2learn = pytest.mark.skipif(find_spec("learn2learn") is None, reason="learn2learn is not installed")
 ALGORITHMS: dict[str, Make] = {
     "maml": lambda: MAML(conv4(), n_way=3, inner_lr=0.1, inner_steps=2),
@@ -65,9 +81,34 @@ ALGORITHMS: dict[str, Make] = {
     "mutual_exclusiveness": lambda: MutualExclusivenessMAML(
         conv4(), n_way=3, ratio=0.1, weight=0.1, inner_lr=0.1, inner_steps=2
     ),
+    "cnp_classifier": lambda: CNPClassifier(conv4(), n_way=3, hidden=(16,)),
+    "cnp_classifier-inductive": lambda: CNPClassifier(conv4("inductive"), n_way=3, hidden=(16,)),
     "protonet": lambda: ProtoNet(conv4()),
     "protonet-cosine": lambda: ProtoNet(conv4(), distance="cosine"),
     "protonet-inductive": lambda: ProtoNet(conv4("inductive")),
+    "r2d2": lambda: R2D2(conv4()),
+    "r2d2-inductive": lambda: R2D2(conv4("inductive")),
+    "metaoptnet-ridge": lambda: MetaOptNet(conv4(), head="ridge"),
+    "metaoptnet": pytest.param(lambda: MetaOptNet(conv4("inductive"), n_way=3), marks=needs_qpth),
+    "matching_net": lambda: MatchingNet(conv4()),
+    "matching_net-inductive": lambda: MatchingNet(conv4("inductive")),
+    "matching_net-full-context": lambda: FullContextMatchingNet(conv4(), processing_steps=2),
+    "relation_net": lambda: RelationNet(conv4(halvings=2), hidden=6),
+    "relation_net-inductive": lambda: RelationNet(conv4("inductive", halvings=2), hidden=6, norm="inductive"),
+    "siamese": lambda: Siamese(conv4()),
+    "siamese-inductive": lambda: Siamese(conv4("inductive")),
+    "mann": lambda: MANN(n_way=3, image_size=8, hidden=16, slots=8, width=6, heads=2),
+    "snail": lambda: SNAIL(conv4(), n_way=3, k_shot=2, embedding=8, filters=6),
+    "snail-inductive": lambda: SNAIL(conv4("inductive"), n_way=3, k_shot=2, embedding=8, filters=6),
+    "meta_net": lambda: MetaNet(conv4(), n_way=3, features=8, hidden=8, meta_hidden=4),
+    "meta_net-inductive": lambda: MetaNet(conv4("inductive"), n_way=3, features=8, hidden=8, meta_hidden=4),
+}
+# These play functions of one variable in place of images.
+REGRESSORS: dict[str, Make] = {
+    "hochreiter": lambda: LSTMLearner(in_features=1, hidden=16),
+    "cnp": lambda: ConditionalNeuralProcess(width=16, layers=2),
+    "neural_process": lambda: NeuralProcess(width=16, layers=2, draws=4),
+    "attentive_neural_process": lambda: AttentiveNeuralProcess(width=16, layers=2, draws=4, heads=2),
 }
 
 
@@ -78,15 +119,36 @@ def _deterministic_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     A gentle function: noise that is drawn again in every inner step would magnify rounding errors.
     """
     monkeypatch.setattr("torch.randn_like", lambda x: torch.cos(10 * x).detach())
+    monkeypatch.setattr("torch.rand_like", lambda x: (torch.cos(10 * x).detach() + 1) / 2)
 
 
-@pytest.fixture(params=ALGORITHMS.values(), ids=ALGORITHMS.keys())
-def make(request: pytest.FixtureRequest) -> Make:
+@pytest.fixture(params=[*ALGORITHMS.values(), *REGRESSORS.values()], ids=[*ALGORITHMS, *REGRESSORS])
+def algorithm(request: pytest.FixtureRequest) -> Make:
+    return request.param
+
+
+@pytest.fixture
+def make(algorithm: Make) -> Make:
     def seeded() -> EpisodicModule:
         torch.manual_seed(0)
-        return request.param()
+        return algorithm()
 
     return seeded
+
+
+@pytest.fixture
+def draw(algorithm: Make) -> Callable[..., Episode]:
+    return random_functions if algorithm in REGRESSORS.values() else random_episodes
+
+
+@pytest.fixture
+def episodes(draw: Callable[..., Episode]) -> Episode:
+    return draw()
+
+
+@pytest.fixture
+def data(algorithm: Make) -> EpisodicDataModule:
+    return sinusoids() if algorithm in REGRESSORS.values() else blobs()
 
 
 @pytest.fixture
@@ -121,8 +183,11 @@ def test_one_task_alone_equals_the_same_task_in_a_batch(
 
 
 def test_order_of_support_and_query_does_not_matter(module: EpisodicModule, episodes: Episode) -> None:
-    (sx, sy), (qx, qy) = episodes
-    shuffled = Episode(Batch(sx.flip(1), sy.flip(1)), Batch(qx.flip(1), qy.flip(1)))
+    """Nor does that of a support set, unless it is read as a stream."""
+    support, (qx, qy) = episodes
+    if not isinstance(module, StreamModule):
+        support = Batch(support.x.flip(1), support.y.flip(1))
+    shuffled = Episode(support, Batch(qx.flip(1), qy.flip(1)))
     before, after = module.play(episodes), module.play(shuffled)
     torch.testing.assert_close(after.loss, before.loss, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(after.preds, before.preds.flip(1), rtol=1e-8, atol=1e-10)
@@ -142,33 +207,36 @@ def test_evaluation_keeps_no_outer_graph(module: EpisodicModule, episodes: Episo
     assert not out.preds.requires_grad
 
 
-def test_fit_validate_test_predict(make: Make, tmp_path) -> None:
-    module, data = make(), blobs()
+def test_fit_validate_test_predict(make: Make, data: EpisodicDataModule, tmp_path) -> None:
+    module = make()
+    name = module.metric.name
     before = [p.detach().clone() for p in module.parameters()]
     trainer = pl.Trainer(
         max_epochs=1, accelerator="cpu", inference_mode=False, default_root_dir=tmp_path, logger=False,
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, log_every_n_steps=1,
     )  # fmt: skip
     trainer.fit(module, datamodule=data)
-    assert {"train/loss", "train/acc", "val/loss", "val/acc", "val/acc_ci95"} <= set(trainer.callback_metrics)
+    logged = {"train/loss", f"train/{name}", "val/loss", f"val/{name}", f"val/{name}_ci95"}
+    assert logged <= set(trainer.callback_metrics)
     assert any(not torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
     (tested,) = trainer.test(module, datamodule=data, verbose=False)
     data.setup("test")
+    module.setup("test")  # asks for a stream of support examples where that is what it reads
     out = module.eval().play(data.dataset("test").__getitems__(range(7)))
     values = module.metric.per_episode(out.preds, data.dataset("test").__getitems__(range(7)).query.y)
-    assert tested["test/acc"] == pytest.approx(values.mean().item(), abs=1e-6)
-    assert tested["test/acc_ci95"] == pytest.approx(1.96 * values.std().item() / 7**0.5, abs=1e-6)
+    assert tested[f"test/{name}"] == pytest.approx(values.mean().item(), abs=1e-6)
+    assert tested[f"test/{name}_ci95"] == pytest.approx(1.96 * values.std().item() / 7**0.5, abs=1e-6)
     predictions = trainer.predict(module, datamodule=data)
     torch.testing.assert_close(torch.cat(predictions), out.preds.detach(), rtol=1e-4, atol=1e-5)
-    assert trainer.validate(module, datamodule=data, verbose=False)[0]["val/acc"] >= 0
+    assert f"val/{name}" in trainer.validate(module, datamodule=data, verbose=False)[0]
 
 
-def test_learns_an_easy_problem(make: Make) -> None:
-    """Overfitting four random-label tasks must reduce the loss well below where it starts.
+def test_learns_an_easy_problem(make: Make, draw: Callable[..., Episode]) -> None:
+    """Overfitting four random tasks must reduce the loss well below where it starts.
 
     The loss of evaluation: in training it may be a surrogate, such as Reptile's distance.
     """
-    module, tasks = make().double(), random_episodes(n_tasks=4)
+    module, tasks = make().double(), draw(n_tasks=4)
     tasks = Episode(tasks.support, tasks.support)
     optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
 

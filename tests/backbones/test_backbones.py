@@ -32,6 +32,7 @@ LR = 0.1
 BACKBONES: dict[str, Callable[..., Backbone]] = {
     "conv4": partial(Conv4, hidden=4),
     "conv4-strided": partial(Conv4, hidden=4, downsample="stride"),
+    "conv4-two-halvings": partial(Conv4, hidden=4, halvings=2),
     "resnet12": partial(ResNet12, channels=(4, 5, 6, 7), drop_rate=0.0),
     "resnet12-flat": partial(ResNet12, channels=(4, 5, 6, 7), drop_rate=0.0, global_pool=False),
     "wrn": partial(WideResNet, depth=10, width=1),

@@ -24,7 +24,8 @@ def run(root: Path, name: str, scores: list[float], **changes: Any) -> Path:
     ) | changes  # fmt: skip
     (folder / "result.json").write_text(json.dumps(result))
     with (folder / "test_episodes.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["episode", result["metric"], "loss"], *([i, score, 1.0] for i, score in enumerate(scores))])
+        rows_of_file = [[i, score, 1.0] for i, score in enumerate(scores)]
+        csv.writer(file).writerows([["episode", result["metric"], "loss"], *rows_of_file])
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Every config file parses, runs and says what it is: real command lines, on random images in place of the data."""
+"""Every config file parses, runs and says what it is: real command lines, on random examples in place of the data."""
 
 import re
 import shlex
@@ -14,7 +14,7 @@ import yaml
 from lightning_meta.callbacks import Pictures
 from lightning_meta.cli import MetaCLI, main
 from lightning_meta.composition import compose
-from lightning_meta.datamodules import CIFARFS, ClassificationDataModule, Glyphs, Omniglot
+from lightning_meta.datamodules import CIFARFS, ClassificationDataModule, Glyphs, Omniglot, TextClasses
 from lightning_meta.datamodules.episodes import ClassBank, Split
 from lightning_meta.errors import ConfigError
 
@@ -23,7 +23,7 @@ CONFIGS = ROOT / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 EXPERIMENTS = sorted((CONFIGS / "experiment").glob("*.yaml"))
 MODELS = sorted((CONFIGS / "model").glob("*.yaml"))
-NAME = re.compile(r"(?P<algorithm>[a-z_]+?)_(?P<data>[a-z]+)_(?:(?P<way>\d+)w)?(?P<shot>\d+)s")
+NAME = re.compile(r"(?P<algorithm>[a-z0-9_]+?)_(?P<data>[a-z][a-z0-9]*)_(?:(?P<way>\d+)w)?(?P<shot>\d+)s")
 # One step of training, validation and test each, without files. Sizes change speed, not what is run.
 QUICK = shlex.split(
     "--trainer.fast_dev_run true --trainer.logger false --trainer.accelerator cpu --data.meta_batch_size 1 "
@@ -34,13 +34,15 @@ QUICK = shlex.split(
 
 def random_bank(data: ClassificationDataModule, split: Split) -> ClassBank:
     generator = torch.Generator().manual_seed(0)
+    if isinstance(data, TextClasses):
+        return ClassBank.from_classes(torch.randint(data.vocabulary, (70, 20, data.length), generator=generator))
     size = (3, 32, 32) if isinstance(data, CIFARFS) else (1, 28, 28)
     return ClassBank.from_classes(torch.randint(256, (70, 20, *size), dtype=torch.uint8, generator=generator))
 
 
 @pytest.fixture(autouse=True)
 def _random_images_and_no_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    for data in (CIFARFS, Glyphs, Omniglot):
+    for data in (CIFARFS, Glyphs, Omniglot, TextClasses):
         monkeypatch.setattr(data, "prepare_data", lambda self: None)
         monkeypatch.setattr(data, "load_source", random_bank)
     monkeypatch.setattr("sys.argv", ["lightning_meta"])
@@ -178,9 +180,12 @@ def test_the_last_step_is_validated(path: Path) -> None:
 @pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("path", MODELS, ids=ids(MODELS))
 def test_a_model_replaces_the_one_of_an_experiment(path: Path) -> None:
-    """Its settings hold; a model that says it is not trained is tested only."""
+    """Its settings hold; a model that says it is not trained is tested only.
+
+    `# On: configs/experiment/<file>.yaml` names another experiment, where the model cannot play images.
+    """
     subcommand = "test" if "Nothing is trained" in path.read_text() else "fit"
-    experiment = CONFIGS / "experiment" / "maml_glyphs_5w1s.yaml"
+    experiment = ROOT / header(path).get("On", "configs/experiment/maml_glyphs_5w1s.yaml")
     cli = run([subcommand, "--config", str(experiment), "--model", str(path)])
     assert_contains(cli.config[subcommand].model.as_dict(), compose(path))
     assert metric_of(cli) in cli.trainer.callback_metrics

@@ -13,8 +13,9 @@ from torch.testing import assert_close
 from lightning_meta.cli import main
 from lightning_meta.datamodules import image_folder
 from lightning_meta.datamodules.base import ShapeOverride
+from lightning_meta.datamodules.class_split import ClassSplit, share_out
 from lightning_meta.datamodules.episodes import ClassBank, EpisodeShape, Split
-from lightning_meta.datamodules.image_folder import SUFFIXES, ClassSplit, ImageFolder, read_image, share_out
+from lightning_meta.datamodules.image_folder import SUFFIXES, ImageFolder, read_image
 from lightning_meta.errors import ConfigError, DataError, UserError
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lightning_meta.datamodules import sampling
-from lightning_meta.datamodules.sampling import choose, episode_keys, subkeys, uniform
+from lightning_meta.datamodules.sampling import choose, episode_keys, normal, subkeys, uniform
 
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15
@@ -176,3 +176,13 @@ def test_uniform_excludes_its_upper_end(monkeypatch: pytest.MonkeyPatch) -> None
     assert 0.999 < uniform(keys_of(1), 1).item() < 1
     monkeypatch.setattr(sampling, "subkeys", lambda keys, indices: smallest)
     assert uniform(keys_of(1), 1).item() == 0
+
+
+def test_normal_draws_have_the_moments_and_the_tails_of_a_normal_distribution() -> None:
+    draws = normal(keys_of(100), 2000)
+    assert draws.shape == (100, 2000)
+    assert draws.mean() == pytest.approx(0, abs=0.01)
+    assert draws.std() == pytest.approx(1, abs=0.01)
+    assert (draws**4).mean() == pytest.approx(3, abs=0.1)
+    assert (np.abs(draws) > 1.96).mean() == pytest.approx(0.05, abs=0.003)
+    assert np.corrcoef(draws[:, 0], draws[:, 1])[0, 1] == pytest.approx(0, abs=0.3)

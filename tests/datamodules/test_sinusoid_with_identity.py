@@ -8,8 +8,6 @@ from torch import Tensor
 from lightning_meta.core import Batch, Episode
 from lightning_meta.datamodules import SinusoidWithIdentity
 from lightning_meta.datamodules.episodes import Split
-from lightning_meta.datamodules.sampling import episode_keys
-from lightning_meta.datamodules.sinusoid_with_identity import normal
 from lightning_meta.errors import ConfigError
 
 AMPLITUDES = torch.linspace(0.1, 4.0, 20)
@@ -82,16 +80,6 @@ def test_values_are_the_sine_under_noise_of_standard_deviation_one_tenth(split: 
     residual = y[..., 0] - fitted_amplitudes(tasks)[:, None] * x[..., 0].sin()
     assert residual.std() == pytest.approx(0.1, rel=0.02)
     assert residual.mean() == pytest.approx(0, abs=0.002)
-
-
-def test_normal_draws_have_the_moments_and_the_tails_of_a_normal_distribution() -> None:
-    draws = normal(episode_keys(0, 0, range(100)), 2000)
-    assert draws.shape == (100, 2000)
-    assert draws.mean() == pytest.approx(0, abs=0.01)
-    assert draws.std() == pytest.approx(1, abs=0.01)
-    assert (draws**4).mean() == pytest.approx(3, abs=0.1)
-    assert (np.abs(draws) > 1.96).mean() == pytest.approx(0.05, abs=0.003)
-    assert np.corrcoef(draws[:, 0], draws[:, 1])[0, 1] == pytest.approx(0, abs=0.3)
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])

@@ -1,0 +1,109 @@
+"""Conditional Neural Processes: encode each support point, average, and decode a normal distribution for any query.
+
+Garnelo, Rosenbaum, Maddison, Ramalho, Saxton, Shanahan, Teh, Rezende, Eslami: "Conditional Neural Processes" (2018),
+arXiv:1807.01613.
+
+Deviations: the loss is taken on the query set; the paper's also counts the support points. How many of the support
+points training reads is drawn for each task (see `keep_some`); the paper draws one number for a whole batch.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_meta.backbones import MLP
+from lightning_meta.core import Batch, TaskOutput
+from lightning_meta.core.gaussian import Gaussian, log_density
+from lightning_meta.errors import ConfigError
+from lightning_meta.metrics import EpisodicLogLikelihood
+from lightning_meta.modules import EpisodicModule
+
+
+class ConditionalNeuralProcess(EpisodicModule[Any]):
+    """A function is the mean of what its support points are encoded to; predictions are means and deviations.
+
+    Shapes: `S` support points, `Q` query points, `X` and `Y` numbers of an input and an output, `D` the width. Targets
+    are `(Q, Y)`, predictions `(Q, Y, 2)`: mean and standard deviation. The metric is their log-likelihood.
+
+    Args:
+        x_size: numbers of an input: 1 for a function of one variable, 2 for the place of a pixel.
+        y_size: numbers of an output: 1 for a function or a grey image, 3 for colours.
+        width: of hidden layers and of the code of a function.
+        layers: hidden layers of each network.
+        min_std: smallest standard deviation of a prediction.
+        **kwargs: of `EpisodicModule`.
+    """
+
+    def __init__(
+        self,
+        x_size: int = 1,
+        y_size: int = 1,
+        width: int = 128,
+        layers: int = 3,
+        min_std: float = 0.1,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(metric=EpisodicLogLikelihood(), **kwargs)
+        if min_std <= 0:
+            raise ConfigError(f"min_std={min_std} must be positive: a certain prediction has no log-likelihood.")
+        self.x_size, self.y_size, self.min_std = x_size, y_size, min_std
+        self.encoder = perceptron(x_size + y_size, width, layers, width)
+        self.decoder = perceptron(x_size + width, width, layers, 2 * y_size)
+
+    def adapt(self, support: Batch) -> Any:  # what a subclass returns differs
+        """The code `(D,)` of the function."""
+        kept_S = self.read(support)
+        return kept_S @ self.encode(support) / kept_S.sum()
+
+    def query_loss(self, code_D: Any, query: Batch) -> TaskOutput:
+        return self.score(self.decode(with_columns(query.x, code_D)), query)
+
+    def read(self, support: Batch) -> Tensor:
+        """Weights `(S,)` of the support points, 1 or 0: in evaluation all are read."""
+        return keep_some(support.x) if self.training else torch.ones_like(support.x[:, 0])
+
+    def encode(self, points: Batch) -> Tensor:
+        """Codes `(S, D)` of points with their values."""
+        found = (*points.x.shape[1:], *points.y.shape[1:])
+        if found != (self.x_size, self.y_size):
+            raise ConfigError(
+                f"{type(self).__name__} has x_size={self.x_size} and y_size={self.y_size}, but examples have inputs "
+                f"of shape {tuple(points.x.shape[1:])} and targets of shape {tuple(points.y.shape[1:])}; it plays "
+                "regression, and both sizes must be those of the data."
+            )
+        return self.encoder(torch.cat(points, dim=-1))
+
+    def decode(self, inputs: Tensor) -> Gaussian:
+        """Distributions `(*, Y)` of outputs from what the decoder reads, `(*, F)`."""
+        mean, spread = self.decoder(inputs.flatten(0, -2)).unflatten(0, inputs.shape[:-1]).chunk(2, dim=-1)
+        return Gaussian(mean, self.min_std + (1 - self.min_std) * F.softplus(spread))
+
+    def score(self, prediction: Gaussian, query: Batch) -> TaskOutput:
+        """Loss: minus the mean log-density of a query point. Also the mean squared error of the means."""
+        loss = -log_density(query.y, prediction).sum(-1).mean()
+        mse = (prediction.mean - query.y).square().mean()
+        return TaskOutput(loss, torch.stack(prediction, dim=-1), {"mse": mse})
+
+
+def keep_some(x_SX: Tensor) -> Tensor:
+    """Weights `(S,)`, 1 for a random part of the points and 0 for the rest; shapes do not change.
+
+    With u uniform in [0, 1), a point is kept with probability u: every number of points from 0 to S is equally likely.
+    None would leave nothing to read, so then one is kept.
+    """
+    noise_S = torch.rand_like(x_SX[:, 0])
+    kept_S = (noise_S < torch.rand_like(x_SX.sum())) | (noise_S == noise_S.min())
+    return kept_S.to(x_SX.dtype)
+
+
+def perceptron(inputs: int, width: int, layers: int, outputs: int) -> nn.Sequential:
+    """Hidden layers with ReLU, then a linear one."""
+    return nn.Sequential(MLP(inputs, [width] * layers), nn.Linear(width, outputs))
+
+
+def with_columns(x_QF: Tensor, codes: Tensor) -> Tensor:
+    """Put each code of `(*, D)` beside every row of `x`: `(*, Q, F + D)`."""
+    size = (*codes.shape[:-1], len(x_QF))
+    return torch.cat([x_QF.expand(*size, -1), codes.unsqueeze(-2).expand(*size, -1)], dim=-1)

@@ -1,0 +1,177 @@
+"""Meta Networks: networks turn the gradients of support losses into fast weights, which join slow ones in each layer.
+
+Munkhdalai, Yu: "Meta Networks" (2017), arXiv:1703.00837.
+
+Names as in the paper: the representation u has slow weights Q, the base learner b has W; d and m make fast weights Q*
+and W* of gradients. A support example's W* is stored in a memory under its representation; a query example reads it by
+attention.
+
+Deviations: only fully connected layers have fast weights: the last one of u, and both of b (the paper's are the last
+three of each network, convolutions among them). b reads the representation, which the paper names as an alternative to
+the image, so there is one convolutional network, not two. The representation loss is the cross-entropy of b's
+prediction (the paper also has a contrastive loss). d reads the gradients of the whole support set in the order of the
+stream, not those of a random sample of it. Gradients are inputs: nothing is differentiated through them. Only d and m
+start from the paper's uniform distribution on [-0.1, 0.1].
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional as F
+from torch.utils._pytree import tree_map
+
+from lightning_meta.backbones import Backbone, support_statistics
+from lightning_meta.backbones.recurrent import LSTMCell
+from lightning_meta.core import Batch, Params, TaskOutput, detach
+from lightning_meta.core.prototypes import cosine_similarities
+from lightning_meta.datamodules.episodes import EpisodeShape, Split
+from lightning_meta.errors import ConfigError
+from lightning_meta.modules import StreamModule
+
+
+class FastWeights(NamedTuple):
+    """Q* by name; the memory: W* of every support example by name, `(S, ...)`, and their representations `(S, R)`.
+
+    With statistics for the query's normalisation.
+    """
+
+    representation: Params
+    base: Params
+    keys: Tensor
+    statistics: Params
+
+
+class MetaNet(StreamModule[FastWeights]):
+    """Fast weights of the representation for the task, and of the base learner for each query example.
+
+    Shape letters: `R` features of the representation, `H` hidden units of the base learner.
+
+    Args:
+        backbone: the convolutional part of u.
+        n_way: classes per episode. On the command line it follows `data.n_way`.
+        features: R.
+        hidden: H.
+        meta_hidden: units of the networks d and m, which treat every weight alike.
+        **kwargs: of `EpisodicModule`.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        n_way: int | None = None,
+        features: int = 64,
+        hidden: int = 64,
+        meta_hidden: int = 20,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if n_way is None:
+            raise ConfigError("MetaNet needs n_way, the number of classes per episode.")
+        self.n_way, self.backbone = n_way, backbone
+        self.representation = nn.Linear(backbone.out_features, features)
+        self.base = nn.Sequential(nn.Linear(features, hidden), nn.Linear(hidden, n_way))
+        self.d = GradientLSTM(meta_hidden)
+        self.m = GradientMLP(meta_hidden)
+
+    def represent(self, features_BD: Tensor, fast: Params | None = None, slow: Params | None = None) -> Tensor:
+        """u after its convolutions, `(B, R)`: with fast weights, layer augmentation."""
+        r_BR = F.relu(functional_call(self.representation, slow or {}, (features_BD,)))
+        return r_BR if fast is None else r_BR + F.relu(F.linear(features_BD, fast["weight"], fast["bias"]))
+
+    def predict(self, r_BR: Tensor, fast: Params | None = None, slow: Params | None = None) -> Tensor:
+        """b, `(B, N)`; fast weights are those of each example, `(B, ...)`."""
+        weights = dict(self.base.named_parameters()) if slow is None else slow
+        hidden_BH = F.relu(F.linear(r_BR, weights["0.weight"], weights["0.bias"]))
+        if fast is not None:
+            hidden_BH = hidden_BH + F.relu(linear_each(r_BR, fast["0.weight"], fast["0.bias"]))
+        logits_BN = F.linear(hidden_BH, weights["1.weight"], weights["1.bias"])
+        return logits_BN if fast is None else logits_BN + linear_each(hidden_BH, fast["1.weight"], fast["1.bias"])
+
+    def adapt(self, support: Batch) -> FastWeights:
+        def representation_loss(slow: Params, features_D: Tensor, label: Tensor) -> Tensor:
+            return F.cross_entropy(self.predict(self.represent(features_D[None], slow=slow)), label[None])
+
+        def task_loss(slow: Params, r_R: Tensor, label: Tensor) -> Tensor:
+            return F.cross_entropy(self.predict(r_R[None], slow=slow), label[None])
+
+        features_SD = self.backbone(support.x)
+        gradients_S = each_gradient(representation_loss, self.representation, features_SD, support.y)
+        fast_representation = tree_map(self.d, gradients_S)
+        r_SR = self.represent(features_SD, fast_representation)
+        gradients_S = each_gradient(task_loss, self.base, r_SR, support.y)
+        statistics = support_statistics(self.backbone, {}, support.x)
+        return FastWeights(fast_representation, tree_map(self.m, gradients_S), r_SR, statistics)
+
+    def query_loss(self, fast: FastWeights, query: Batch) -> TaskOutput:
+        features_QD = functional_call(self.backbone, fast.statistics, (query.x,))
+        r_QR = self.represent(features_QD, fast.representation)
+        attention_QS = cosine_similarities(r_QR, fast.keys).softmax(1)
+        logits_QN = self.predict(r_QR, {name: torch.tensordot(attention_QS, w, 1) for name, w in fast.base.items()})
+        return TaskOutput(F.cross_entropy(logits_QN, query.y), logits_QN)
+
+    def check_task(self, shape: EpisodeShape, split: Split) -> None:
+        if shape.n_way != self.n_way:
+            raise ConfigError(
+                f"{split} episodes are {shape.n_way}-way, but MetaNet has n_way={self.n_way}; it needs the same way "
+                "everywhere: set data.n_way alone."
+            )
+
+
+def each_gradient(loss: Any, layers: nn.Module, inputs_SD: Tensor, labels_S: Tensor) -> Params:
+    """Gradient of each example's loss with respect to the parameters of `layers`, by name, `(S, ...)`."""
+    slow = dict(layers.named_parameters())
+    return detach(vmap(grad(loss), in_dims=(None, 0, 0))(slow, inputs_SD, labels_S))
+
+
+def linear_each(x_BD: Tensor, weight_BED: Tensor, bias_BE: Tensor) -> Tensor:
+    """A linear map of its own for each example, `(B, E)`."""
+    return (weight_BED @ x_BD[..., None]).squeeze(-1) + bias_BE
+
+
+def preprocess(gradient: Tensor, p: float = 7.0) -> Tensor:
+    """Magnitude and sign of each entry on a new last axis `(..., 2)`, of the size of 1 for entries from e^-p to 1.
+
+    Andrychowicz et al.: "Learning to learn by gradient descent by gradient descent" (2016), arXiv:1606.04474, appendix.
+    """
+    size, smallest = gradient.abs(), math.exp(-p)
+    large = torch.stack([size.clamp_min(smallest).log() / p, gradient.sign()], dim=-1)
+    small = torch.stack([-torch.ones_like(gradient), gradient / smallest], dim=-1)
+    return torch.where((size >= smallest)[..., None], large, small)
+
+
+class GradientMLP(nn.Module):
+    """m: a fast weight from its gradient, `(...)` to `(...)`."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(2, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1)
+        )
+        start_uniformly(self)
+
+    def forward(self, gradient: Tensor) -> Tensor:
+        return self.layers(preprocess(gradient)).squeeze(-1)
+
+
+class GradientLSTM(nn.Module):
+    """d: a fast weight from a sequence of gradients, `(S, ...)` to `(...)`."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.cell, self.output = LSTMCell(2, hidden), nn.Linear(hidden, 1)
+        start_uniformly(self)
+
+    def forward(self, gradients_S: Tensor) -> Tensor:
+        inputs_S2 = preprocess(gradients_S)
+        state = self.cell.zero_state(inputs_S2[0])
+        for t in range(len(inputs_S2)):
+            state = self.cell(inputs_S2[t], state)
+        return self.output(state[0]).squeeze(-1)
+
+
+def start_uniformly(network: nn.Module) -> None:
+    for parameter in network.parameters():
+        nn.init.uniform_(parameter, -0.1, 0.1)

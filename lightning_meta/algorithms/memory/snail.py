@@ -1,0 +1,150 @@
+"""SNAIL: temporal convolutions gather a sequence of labelled examples, causal attention picks from it.
+
+Mishra, Rohaninejad, Chen, Abbeel: "A Simple Neural Attentive Meta-Learner" (2018), arXiv:1707.03141.
+
+The sequence is the support set, each example with its label, and one query example without.
+
+Deviations: dilations are 1, 2, 4, ...; the paper's pseudo-code begins with 2, which would skip every second example.
+Support and query are embedded in two passes, each normalised by its own statistics where the protocol is transductive.
+All query examples of an episode share its support set.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from lightning_meta.backbones import Backbone, support_statistics
+from lightning_meta.core import Batch, Params, TaskOutput
+from lightning_meta.datamodules.episodes import EpisodeShape, Split
+from lightning_meta.errors import ConfigError
+from lightning_meta.modules import StreamModule
+
+
+class EmbeddedSupport(NamedTuple):
+    """The sequence up to the query example `(S, D + N)`, and statistics for the query's normalisation."""
+
+    sequence: Tensor
+    statistics: Params
+
+
+class SNAIL(StreamModule[EmbeddedSupport]):
+    """Classify a query example as the last element of a sequence that begins with the support set.
+
+    Shape letters: `L` elements of a sequence, `C` their channels; the rest as in `core/episode.py`.
+
+    Args:
+        backbone: of the embedding; a linear map to `embedding` features is added.
+        n_way: classes per episode. On the command line it follows `data.n_way`.
+        k_shot: support examples per class for which temporal convolutions reach back to the first one; sets how many
+            there are. Episodes may have more or fewer. On the command line it follows `data.k_shot`.
+        embedding: features of an image.
+        filters: of each temporal convolution.
+        **kwargs: of `EpisodicModule`.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        n_way: int | None = None,
+        k_shot: int | None = None,
+        embedding: int = 64,
+        filters: int = 128,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if n_way is None or k_shot is None:
+            raise ConfigError(f"SNAIL needs n_way and k_shot, the length of its sequences; got {n_way} and {k_shot}.")
+        self.n_way, self.backbone = n_way, backbone
+        self.project = nn.Linear(backbone.out_features, embedding)
+        blocks: list[CausalBlock] = []
+        channels = embedding + n_way
+        # Dilations 1, 2, 4, ... until the query example sees the first of all.
+        convolutions = [partial(Dense, dilation=2**i, filters=filters) for i in range((n_way * k_shot).bit_length())]
+        makers: list[Callable[[int], CausalBlock]] = [
+            partial(Attention, keys=64, values=32),
+            *convolutions,
+            partial(Attention, keys=256, values=128),
+            *convolutions,
+            partial(Attention, keys=512, values=256),
+        ]
+        for make in makers:
+            blocks.append(make(channels))
+            channels = blocks[-1].out_channels
+        self.blocks = nn.ModuleList(blocks)
+        self.classifier = nn.Linear(channels, n_way)
+
+    def features(self, x: Tensor, statistics: Params) -> Tensor:
+        return self.project(functional_call(self.backbone, statistics, (x,)))
+
+    def adapt(self, support: Batch) -> EmbeddedSupport:
+        features_SD = self.features(support.x, {})
+        labels_SN = F.one_hot(support.y, self.n_way).to(features_SD.dtype)
+        statistics = support_statistics(self.backbone, {}, support.x)
+        return EmbeddedSupport(torch.cat([features_SD, labels_SN], dim=1), statistics)
+
+    def query_loss(self, support: EmbeddedSupport, query: Batch) -> TaskOutput:
+        features_QD = self.features(query.x, support.statistics)
+        x_LC = torch.cat([support.sequence, F.pad(features_QD, (0, self.n_way))])  # a query's label is not known
+        n_past = len(support.sequence)
+        for block in self.blocks:
+            x_LC = block(x_LC, n_past)
+        logits_QN = self.classifier(x_LC[n_past:])
+        return TaskOutput(F.cross_entropy(logits_QN, query.y), logits_QN)
+
+    def check_task(self, shape: EpisodeShape, split: Split) -> None:
+        if shape.n_way != self.n_way:
+            raise ConfigError(
+                f"{split} episodes are {shape.n_way}-way, but SNAIL has n_way={self.n_way}; it needs the same way "
+                "everywhere: set data.n_way alone."
+            )
+
+
+class CausalBlock(nn.Module):
+    """Appends to the channels of each element what it gathers from this element and earlier ones.
+
+    `x_LC` holds a sequence of `n_past` elements and then alternatives for its next element, which do not see each
+    other. What is causal can be computed once for all of them.
+    """
+
+    out_channels: int
+
+    def forward(self, x_LC: Tensor, n_past: int) -> Tensor:
+        raise NotImplementedError
+
+
+class Attention(CausalBlock):
+    """Attention with one head: appends `values` channels."""
+
+    def __init__(self, channels: int, keys: int, values: int) -> None:
+        super().__init__()
+        self.queries, self.keys = nn.Linear(channels, keys), nn.Linear(channels, keys)
+        self.values = nn.Linear(channels, values)
+        self.out_channels = channels + values
+
+    def forward(self, x_LC: Tensor, n_past: int) -> Tensor:
+        queries_LK, keys_LK = self.queries(x_LC), self.keys(x_LC)
+        place_L = torch.arange(len(x_LC), device=x_LC.device)
+        seen_LL = (place_L < place_L.clamp_max(n_past)[:, None]) | (place_L == place_L[:, None])
+        scores_LL = (queries_LK @ keys_LK.T / keys_LK.shape[1] ** 0.5).masked_fill(~seen_LL, -torch.inf)
+        return torch.cat([x_LC, scores_LL.softmax(1) @ self.values(x_LC)], dim=1)
+
+
+class Dense(CausalBlock):
+    """Gated convolution of an element and the one `dilation` before: appends `filters` channels."""
+
+    def __init__(self, channels: int, dilation: int, filters: int) -> None:
+        super().__init__()
+        self.dilation = dilation
+        self.now, self.before = nn.Linear(channels, 2 * filters), nn.Linear(channels, 2 * filters, bias=False)
+        self.out_channels = channels + filters
+
+    def forward(self, x_LC: Tensor, n_past: int) -> Tensor:
+        before_LC = F.pad(x_LC[:n_past], (0, 0, self.dilation, 0))[: n_past + 1]
+        next_LC = before_LC[n_past:].expand(len(x_LC) - n_past, -1)
+        value, gate = (self.now(x_LC) + self.before(torch.cat([before_LC[:n_past], next_LC]))).chunk(2, dim=1)
+        return torch.cat([x_LC, value.tanh() * gate.sigmoid()], dim=1)

@@ -1,0 +1,75 @@
+"""Meta Networks against loops with torch.autograd, and layer augmentation without fast weights."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_meta.algorithms import MetaNet
+from lightning_meta.algorithms.memory.meta_net import preprocess
+from lightning_meta.core import Batch, Episode
+from tests.conftest import conv4
+
+
+@pytest.fixture
+def module() -> MetaNet:
+    return MetaNet(conv4(), n_way=3, features=8, hidden=7, meta_hidden=4).double()
+
+
+def first(part: Batch) -> Batch:
+    return Batch(*(leaf[0] for leaf in part))
+
+
+@pytest.mark.parametrize("mode", ["vmap", "loop"])
+def test_fast_weights_and_predictions_equal_the_algorithm_written_out(
+    module: MetaNet, episodes: Episode, mode: str
+) -> None:
+    module.task_mode = mode
+    out = module.play(episodes)
+    support, query = first(episodes.support), first(episodes.query)
+    u, (hidden, output) = module.representation, module.base
+
+    def slow_prediction(r: Tensor) -> Tensor:
+        return output(F.relu(hidden(r)))
+
+    features = module.backbone(support.x)
+    state = (torch.zeros(8, features.shape[1], 4).double(),) * 2
+    bias_state = (torch.zeros(8, 4).double(),) * 2
+    for x, y in zip(features, support.y, strict=True):
+        loss = F.cross_entropy(slow_prediction(F.relu(u(x))), y)
+        weight, bias = torch.autograd.grad(loss, [u.weight, u.bias], retain_graph=True)
+        state, bias_state = module.d.cell(preprocess(weight), state), module.d.cell(preprocess(bias), bias_state)
+    q_weight, q_bias = module.d.output(state[0])[..., 0], module.d.output(bias_state[0])[..., 0]
+
+    def represent(x: Tensor) -> Tensor:
+        return F.relu(u(x)) + F.relu(x @ q_weight.T + q_bias)
+
+    keys = represent(module.backbone(support.x))
+    memory = []
+    for r, y in zip(keys, support.y, strict=True):
+        loss = F.cross_entropy(slow_prediction(r), y)
+        gradients = torch.autograd.grad(loss, list(module.base.parameters()), retain_graph=True)
+        memory.append([module.m.layers(preprocess(gradient))[..., 0] for gradient in gradients])
+    for i, r in enumerate(represent(module.backbone(query.x))):
+        attention = torch.stack([F.cosine_similarity(r, key, dim=0) for key in keys]).softmax(0)
+        w1, b1, w2, b2 = (sum(a * fast[k] for a, fast in zip(attention, memory, strict=True)) for k in range(4))
+        h = F.relu(hidden(r)) + F.relu(w1 @ r + b1)
+        torch.testing.assert_close(out.preds[0, i], output(h) + w2 @ h + b2, rtol=1e-9, atol=1e-11)
+
+
+def test_without_fast_weights_the_slow_network_is_left(module: MetaNet, episodes: Episode) -> None:
+    for network in (module.d.output, module.m.layers[-1]):
+        torch.nn.init.zeros_(network.weight)
+        torch.nn.init.zeros_(network.bias)
+    query = first(episodes.query)
+    out = module.query_loss(module.adapt(first(episodes.support)), query)
+    torch.testing.assert_close(out.preds, module.predict(module.represent(module.backbone(query.x))))
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-5, -5e-4, 0.01, -0.3, 2.0])
+def test_gradients_are_preprocessed_as_in_learned_optimizers(value: float) -> None:
+    expected = [math.log(abs(value)) / 7, math.copysign(1, value)] if abs(value) >= math.exp(-7) else None
+    found = preprocess(torch.tensor([value]).double())[0].tolist()
+    assert found == pytest.approx(expected or [-1, math.exp(7) * value])

@@ -1,0 +1,129 @@
+"""Draws and posteriors against kernels written out, with moments over many episodes and PyTorch's distributions."""
+
+from math import exp, pi, sin, sqrt
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Normal
+
+from lightning_meta.core import Episode
+from lightning_meta.datamodules import GaussianProcess
+from lightning_meta.datamodules.episodes import EpisodeShape
+from lightning_meta.datamodules.gaussian_process import KERNELS, GaussianProcessSource
+from lightning_meta.datamodules.sampling import episode_keys
+from lightning_meta.errors import ConfigError
+from lightning_meta.metrics import EpisodicLogLikelihood
+
+LENGTH, AMPLITUDE, PERIOD, NOISE = 0.4, 1.3, 1.5, 0.1
+SHAPE = EpisodeShape(n_way=1, k_shot=6, n_query=4)
+
+
+def fixed(kernel: str) -> GaussianProcessSource:
+    """A source whose functions share their kernel."""
+    return GaussianProcessSource((kernel,), (LENGTH, LENGTH), (AMPLITUDE, AMPLITUDE), (PERIOD, PERIOD))
+
+
+def covariance(kernel: str, a: float, b: float) -> float:
+    d = abs(a - b)
+    if kernel == "rbf":
+        return AMPLITUDE**2 * exp(-(d**2) / (2 * LENGTH**2))
+    if kernel == "periodic":
+        return AMPLITUDE**2 * exp(-((PERIOD * sin(pi * d / PERIOD) / pi) ** 2) / (2 * LENGTH**2))
+    return AMPLITUDE**2 * (1 + sqrt(5) * d / LENGTH + 5 * d**2 / (3 * LENGTH**2)) * exp(-sqrt(5) * d / LENGTH)
+
+
+def matrix(kernel: str, a: np.ndarray, b: np.ndarray) -> torch.Tensor:
+    return torch.tensor([[covariance(kernel, x, z) for z in b] for x in a], dtype=torch.float64)
+
+
+def points(tasks: Episode) -> tuple[np.ndarray, np.ndarray]:
+    x, y = (torch.cat(leaves, 1)[..., 0].double().numpy() for leaves in zip(*tasks, strict=True))
+    return x, y
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_posterior_is_that_of_a_joint_normal_distribution(kernel: str) -> None:
+    """By the precision matrix of all points, not by the formula with the support's covariance."""
+    source, keys = fixed(kernel), episode_keys(0, 2, range(3))
+    x, y = points(source.sample(keys, SHAPE))
+    mean, std = source.posterior(keys, SHAPE)
+    for t in range(3):
+        for q in range(4):
+            places = np.append(x[t, :6], x[t, 6 + q])
+            precision = torch.linalg.inv(matrix(kernel, places, places) + NOISE**2 * torch.eye(7).double())
+            expected_mean = -(precision[6, :6] @ torch.from_numpy(y[t, :6])) / precision[6, 6]
+            assert mean[t, q] == pytest.approx(expected_mean.item(), abs=2e-5)  # x and y of episodes are float32
+            assert std[t, q] == pytest.approx(precision[6, 6].item() ** -0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_values_are_whitened_by_the_kernel_and_the_noise(kernel: str) -> None:
+    """Of 2,000 functions, each with places of its own, the whitened values are standard normal and independent."""
+    source, keys = fixed(kernel), episode_keys(1, 0, range(2000))
+    x, y = points(source.sample(keys, EpisodeShape(1, 3, 2)))
+    places, values = torch.from_numpy(x[:, :5]), torch.from_numpy(y[:, :5])
+    joint = torch.stack([matrix(kernel, row, row) for row in places.numpy()]) + NOISE**2 * torch.eye(5).double()
+    white = torch.linalg.solve_triangular(torch.linalg.cholesky(joint), values[..., None], upper=False)[..., 0]
+    torch.testing.assert_close(white.T.cov(), torch.eye(5).double(), rtol=0, atol=0.12)
+    torch.testing.assert_close(white.mean(0), torch.zeros(5).double(), rtol=0, atol=0.1)
+    assert values.var() == pytest.approx(AMPLITUDE**2 + NOISE**2, rel=0.1)
+
+
+def test_the_posterior_on_a_grid_goes_through_the_support_points() -> None:
+    source, keys = GaussianProcessSource(noise=1e-4), episode_keys(0, 2, [5])
+    shape = EpisodeShape(1, 4, 1)
+    x, y = points(source.sample(keys, shape))
+    mean, std = source.posterior(keys, shape, x[0, :4])
+    np.testing.assert_allclose(mean[0], y[0, :4], atol=1e-3)
+    assert std.max() < 1e-3
+
+
+def test_the_true_posterior_is_calibrated_and_the_best() -> None:
+    """Its query values are standard normal once standardised; what knows less, or claims more, scores lower."""
+    data = GaussianProcess(k_shot=5, n_query=10)
+    data.setup("test")
+    keys = episode_keys(0, 2, range(1000))
+    truth = np.stack(data.source("test").posterior(keys, data.shapes["test"]), -1)
+    truth = torch.from_numpy(truth).unsqueeze(2)
+    tasks = data.dataset("test").__getitems__(range(1000))
+    mean, std = truth.unbind(-1)
+    z = (tasks.query.y - mean) / std
+    assert z.mean() == pytest.approx(0, abs=0.05)
+    assert z.square().mean() == pytest.approx(1, abs=0.05)
+
+    def score(mean: torch.Tensor, std: torch.Tensor) -> float:
+        return EpisodicLogLikelihood.per_episode(torch.stack([mean, std], -1), tasks.query.y).mean().item()
+
+    best = score(mean, std)
+    assert best == pytest.approx(Normal(mean, std).log_prob(tasks.query.y).mean().item())
+    rivals = [(mean, 0.8 * std), (mean, 1.25 * std), (0.9 * mean, std), (0 * mean, 0 * std + tasks.query.y.std())]
+    assert best > max(score(*rival) for rival in rivals) + 0.003
+
+
+def test_kernels_are_drawn_for_each_episode() -> None:
+    """Far from the data, and at distances of whole periods, only kernels differ; here their kinds are counted."""
+    keys = episode_keys(0, 0, range(3000))
+    one = EpisodeShape(1, 1, 1)
+    alone = {name: GaussianProcessSource((name,)).posterior(keys, one)[0][:, 0] for name in KERNELS}
+    mixed = GaussianProcessSource().posterior(keys, one)[0][:, 0]
+    shares = [np.isclose(mixed, alone[name], rtol=1e-12, atol=0).mean() for name in KERNELS]
+    assert shares == pytest.approx([1 / 3] * 3, abs=0.05)
+
+
+def test_shapes_ranges_and_purity() -> None:
+    data = GaussianProcess(k_shot=3, n_query=7)
+    data.setup("fit")
+    tasks = data.dataset("train").__getitems__([4, 9, 2])
+    assert [leaf.shape for batch in tasks for leaf in batch] == [(3, 3, 1), (3, 3, 1), (3, 7, 1), (3, 7, 1)]
+    assert tasks.query.x.abs().max() < 2
+    torch.testing.assert_close(data.dataset("train")[9].query.y, tasks.query.y[1], rtol=0, atol=1e-6)
+
+
+def test_mistakes_are_refused() -> None:
+    with pytest.raises(ConfigError, match="n_way must be 1, not 5"):
+        data = GaussianProcess(n_way=5)
+        data.setup("fit")
+        data.train_dataloader()
+    with pytest.raises(ConfigError, match=r"kernels=\['cubic'\] must name at least one of rbf, matern, periodic"):
+        GaussianProcess(kernels=["cubic"])

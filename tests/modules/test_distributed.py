@@ -1,0 +1,127 @@
+"""Two processes do what one does: the same training, and the same result over any number of test episodes.
+
+The processes are of the gloo backend, so a machine without GPUs runs them. They play `main` below, which is launched in
+the ways a user would: by the Trainer itself, by torchrun, and by torchrun on two hosts (two loopback addresses).
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from lightning_meta.algorithms import MAML, MANN, ProtoNet, Reptile
+from lightning_meta.callbacks import EpisodeTable
+from lightning_meta.modules import EpisodicModule
+from tests.conftest import SIZE, blobs, conv4
+
+STEPS, META_BATCH, TEST_EPISODES = 20, 4, 7
+ALGORITHMS: dict[str, Callable[[], EpisodicModule]] = {
+    "maml": lambda: MAML(conv4(), n_way=3, inner_lr=0.1, inner_steps=1),
+    "reptile": lambda: Reptile(conv4(), n_way=3, inner_lr=0.01, inner_steps=2),
+    "protonet": lambda: ProtoNet(conv4()),
+    "mann": lambda: MANN(n_way=3, image_size=SIZE, hidden=10, slots=8, width=6, heads=2),
+}
+LAUNCHERS = {
+    "trainer": [[]],
+    "torchrun": [["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29611"]],
+    "two hosts": [
+        ["-m", "torch.distributed.run", "--nproc_per_node=1", "--nnodes=2", f"--node_rank={rank}",
+         "--master_addr=127.0.0.1", "--master_port=29613", f"--local_addr=127.0.0.{rank + 1}"]
+        for rank in (0, 1)
+    ],
+}  # fmt: skip
+
+pytestmark = pytest.mark.xdist_group("distributed")  # the processes are started once for all tests
+
+
+class Diary(pl.Callback):
+    """A fingerprint of each training episode, in the order in which this process plays them."""
+
+    def __init__(self) -> None:
+        self.episodes: list[float] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.episodes += batch.query.x.double().flatten(1).sum(1).tolist()
+
+
+def play(name: str, folder: Path, **how: Any) -> dict[str, Any]:
+    """Train 20 steps in float64 and test; what this process saw."""
+    torch.manual_seed(0)
+    module, diary, table = ALGORITHMS[name](), Diary(), EpisodeTable()
+    module.optimizer = lambda params: torch.optim.SGD(params, lr=0.05)  # Adam would magnify rounding errors
+    trainer = pl.Trainer(
+        max_steps=STEPS, max_epochs=-1, accelerator="cpu", precision="64-true", inference_mode=False, logger=False,
+        use_distributed_sampler=False, num_sanity_val_steps=0, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, default_root_dir=folder / name, callbacks=[diary, table], **how,
+    )  # fmt: skip
+    data = blobs(meta_batch_size=META_BATCH, steps_per_epoch=STEPS, test_episodes=TEST_EPISODES, eval_meta_batch_size=2)
+    trainer.fit(module, datamodule=data)
+    (tested,) = trainer.test(module, datamodule=data, verbose=False)
+    return {"weights": module.state_dict(), "tested": tested, "episodes": diary.episodes}
+
+
+def main() -> None:
+    """Play every algorithm with two processes; each leaves what it saw in a file of its own."""
+    folder, nodes = Path(sys.argv[1]), int(sys.argv[2])
+    for name in ALGORITHMS:
+        seen = play(name, folder, devices=2 // nodes, num_nodes=nodes, strategy="ddp")
+        torch.save(seen, folder / f"{name}_{torch.distributed.get_rank()}.pt")
+
+
+@pytest.fixture(scope="module", params=LAUNCHERS)
+def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    """What the two processes saw, by algorithm."""
+    folder, launchers = tmp_path_factory.mktemp("two"), LAUNCHERS[request.param]
+    script = ["-m", "tests.modules.test_distributed", str(folder), str(len(launchers))]
+    started = [
+        subprocess.Popen(
+            [sys.executable, *launcher, *script], cwd=Path(__file__).parents[2], text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for launcher in launchers
+    ]  # fmt: skip
+    for process in started:
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+    return {
+        name: [torch.load(folder / f"{name}_{rank}.pt", weights_only=True) for rank in (0, 1)] for name in ALGORITHMS
+    }
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("one")
+    return {name: play(name, folder, devices=1) for name in ALGORITHMS}
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_weights_after_20_steps_are_those_of_one_process(name: str, one: Any, two: Any) -> None:
+    start = ALGORITHMS[name]().double().state_dict()
+    for rank in two[name]:
+        torch.testing.assert_close(rank["weights"], one[name]["weights"], rtol=1e-9, atol=1e-9)
+    assert max((start[key] - value).abs().max() for key, value in one[name]["weights"].items()) > 1e-3
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_mean_and_interval_over_test_episodes_are_those_of_one_process(name: str, one: Any, two: Any) -> None:
+    for rank in two[name]:
+        # Lightning keeps logged values in float32.
+        assert rank["tested"] == pytest.approx(one[name]["tested"], abs=1e-6)
+
+
+def test_ranks_share_the_training_episodes_out(one: Any, two: Any) -> None:
+    first, second = (rank["episodes"] for rank in two["maml"])
+    share = META_BATCH // 2
+    for step in range(STEPS):
+        whole = one["maml"]["episodes"][step * META_BATCH : (step + 1) * META_BATCH]
+        assert first[step * share : (step + 1) * share] + second[step * share : (step + 1) * share] == whole
+    assert len(set(one["maml"]["episodes"])) == STEPS * META_BATCH
+
+
+if __name__ == "__main__":
+    main()
