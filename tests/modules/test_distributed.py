@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_meta.algorithms import MAML, MANN, ProtoNet, Reptile
-from lightning_meta.callbacks import EpisodeTable
+from lightning_meta.callbacks import Calibration, EpisodeTable
 from lightning_meta.modules import EpisodicModule
 from tests.conftest import SIZE, blobs, conv4
 
@@ -52,12 +52,13 @@ class Diary(pl.Callback):
 def play(name: str, folder: Path, **how: Any) -> dict[str, Any]:
     """Train 20 steps in float64 and test; what this process saw."""
     torch.manual_seed(0)
-    module, diary, table = ALGORITHMS[name](), Diary(), EpisodeTable()
+    module, diary = ALGORITHMS[name](), Diary()
     module.optimizer = lambda params: torch.optim.SGD(params, lr=0.05)  # Adam would magnify rounding errors
     trainer = pl.Trainer(
         max_steps=STEPS, max_epochs=-1, accelerator="cpu", precision="64-true", inference_mode=False, logger=False,
         use_distributed_sampler=False, num_sanity_val_steps=0, enable_progress_bar=False, enable_model_summary=False,
-        enable_checkpointing=False, default_root_dir=folder / name, callbacks=[diary, table], **how,
+        enable_checkpointing=False, default_root_dir=folder / name,
+        callbacks=[diary, EpisodeTable(), Calibration()], **how,
     )  # fmt: skip
     data = blobs(meta_batch_size=META_BATCH, steps_per_epoch=STEPS, test_episodes=TEST_EPISODES, eval_meta_batch_size=2)
     trainer.fit(module, datamodule=data)

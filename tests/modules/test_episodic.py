@@ -187,11 +187,11 @@ def test_the_injected_metric_is_logged_by_its_name() -> None:
 
 
 class Talkative(ProtoNet):
-    """Reports the number of query examples of a task."""
+    """Reports the number of query examples of a task, and the loss once more."""
 
     def query_loss(self, adapted: Any, query: Batch) -> TaskOutput:
         out = super().query_loss(adapted, query)
-        return TaskOutput(out.loss, out.preds, {"queries": torch.tensor(float(len(query.y)))})
+        return TaskOutput(out.loss, out.preds, {"queries": torch.tensor(float(len(query.y))), "again": out.loss})
 
 
 def test_training_logs_loss_metric_and_the_hooks_own_scalars(tmp_path: Path) -> None:
@@ -202,6 +202,15 @@ def test_training_logs_loss_metric_and_the_hooks_own_scalars(tmp_path: Path) -> 
     assert [row["step"] for row in rows] == ["0", "1", "2"]
     assert all(float(row["train/loss"]) > 0 and 0 <= float(row["train/acc"]) <= 1 for row in rows)
     assert [float(row["train/queries"]) for row in rows] == [6, 6, 6]
+
+
+def test_evaluation_measures_the_hooks_own_scalars_with_their_interval() -> None:
+    data, module = blobs(eval_meta_batch_size=3), Talkative(conv4())
+    for _ in range(2):  # the second test begins anew
+        (tested,) = trainer().test(module, datamodule=data, verbose=False)
+        assert (tested["test/queries"], tested["test/queries_ci95"]) == (6, 0)
+        assert tested["test/again"] == tested["test/loss"] > 0
+        assert tested["test/again_ci95"] == tested["test/loss_ci95"] > 0
 
 
 def test_training_metrics_carry_the_global_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
