@@ -74,7 +74,10 @@ def main() -> None:
         torch.save(seen, folder / f"{name}_{torch.distributed.get_rank()}.pt")
 
 
-@pytest.fixture(scope="module", params=LAUNCHERS)
+@pytest.fixture(
+    scope="module",
+    params=[name if name == "trainer" else pytest.param(name, marks=pytest.mark.slow) for name in LAUNCHERS],
+)
 def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
     """What the two processes saw, by algorithm."""
     folder, launchers = tmp_path_factory.mktemp("two"), LAUNCHERS[request.param]
@@ -87,7 +90,7 @@ def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         for launcher in launchers
     ]  # fmt: skip
     for process in started:
-        output, _ = process.communicate(timeout=300)
+        output, _ = process.communicate(timeout=900)
         assert process.returncode == 0, output
     return {
         name: [torch.load(folder / f"{name}_{rank}.pt", weights_only=True) for rank in (0, 1)] for name in ALGORITHMS
