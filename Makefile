@@ -28,9 +28,10 @@ $(VENV)/.installed: requirements.txt constraints.txt
 demo: install  ## meta-train MAML on Glyphs, 5-way 1-shot, on the CPU (ARGS="..." adds options)
 	$(BIN)/python -m lightning_meta fit --config $(DEMO_CONFIG) $(ARGS)
 
-# One thread for each process: threads of several processes on the same cores slow each other down.
+# One thread for each process: threads of several processes on the same cores slow each other down. Whole files, because
+# fixtures of a module may be costly.
 test: install  ## run the tests on all cores (ARGS="-k maml" to choose)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadgroup $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile $(ARGS)
 
 test-slow: install  ## run the slow tests: whole meta-trainings
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -36,8 +36,6 @@ LAUNCHERS = {
     ],
 }  # fmt: skip
 
-pytestmark = pytest.mark.xdist_group("distributed")  # the processes are started once for all tests
-
 
 class Diary(pl.Callback):
     """A fingerprint of each training episode, in the order in which this process plays them."""
