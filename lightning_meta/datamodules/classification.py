@@ -33,6 +33,8 @@ class ClassificationDataModule(EpisodicDataModule):
             `mix`: each class drawn is, with probability 1/2, mixed with a second class that no other class of the
             episode shares; its examples are the means of two images, one of each class. With both, classes are mixed,
             then turned. A new class has the label of the class drawn.
+        train_classes: how many of the meta-training classes to use, taken at even distances in their order; all by
+            default. The fewer they are, the sooner tasks with fixed labels are memorised.
         **kwargs: of `EpisodicDataModule`.
     """
 
@@ -40,6 +42,7 @@ class ClassificationDataModule(EpisodicDataModule):
         self,
         labels: Literal["shuffled", "fixed"] = "shuffled",
         task_augmentation: Sequence[TaskAugmentation] = (),
+        train_classes: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -47,7 +50,7 @@ class ClassificationDataModule(EpisodicDataModule):
             raise ConfigError(f"labels={labels!r} must be shuffled or fixed.")
         if unknown := set(task_augmentation) - {"rotate", "mix"}:
             raise ConfigError(f"task_augmentation has {sorted(unknown)}; it may have rotate and mix.")
-        self.labels, self.task_augmentation = labels, tuple(task_augmentation)
+        self.labels, self.task_augmentation, self.train_classes = labels, tuple(task_augmentation), train_classes
         self.labelled_by_class: set[Split] = set()
 
     def load_source(self, split: Split) -> ClassBank:
@@ -77,5 +80,9 @@ class ClassificationDataModule(EpisodicDataModule):
     def source(self, split: Split) -> ClassBank:
         """The classes of a split with the options that hold for it (after `setup`)."""
         labels: Labels = "class" if split in self.labelled_by_class else self.labels
-        augmentation = self.task_augmentation if split == "train" else ()
-        return replace(cast(ClassBank, self.sources[split]), labels=labels, augmentation=augmentation)
+        bank = cast(ClassBank, self.sources[split])
+        if split != "train":
+            return replace(bank, labels=labels)
+        if self.train_classes is not None:
+            bank = bank.thinned(self.train_classes)
+        return replace(bank, labels=labels, augmentation=self.task_augmentation)

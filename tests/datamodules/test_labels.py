@@ -229,3 +229,25 @@ def test_options_stay_when_the_bank_moves_to_a_device() -> None:
 def test_unknown_labels_are_refused(labels: Any) -> None:
     with pytest.raises(ConfigError, match=rf"labels='{labels}'"):
         blobs(labels=labels)
+
+
+def test_training_may_use_a_part_of_the_classes() -> None:
+    module = numbered(train_classes=8)
+    tasks = {split: module.dataset(split).__getitems__(range(200)) for split in ("train", "val")}
+    assert set(labels_of_classes(tasks["train"])) == {0, 4, 8, 12, 16, 20, 24, 28}  # at even distances
+    assert set(labels_of_classes(tasks["val"])) == set(range(N_CLASSES))
+    assert module.n_classes("train") == 8
+
+
+def test_a_part_of_the_classes_keeps_fixed_labels() -> None:
+    module = numbered(train_classes=10, labels="fixed")
+    found = labels_of_classes(module.dataset("train").__getitems__(range(200)))
+    assert len(found) == 10
+    assert all(len(labels) == 1 for labels in found.values())
+    assert sorted(label for labels in found.values() for label in labels) == sorted([*range(5)] * 2)
+
+
+@pytest.mark.parametrize("classes", [0, 33])
+def test_more_training_classes_than_there_are_is_an_error(classes: int) -> None:
+    with pytest.raises(ConfigError, match=f"train_classes={classes} must be between 1 and the 32 classes"):
+        numbered(train_classes=classes).source("train")
