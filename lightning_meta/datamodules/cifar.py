@@ -25,6 +25,7 @@ from lightning_meta.datamodules.classification import ClassificationDataModule
 from lightning_meta.datamodules.episodes import ClassBank, Split
 from lightning_meta.datamodules.files import whole_or_not_at_all
 from lightning_meta.datamodules.image_cache import read_cache, write_cache
+from lightning_meta.datamodules.image_folder import read_image
 from lightning_meta.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,9 @@ class CIFAR(ClassificationDataModule):
 
     def load_source(self, split: Split) -> ClassBank:
         return ClassBank.from_classes(torch.stack(read_cache(self.cache, self.splits[split])))
+
+    def prepare_image(self, path: Path) -> Tensor:
+        return read_image(path, SIZE, channels=3)
 
     def _download(self, pickles: Path) -> None:
         reason = "downloading is off (--data.download false)"

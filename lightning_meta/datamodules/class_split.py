@@ -12,6 +12,7 @@ from lightning_meta.errors import ConfigError, DataError
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 SHUFFLE = 3  # the stream of random numbers that orders classes; episodes draw from 0, 1 and 2
+TEST_ONLY = (0, 0, 1)  # fractions
 SHOWN = 5  # how many names an error lists
 
 
@@ -22,7 +23,8 @@ class ClassSplit:
     Args:
         train, val, test: text files with the name of a class on each line. A relative path starts at the folder of the
             data.
-        fractions: share out all classes, shuffled, for training, validation and test, e.g. `[0.64, 0.16, 0.2]`.
+        fractions: share out all classes, shuffled, for training, validation and test, e.g. `[0.64, 0.16, 0.2]`. Or
+            `[0, 0, 1]`: all for test, of what was trained on other data.
         seed: of that shuffle.
     """
 
@@ -46,9 +48,10 @@ def check_split(split: ClassSplit) -> None:
         missing = ", ".join(f"split.{name}" for name, path in lists.items() if path is None)
         raise ConfigError(f"{', '.join(named)} is set, but not {missing}; the classes of all three splits are needed.")
     shares = split.fractions
-    if shares and (len(shares) != 3 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6):
+    if shares and shares != TEST_ONLY and (len(shares) != 3 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6):
         raise ConfigError(
-            f"split.fractions={list(shares)} sum to {sum(shares):g}; they must be three positive numbers that sum to 1."
+            f"split.fractions={list(shares)} sum to {sum(shares):g}; they must be three positive numbers that sum to "
+            "1, or [0, 0, 1] for a test alone."
         )
     if split.seed < 0:
         raise ConfigError(f"split.seed={split.seed} must not be negative.")
@@ -78,7 +81,7 @@ def share_out(names: list[str], fractions: tuple[float, ...], seed: int) -> dict
         for split, start, end in zip(SPLITS, ends[:-1], ends[1:], strict=True)
     }
     for split, share in zip(SPLITS, fractions, strict=True):
-        if not splits[split]:
+        if share and not splits[split]:
             raise DataError(
                 f"a fraction of {share:g} of {len(names)} classes leaves none for {split}; raise it in split.fractions "
                 "or add classes."

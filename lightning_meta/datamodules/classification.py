@@ -15,7 +15,10 @@ their numbers differ by one at most. Two classes are mixed with equal weights, w
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, cast
+
+from torch import Tensor
 
 from lightning_meta.datamodules.base import EpisodicDataModule
 from lightning_meta.datamodules.episodes import ClassBank, Labels, Split, TaskAugmentation
@@ -56,6 +59,18 @@ class ClassificationDataModule(EpisodicDataModule):
     def load_source(self, split: Split) -> ClassBank:
         """The classes of a split. Called once per split and process; raises `DataError`."""
         raise NotImplementedError
+
+    def prepare_image(self, path: Path) -> Tensor:
+        """An image file of a user's, made like the images of this data set: `(C, H, W)` uint8. For `predict`.
+
+        Raises:
+            DataError: the file cannot be read.
+            ConfigError: the data set does not say how it is done, or has no images.
+        """
+        raise ConfigError(
+            f"{self.name} does not say how an image of your own is made like its images; its class needs the method "
+            "prepare_image."
+        )
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

@@ -11,12 +11,14 @@ import numpy as np
 import PIL
 import torch
 from PIL import features
+from torch import Tensor
 
 from lightning_meta.datamodules import glyph_renderer
 from lightning_meta.datamodules.classification import ClassificationDataModule
 from lightning_meta.datamodules.episodes import ClassBank, Split
 from lightning_meta.datamodules.files import whole_or_not_at_all
-from lightning_meta.datamodules.glyph_renderer import SCRIPTS, GlyphSet, render_glyphs
+from lightning_meta.datamodules.glyph_renderer import SCRIPTS, SIZE, GlyphSet, render_glyphs
+from lightning_meta.datamodules.image_folder import read_image
 from lightning_meta.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,10 @@ class Glyphs(ClassificationDataModule):
         glyphs = read_cache(self.cache)
         images = glyphs.images[np.isin(glyphs.scripts, SCRIPTS[split])]
         return ClassBank.from_classes(torch.from_numpy(images).unsqueeze(2))
+
+    def prepare_image(self, path: Path) -> Tensor:
+        """The image is taken for dark ink on light paper."""
+        return read_image(path, SIZE, channels=1, invert=True)
 
 
 def write_cache(path: Path, glyphs: GlyphSet) -> None:

@@ -42,7 +42,8 @@ class ImageFolder(ClassificationDataModule):
     - by list: the classes are `<root>/<class>/`, and three text files name those of each split,
       `--data.split.train train.txt --data.split.val val.txt --data.split.test test.txt`;
     - by fraction: the classes are `<root>/<class>/`, shuffled by a seed and shared out,
-      `--data.split.fractions [0.64,0.16,0.2] --data.split.seed 1`. The log names the classes of each split.
+      `--data.split.fractions [0.64,0.16,0.2] --data.split.seed 1`. The log names the classes of each split. To test on
+      all of them what was trained on other data: `--data.split.fractions [0,0,1]`.
 
     An image is any PNG, JPEG, WebP, BMP, GIF or TIFF file that is directly in the folder of its class. It is turned
     upright as its EXIF data say, laid on white if it is transparent, resized until its shorter side is `image_size`,
@@ -56,6 +57,7 @@ class ImageFolder(ClassificationDataModule):
         root: the folder.
         image_size: height and width in pixels.
         channels: 3 for colour or 1 for grey.
+        invert: exchange dark and light. Dark drawings on light paper become what Omniglot and Glyphs have, ink 1 on 0.
         split: which classes are for training, validation and test.
         cache: folder for the small images, if they shall not be in `root`.
         **kwargs: of `ClassificationDataModule`.
@@ -66,12 +68,14 @@ class ImageFolder(ClassificationDataModule):
         root: str,
         image_size: int = 84,
         channels: int = 3,
+        invert: bool = False,
         split: ClassSplit = ClassSplit(),  # noqa: B008 - never mutated
         cache: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.root, self.image_size, self.channels, self.class_split = Path(root), image_size, channels, split
+        self.invert = invert
         self.cache_folder = Path(cache or root)
         if image_size < 1:
             raise ConfigError(f"image_size={image_size} must be at least 1 pixel.")
@@ -82,7 +86,8 @@ class ImageFolder(ClassificationDataModule):
     def prepare_data(self) -> None:
         """Make the small images, unless they exist. Raises `DataError` if images are missing or unreadable."""
         for split, of_split in self.files.items():
-            log.info("%s: %d classes for %s: %s.", self.root, len(of_split), split, ", ".join(of_split))
+            if of_split:
+                log.info("%s: %d classes for %s: %s.", self.root, len(of_split), split, ", ".join(of_split))
         if self.cache.exists():
             return
         files = {name: paths for of_split in self.files.values() for name, paths in of_split.items()}
@@ -91,14 +96,19 @@ class ImageFolder(ClassificationDataModule):
         if others:
             counts = ", ".join(f"{count} with the suffix '{suffix}'" for suffix, count in others.most_common())
             log.warning("%s: passing over files that are no images: %s.", self.root, counts)
-        images = {
-            name: torch.stack([read_image(path, self.image_size, self.channels) for path in paths])
-            for name, paths in files.items()
-        }
+        images = {name: torch.stack([self.prepare_image(path) for path in paths]) for name, paths in files.items()}
         write_cache(self.cache, images, option="--data.cache")
+
+    def prepare_image(self, path: Path) -> Tensor:
+        return read_image(path, self.image_size, self.channels, self.invert)
 
     def load_source(self, split: Split) -> ClassBank:
         files, shape = self.files[split], self.shapes[split]
+        if not files:
+            raise ConfigError(
+                f"{self.root} has no classes for {split}: split.fractions={list(self.class_split.fractions)}; with "
+                "[0.64, 0.16, 0.2], say, there are classes for all three."
+            )
         smallest = min(files, key=lambda name: len(files[name]))
         if len(files[smallest]) < shape.k_shot + shape.n_query:
             raise ConfigError(
@@ -119,7 +129,7 @@ class ImageFolder(ClassificationDataModule):
     @cached_property
     def cache(self) -> Path:
         """The file of small images. Its name depends on all that decides about them."""
-        facts = [f"{RECIPE} {self.image_size} {self.channels}"]
+        facts = [f"{RECIPE} {self.image_size} {self.channels}{' inverted' if self.invert else ''}"]
         for of_split in self.files.values():
             for name, paths in of_split.items():
                 for path in paths:
@@ -202,7 +212,7 @@ def visible_files(folder: Path, images: bool) -> list[Path]:
     )
 
 
-def read_image(path: Path, size: int, channels: int) -> Tensor:
+def read_image(path: Path, size: int, channels: int, invert: bool = False) -> Tensor:
     """Decode an image into `(channels, size, size)` uint8, as `ImageFolder` says. Raises `DataError` if it cannot."""
     try:
         with Image.open(path) as image:
@@ -214,6 +224,7 @@ def read_image(path: Path, size: int, channels: int) -> Tensor:
             paper = Image.new("RGBA", upright.size, "white")
             upright = Image.alpha_composite(paper, upright.convert("RGBA"))
         small = ImageOps.fit(upright.convert(MODES[channels]), (size, size), Image.Resampling.LANCZOS)
+        small = ImageOps.invert(small) if invert else small
     except Exception as error:  # damage shows as whatever Pillow's many decoders stumble over
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
         raise DataError(f"{path} cannot be read ({reason}). Replace or remove it.") from error

@@ -25,6 +25,7 @@ from lightning_meta.datamodules.classification import ClassificationDataModule
 from lightning_meta.datamodules.episodes import ClassBank, Split
 from lightning_meta.datamodules.files import whole_or_not_at_all
 from lightning_meta.datamodules.image_cache import read_cache, write_cache
+from lightning_meta.datamodules.image_folder import read_image
 from lightning_meta.datamodules.omniglot_split import vinyals_split
 from lightning_meta.errors import DataError
 
@@ -79,6 +80,10 @@ class Omniglot(ClassificationDataModule):
     def load_source(self, split: Split) -> ClassBank:
         images = torch.stack(read_cache(self.cache, self.splits[split]))
         return ClassBank.from_classes(with_rotations(images) if self.rotations else images)
+
+    def prepare_image(self, path: Path) -> Tensor:
+        """The image is taken for dark ink on light paper."""
+        return read_image(path, SIZE, channels=1, invert=True)
 
     def _download(self, part: str) -> Path:
         folder = self.root / FOLDERS[0]

@@ -12,7 +12,8 @@ class StreamModule(EpisodicModule[Adapted]):
     """Base of algorithms whose `adapt` reads one example after another, so that the order of the support set matters.
 
     The datamodule is asked for an order that is drawn with each episode. Otherwise the examples of a class stand side
-    by side, in the order of their labels, and the place of an example would tell its label.
+    by side, in the order of their labels, and the place of an example would tell its label. Whoever calls `adapt` with
+    a support set of their own puts it into a random order first.
     """
 
     def setup(self, stage: str) -> None:

@@ -1,5 +1,9 @@
 """One classification episode as pictures: what was shown and what was recognised."""
 
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
@@ -12,6 +16,8 @@ IMAGE, GAP, CAPTION = 0.8, 0.1, 0.24  # side of an image; space between images; 
 LEFT, TOP, MARGIN = 0.85, 0.85, 0.12  # room for the names of the classes and for the title; other sides
 SEPARATION = 0.35  # between support and query
 WIDTH = 6.0  # at least, for the title
+CHARACTER, MORE = 0.085, 0.5  # of a class's name; room for how many images are not shown
+NAME = 24  # characters at most
 
 
 def episode_gallery(
@@ -43,17 +49,7 @@ def episode_gallery(
     width = max(query_left + n_query * (IMAGE + GAP) - GAP + MARGIN, WIDTH)
     height = TOP + len(classes) * (IMAGE + CAPTION) + MARGIN
 
-    # One coordinate system in inches from the upper left corner: hundreds of axes would take seconds.
-    figure = Figure(figsize=(width, height), dpi=DPI)
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_axis_off()
-
-    def show(image: Tensor, left: float, top: float, colour: str, thickness: float) -> None:
-        pixels = image.detach().float().clamp(0, 1).permute(1, 2, 0).cpu().numpy()
-        # The colour map concerns images of one channel only.
-        axes.imshow(pixels, "gray_r", aspect="auto", vmin=0, vmax=1, extent=(left, left + IMAGE, top + IMAGE, top))
-        axes.add_patch(Rectangle((left, top), IMAGE, IMAGE, fill=False, edgecolor=colour, linewidth=thickness))
-
+    figure, axes = _sheet(width, height)
     score = f"{int(correct.sum())} of {len(correct)} queries right ({float(correct.double().mean()):.0%})"
     axes.text(LEFT, MARGIN, f"{title}\n{score}", fontsize=TITLE, color=INK, va="top")
     axes.text(LEFT, TOP - 0.06, "support", fontsize=LABEL, color=INK)
@@ -62,11 +58,81 @@ def episode_gallery(
         top = TOP + row * (IMAGE + CAPTION)
         axes.text(LEFT - GAP, top + IMAGE / 2, f"class {label}", fontsize=LABEL, color=INK, ha="right", va="center")
         for column, image in enumerate(support.x[support.y == label][:n_support]):
-            show(image, LEFT + column * (IMAGE + GAP), top, GREY, 0.8)
+            _show(axes, image, LEFT + column * (IMAGE + GAP), top, GREY, 0.8)
         for column, index in enumerate((query.y == label).nonzero().flatten()[:n_query].tolist()):
             left = query_left + column * (IMAGE + GAP)
             mark, colour, thickness = ("✓", BLUE, 1.2) if correct[index] else (f"✗ {predicted[index]}", VERMILLION, 2.6)
-            show(query.x[index], left, top, colour, thickness)
+            _show(axes, query.x[index], left, top, colour, thickness)
             axes.text(left + IMAGE / 2, top + IMAGE + 0.04, mark, fontsize=SMALL, color=colour, ha="center", va="top")
-    axes.set(xlim=(0, width), ylim=(height, 0))
     return figure
+
+
+def prediction_gallery(
+    support: Batch,
+    query: Tensor,
+    classes: Sequence[str],
+    predicted: Tensor,
+    probability: Tensor,
+    title: str = "Predictions",
+    max_support: int = 5,
+    max_query: int = 12,
+) -> Figure:
+    """A row for each class: its support images at the left, the query images that were taken for it at the right.
+
+    These are ordered by their probability, which stands below; a doubtful one (less than 1/2) has a thick red frame.
+
+    Args:
+        support: images `(S, C, H, W)` in [0, 1] and labels `(S,)`; C is 1 (0 is paper, 1 is ink) or 3 (RGB).
+        query: images `(Q, C, H, W)`.
+        classes: name of each label.
+        predicted: labels `(Q,)`.
+        probability: of the predicted label `(Q,)`.
+        title: of the picture.
+        max_support, max_query: images shown per class; how many are not shown is said.
+    """
+    names = [name if len(name) <= NAME else f"{name[: NAME - 1]}…" for name in classes]
+    n_support = min(max_support, int(support.y.bincount().max()))
+    n_query = min(max_query, int(predicted.bincount().max()))
+    left_support = max(LEFT, MARGIN + GAP + CHARACTER * max(map(len, names)))
+    left_query = left_support + n_support * (IMAGE + GAP) - GAP + SEPARATION
+    width = max(left_query + n_query * (IMAGE + GAP) - GAP + MORE, WIDTH)
+    figure, axes = _sheet(width, TOP + len(names) * (IMAGE + CAPTION) + MARGIN)
+
+    axes.text(left_support, MARGIN, f"{title}\n{len(query)} query images", fontsize=TITLE, color=INK, va="top")
+    axes.text(left_support, TOP - 0.06, "support", fontsize=LABEL, color=INK)
+    axes.text(left_query, TOP - 0.06, "query, with the probability of this class", fontsize=LABEL, color=INK)
+    for label, name in enumerate(names):
+        top = TOP + label * (IMAGE + CAPTION)
+        centre: dict[str, Any] = {"y": top + IMAGE / 2, "fontsize": LABEL, "color": INK, "va": "center"}
+        axes.text(left_support - GAP, s=name, ha="right", **centre)
+        for column, image in enumerate(support.x[support.y == label][:n_support]):
+            _show(axes, image, left_support + column * (IMAGE + GAP), top, GREY, 0.8)
+        taken = (predicted == label).nonzero().flatten()
+        taken = taken[probability[taken].argsort(descending=True, stable=True)]
+        for column, index in enumerate(taken[:n_query].tolist()):
+            left = left_query + column * (IMAGE + GAP)
+            sure = bool(probability[index] >= 0.5)
+            colour, thickness = (BLUE, 1.2) if sure else (VERMILLION, 2.6)
+            _show(axes, query[index], left, top, colour, thickness)
+            text = f"{probability[index]:.0%}" if sure else f"? {probability[index]:.0%}"
+            axes.text(left + IMAGE / 2, top + IMAGE + 0.04, text, fontsize=SMALL, color=colour, ha="center", va="top")
+        if len(taken) > n_query:
+            axes.text(left_query + n_query * (IMAGE + GAP), s=f"+ {len(taken) - n_query}", **centre)
+    return figure
+
+
+def _sheet(width: float, height: float) -> tuple[Figure, Axes]:
+    """One coordinate system in inches from the upper left corner: hundreds of axes would take seconds."""
+    figure = Figure(figsize=(width, height), dpi=DPI)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    axes.set_autoscale_on(False)  # images would move the limits
+    return figure, axes
+
+
+def _show(axes: Axes, image: Tensor, left: float, top: float, colour: str, thickness: float) -> None:
+    pixels = image.detach().float().clamp(0, 1).permute(1, 2, 0).cpu().numpy()
+    # The colour map concerns images of one channel only.
+    axes.imshow(pixels, "gray_r", aspect="auto", vmin=0, vmax=1, extent=(left, left + IMAGE, top + IMAGE, top))
+    axes.add_patch(Rectangle((left, top), IMAGE, IMAGE, fill=False, edgecolor=colour, linewidth=thickness))

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from lightning_meta.algorithms import ConditionalNeuralProcess, ProtoNet
-from lightning_meta.callbacks import Completions, Pictures, PredictionTable, ProcessFits, completions
+from lightning_meta.callbacks import Completions, Pictures, ProcessFits, completions
 from lightning_meta.datamodules import EpisodicDataModule, GaussianProcess, ImageCompletion
 from lightning_meta.datamodules.sampling import episode_keys
 from lightning_meta.modules import EpisodicModule
@@ -87,13 +86,3 @@ def test_completions_show_the_first_pixels_and_predict_all(tmp_path: Path, monke
     down, right = ((tasks.query.x + 1) / 2 * (SIZE - 1)).round().long().unbind(-1)
     rows = torch.arange(2)[:, None]
     torch.testing.assert_close(shown["preds 20"][rows, down, right], preds.detach())
-
-
-def test_means_stand_in_the_table_of_predictions(tmp_path: Path) -> None:
-    module, data = cnp(), functions()
-    trainer(tmp_path, PredictionTable()).predict(module, data)
-    rows = np.genfromtxt(tmp_path / "predictions.csv", delimiter=",", names=True)
-    tasks = data.dataset("test").__getitems__(range(EPISODES))
-    np.testing.assert_allclose(rows["target"], tasks.query.y.flatten(), rtol=1e-5)
-    means = module.eval().play(tasks).preds[..., 0].flatten().detach()
-    np.testing.assert_allclose(rows["prediction"], means, rtol=1e-3, atol=1e-5)

@@ -9,6 +9,7 @@ only if the trainer does it. That code normalises by the batch at hand in testin
 statistics are used here is a setting.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from lightning_meta.backbones import Backbone, EpisodicBatchNorm2d, support_stat
 from lightning_meta.backbones.norm import NormProtocol
 from lightning_meta.core import Batch, Params, TaskOutput
 from lightning_meta.core.prototypes import class_means, exclude_absent
+from lightning_meta.errors import ConfigError
 from lightning_meta.modules import EpisodicModule
 
 
@@ -115,3 +117,10 @@ class RelationNet(EpisodicModule[ClassMaps]):
         loss = F.mse_loss(logits_QS.sigmoid(), same_QS.to(logits_QS.dtype))
         logits_CQ, present_C = class_means(logits_QS.T, classes.labels)
         return TaskOutput(loss, exclude_absent(logits_CQ.T, present_C))
+
+    def check_shots(self, shots: Sequence[int]) -> None:
+        if min(shots) < max(shots):
+            raise ConfigError(
+                f"classes have from {min(shots)} to {max(shots)} examples, but RelationNet adds up the maps of a "
+                "class, so that classes can be compared only where all have as many; give the same number of each."
+            )
