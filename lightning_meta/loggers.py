@@ -3,28 +3,36 @@
 import os
 import socket
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 from urllib.parse import urlparse
 
+import torch
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_info
 
 CONNECT_TIMEOUT = 3.0  # seconds; wandb itself would try for 40 s
+RUN_ID = "wandb_run_id"  # in checkpoints: the run that they were saved in
 
 
 class OfflineFirstWandbLogger(WandbLogger):
     """`WandbLogger` that decides by itself whether to upload.
 
     Online when `WANDB_API_KEY` is set and the server answers; otherwise the run is written to `save_dir/wandb/` and
-    can be uploaded later by `wandb sync`. `WANDB_MODE` (online, offline, disabled) overrules this.
+    can be uploaded later by `wandb sync`. `WANDB_MODE` (online, offline, disabled) overrules this. Artifacts and the
+    images of tables wait in `save_dir/wandb/artifacts/`; W&B would put them in the home folder (`WANDB_DATA_DIR`).
 
     Args:
-        name: of the run. On the command line: the experiment's.
+        name: of the run; `-seed<n>` is added where the training has a seed. On the command line: the experiment's.
         save_dir: where the folder `wandb/` is made.
         project: on the server; `WANDB_PROJECT` overrules the default.
-        group: runs that belong together. On the command line: the algorithm.
+        group: runs that belong together. On the command line: algorithm, data, way and shot, so that a group's runs
+            differ in their seeds.
         tags: On the command line: data, way and shot.
-        **kwargs: of `WandbLogger`, such as `id` and `resume` to continue a run, or `log_model` to upload checkpoints.
+        log_model: keep checkpoints as artifacts: the best and the last one at the end of training (true), or each when
+            it is saved (`all`).
+        resume: what to do when a run of this id is there already, see `wandb.init`.
+        **kwargs: of `WandbLogger`, such as `id`.
     """
 
     def __init__(
@@ -34,22 +42,35 @@ class OfflineFirstWandbLogger(WandbLogger):
         project: str | None = None,
         group: str | None = None,
         tags: Sequence[str] | None = None,
+        log_model: Literal["all"] | bool = False,
+        resume: str = "allow",
         **kwargs: Any,
     ) -> None:
         project = project or os.environ.get("WANDB_PROJECT", "lightning_meta")
         offline = _must_be_offline()
-        if offline and kwargs.get("log_model"):
-            rank_zero_info("W&B is offline: checkpoints stay in the run's folder (log_model is ignored).")
-            kwargs["log_model"] = False
+        os.environ.setdefault("WANDB_DATA_DIR", str(Path(save_dir, "wandb").absolute()))
+        seed = os.environ.get("PL_GLOBAL_SEED")
         super().__init__(
-            name=name,
+            name=f"{name}-seed{seed}" if name and seed else name,
             save_dir=save_dir,
             project=project,
             offline=offline,
             group=group,
             tags=list(tags) if tags is not None else None,
+            log_model=log_model and not offline,
+            resume=resume,
             **kwargs,
         )
+        self._log_model = log_model  # Lightning refuses it offline, where W&B can do it
+
+    def continue_run_of(self, checkpoint: Path) -> None:
+        """Log to the run that `checkpoint` was saved in. An id that was given, also by `WANDB_RUN_ID`, goes first.
+
+        Offline this makes a second folder with the same id: give both to `wandb sync`.
+        """
+        if self.version is None and "WANDB_RUN_ID" not in os.environ:
+            saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+            self._id = self._wandb_init["id"] = saved.get(RUN_ID)
 
 
 def _must_be_offline() -> bool:

@@ -21,15 +21,21 @@ WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 @dataclass
 class WandbRun:
-    """What a run has told W&B: the latest `config`, and in `history` one dict for each time something was logged."""
+    """What a run has told W&B: the latest `config` and `summary`, and in `history` one dict for each time something
+    was logged. `artifacts` has the local paths of their files: type, then path within the artifact.
+    """
 
     finished: bool = False
+    id: str = ""
     name: str = ""
     group: str = ""
     project: str = ""
     tags: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+    x_axes: dict[str, str] = field(default_factory=dict)  # of metrics that were given one
+    artifacts: dict[str, list[dict[str, Path]]] = field(default_factory=dict)
 
     def values(self, metric: str) -> list[Any]:
         return [row[metric] for row in self.history if metric in row]
@@ -65,12 +71,19 @@ def read(path: Path) -> WandbRun:
         kind = record.WhichOneof("record_type")
         if kind == "run":
             run.name, run.group, run.project = record.run.display_name, record.run.run_group, record.run.project
-            run.tags = list(record.run.tags)
+            run.id, run.tags = record.run.run_id, list(record.run.tags)
             run.config |= items(record.run.config.update)
         elif kind == "config":
             run.config |= items(record.config.update)
         elif kind == "history":
             run.history.append(items(record.history.item))
+        elif kind == "summary":
+            run.summary |= items(record.summary.update)
+        elif kind == "metric":
+            run.x_axes[record.metric.name or record.metric.glob_name] = record.metric.step_metric
+        elif kind == "artifact":
+            files = {file.path: Path(file.local_path) for file in record.artifact.manifest.contents}
+            run.artifacts.setdefault(record.artifact.type, []).append(files)
         elif kind == "exit":
             run.finished = True
     return run

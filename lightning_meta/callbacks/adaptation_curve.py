@@ -1,8 +1,10 @@
 """Is the number of adaptation steps well chosen?"""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from pytorch_lightning.loggers import WandbLogger
 
 from lightning_meta.callbacks.pictures import Pictures
 from lightning_meta.callbacks.replay import Replay
@@ -15,9 +17,10 @@ class AdaptationCurve(Pictures):
     """Query loss and score after 0, 1, ..., `max_steps` inner steps on the first test episodes.
 
     Writes `<log_dir>/adaptation_curve.csv` (step, loss, loss_ci95, and the metric likewise) and the picture
-    `adaptation_curve`. Row k is what a test with `eval_inner_steps=k` of these episodes gives. For algorithms that have
-    `eval_inner_steps` (MAML and its relatives); others, such as ProtoNet, take no steps and are skipped by design,
-    without a word.
+    `adaptation_curve`. Row k is what a test with `eval_inner_steps=k` of these episodes gives. W&B gets the rows as
+    `adaptation/...` over `adaptation/step`, so that its charts lay the curves of several runs over one another. For
+    algorithms that have `eval_inner_steps` (MAML and its relatives); others, such as ProtoNet, take no steps and are
+    skipped by design, without a word.
 
     Args:
         episodes: how many test episodes, at most `test_episodes`.
@@ -52,7 +55,18 @@ class AdaptationCurve(Pictures):
             for row, mean, ci95 in zip(rows, *(values.tolist() for values in curve), strict=True):
                 row |= {name: mean, f"{name}_ci95": ci95}
         write_csv(log_dir / "adaptation_curve.csv", rows)
+        for logger in replay.trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                _log_rows(logger, rows)
         inner_steps = getattr(module, "inner_steps", None)
         self.save(
             adaptation_curve(steps, curves, count, inner_steps, replay.title), "adaptation_curve", replay, log_dir
         )
+
+
+def _log_rows(logger: WandbLogger, rows: Sequence[dict[str, float]]) -> None:
+    run = logger.experiment
+    for name in rows[0]:  # the last step is no summary of a curve
+        run.define_metric(f"adaptation/{name}", step_metric="adaptation/step", summary="none")
+    for row in rows:
+        run.log({f"adaptation/{name}": value for name, value in row.items()})

@@ -5,9 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from PIL import Image
+from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+from torchvision.utils import make_grid
 
 from lightning_meta.callbacks.tables import write_csv
+from lightning_meta.core import Batch
 from lightning_meta.ranks import gather
 
 
@@ -16,16 +21,24 @@ class EpisodeTable(pl.Callback):
 
     The test episodes are frozen, so the rows of two runs with the same data and seed can be compared one by one.
 
+    W&B gets the same as the table `test/episodes`. Where images are classified, its first rows (of rank zero's share)
+    also have the support and the query images, one row of images for each class, and the predictions in that order.
+
+    Args:
+        pictured: how many rows have images.
+
     Attributes:
         path: of the table of the last test; None before one and in a dry run.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pictured: int = 20) -> None:
+        self.pictured = pictured
         self.path: Path | None = None
         self.batches: list[tuple[Sequence[int], dict[str, Tensor]]] = []
+        self.pictures: dict[int, tuple[Image.Image, Image.Image, str]] = {}
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.path, self.batches = None, []
+        self.path, self.batches, self.pictures = None, [], {}
 
     def on_test_batch_end(
         self,
@@ -38,7 +51,16 @@ class EpisodeTable(pl.Callback):
     ) -> None:
         loader: Any = trainer.test_dataloaders  # one EpisodeLoader
         values = {name: value for name, value in outputs.items() if name != "preds"}
-        self.batches.append((loader.ids_of_batch(batch_idx), values))
+        ids = loader.ids_of_batch(batch_idx)
+        self.batches.append((ids, values))
+        images = batch.query.x.ndim == 5 and not batch.query.y.is_floating_point()
+        if not (images and trainer.is_global_zero and _wandb_loggers(trainer)):
+            return
+        for task, episode in enumerate(ids[: self.pictured - len(self.pictures)]):
+            support, query = (Batch(part.x[task], part.y[task]) for part in (batch.support, batch.query))
+            predictions = _by_class(query.y, outputs["preds"][task].argmax(-1))
+            text = "\n".join(" ".join(map(str, row)) for row in predictions.tolist())
+            self.pictures[episode] = (_picture(support), _picture(query), text)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         mine = [row for ids, values in self.batches for row in _rows(ids, values)]
@@ -48,6 +70,36 @@ class EpisodeTable(pl.Callback):
         if log_dir is not None and trainer.is_global_zero:
             self.path = Path(log_dir) / "test_episodes.csv"
             write_csv(self.path, rows)
+            for logger in _wandb_loggers(trainer):
+                self._log_table(logger, rows)
+
+    def _log_table(self, logger: WandbLogger, rows: Sequence[dict[str, float]]) -> None:
+        import wandb  # takes a second, and only some runs need it
+
+        columns = [*rows[0]]
+        cells: list[list[Any]] = [[*row.values()] for row in rows]
+        if self.pictures:
+            columns += ["support", "query", "predictions"]
+            for line in cells:
+                *images, text = self.pictures.get(int(line[0]), (None, None, None))
+                line += [*(wandb.Image(image) if image else None for image in images), text]
+        logger.log_table("test/episodes", columns, cells)
+
+
+def _wandb_loggers(trainer: pl.Trainer) -> list[WandbLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+
+
+def _by_class(labels: Tensor, values: Tensor) -> Tensor:
+    """Values of examples in a row for each class: `(examples, ...)` to `(classes, examples of a class, ...)`."""
+    return values[labels.argsort(stable=True)].unflatten(0, (len(labels.unique()), -1))
+
+
+def _picture(examples: Batch) -> Image.Image:
+    """A row of images for each class; those of one channel as ink on paper, as in the gallery."""
+    rows = _by_class(examples.y, examples.x.detach().float().cpu().clamp(0, 1))
+    images = rows.flatten(0, 1)
+    return to_pil_image(make_grid(1 - images if images.shape[1] == 1 else images, nrow=rows.shape[1]))
 
 
 def _rows(ids: Sequence[int], values: dict[str, Tensor]) -> list[dict[str, float]]:

@@ -20,7 +20,8 @@ from lightning_meta.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
-FILES = sorted(CONFIGS.rglob("*.yaml"))
+# Those of sweeps are in W&B's own format: test_sweeps.py.
+FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "sweep")
 EXPERIMENTS = sorted((CONFIGS / "experiment").glob("*.yaml"))
 MODELS = sorted((CONFIGS / "model").glob("*.yaml"))
 NAME = re.compile(r"(?P<algorithm>[a-z0-9_]+?)_(?P<data>[a-z][a-z0-9]*)_(?:(?P<way>\d+)w)?(?P<shot>\d+)s")

@@ -1,7 +1,10 @@
 """W&B offline: a run of the command line leaves a file with everything in it, read back by our own reader."""
 
 import csv
+import json
+import os
 import re
+import shutil
 import socket
 import struct
 import zlib
@@ -12,22 +15,31 @@ from time import monotonic
 import pytest
 import torch
 import wandb
+from PIL import Image
 
+from lightning_meta.callbacks.episode_table import _by_class
 from lightning_meta.cli import main
 from lightning_meta.datamodules import Glyphs
 from lightning_meta.datamodules.episodes import ClassBank
-from lightning_meta.loggers import OfflineFirstWandbLogger, _must_be_offline
+from lightning_meta.loggers import RUN_ID, OfflineFirstWandbLogger, _must_be_offline
 from tests import wandb_file
 from tests.wandb_file import BLOCK, FILE_HEADER, WandbRun
 
-EXPERIMENT = Path(__file__).parents[2] / "configs" / "experiment" / "maml_glyphs_5w1s.yaml"
-VARIABLES = ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_PROJECT", "WANDB_DIR")
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def forget_settings(patch: pytest.MonkeyPatch) -> None:
+    """No setting of W&B holds, and what a test sets is gone after it."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        patch.delenv(name)
+    for name in ("WANDB_DATA_DIR", "WANDB_MODE"):  # set by the loggers
+        patch.setenv(name, "")
+        patch.delenv(name)
 
 
 @pytest.fixture(autouse=True)
 def _no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
+    forget_settings(monkeypatch)
 
 
 # ---- a whole run ----------------------------------------------------------------------------------------------------
@@ -39,36 +51,52 @@ def random_bank(*_: object) -> ClassBank:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where an experiment of three steps has run, with the loggers that it comes with."""
-    folder = tmp_path_factory.mktemp("wandb")
+    """Where an experiment of three steps has run, and was resumed for one more, without a test."""
+    folder = tmp_path_factory.mktemp("wandb") / "work"
+    folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        for name in VARIABLES:
-            patch.delenv(name, raising=False)
+        forget_settings(patch)
         patch.setattr(Glyphs, "prepare_data", lambda self: None)
         patch.setattr(Glyphs, "load_source", random_bank)
         patch.setattr("sys.argv", ["lightning_meta"])
         patch.chdir(folder)
         sizes = "--data.n_query 2 --data.meta_batch_size 2 --data.val_episodes 3 --data.test_episodes 3"
-        trainer = (
-            "--trainer.max_steps 3 --trainer.log_every_n_steps 1 --trainer.accelerator cpu --model.backbone.hidden 8"
-        )
-        main(["fit", "--config", str(EXPERIMENT), *sizes.split(), *trainer.split()])
+        trainer = "--trainer.log_every_n_steps 1 --trainer.accelerator cpu --model.backbone.hidden 8"
+        logger = ["--trainer.logger", str(CONFIGS / "logger" / "wandb_checkpoints.yaml")]
+        experiment = CONFIGS / "experiment" / "maml_glyphs_5w1s.yaml"
+        fit = ["fit", "--config", str(experiment), *sizes.split(), *trainer.split(), *logger, "--seed_everything", "7"]
+        main([*fit, "--trainer.max_steps", "3"])
+        wandb.finish()
+        (version,) = folder.glob("runs/maml_glyphs_5w1s/*")
+        shutil.copytree(version, folder.parent / "first")
+        last = str(version / "checkpoints" / "last.ckpt")
+        main([*fit, "--trainer.max_steps", "4", "--ckpt_path", last, "--test_after_fit", "false"])
         wandb.finish()
         wandb.teardown()  # the process that writes the file has ended after this
         yield folder
 
 
 @pytest.fixture(scope="module")
-def run(folder: Path) -> WandbRun:
-    (path,) = folder.glob("runs/wandb/offline-run-*/run-*.wandb")
-    run = wandb_file.read(path)
-    assert run.finished
-    return run
+def first(folder: Path) -> Path:
+    """The folder of the run as it was before the resume."""
+    return folder.parent / "first"
 
 
-def test_metrics_equal_those_of_the_csv_logger(run: WandbRun, folder: Path) -> None:
-    (path,) = folder.glob("runs/**/metrics.csv")
-    with path.open() as file:
+@pytest.fixture(scope="module")
+def runs(folder: Path) -> list[WandbRun]:
+    paths = sorted(folder.glob("runs/wandb/offline-run-*/run-*.wandb"))  # in the order of time
+    runs = [wandb_file.read(path) for path in paths]
+    assert [run.finished for run in runs] == [True, True]
+    return runs
+
+
+@pytest.fixture(scope="module")
+def run(runs: list[WandbRun]) -> WandbRun:
+    return runs[0]
+
+
+def test_metrics_equal_those_of_the_csv_logger(run: WandbRun, first: Path) -> None:
+    with (first / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     for name, count in {"train/loss": 3, "train/acc": 3, "val/acc": 1, "val/acc_ci95": 1, "test/acc": 1}.items():
         in_csv = [float(row[name]) for row in rows if row.get(name)]
@@ -88,21 +116,76 @@ def test_the_config_is_the_resolved_one_with_the_commit(run: WandbRun) -> None:
     assert model["backbone"]["init_args"]["hidden"] == 8
     assert model["optimizer"]["init_args"]["lr"] == 0.003
     assert config["trainer"]["max_steps"] == 3
-    assert config["seed_everything"] == 0
+    assert config["seed_everything"] == 7
     assert config["git_commit"] is None or re.fullmatch(r"[0-9a-f]{40}(-dirty)?", config["git_commit"])
 
 
 def test_name_group_and_tags_come_from_the_experiment(run: WandbRun) -> None:
-    assert (run.name, run.group, run.project) == ("maml_glyphs_5w1s", "MAML", "lightning_meta")
+    assert (run.name, run.group) == ("maml_glyphs_5w1s-seed7", "MAML-Glyphs-5w1s")
+    assert run.project == "lightning_meta"
     assert sorted(run.tags) == ["1-shot", "5-way", "glyphs"]
 
 
 @pytest.mark.parametrize("picture", ["adaptation_curve", "episode_0"])
-def test_pictures_are_in_the_run(picture: str, run: WandbRun, folder: Path) -> None:
+def test_pictures_are_in_the_run(picture: str, run: WandbRun, folder: Path, first: Path) -> None:
     ((name,),) = run.values(f"test/{picture}.filenames")
     (copy,) = folder.glob(f"runs/wandb/offline-run-*/files/{name}")
-    (original,) = folder.glob(f"runs/**/pictures/{picture}.png")
-    assert copy.read_bytes() == original.read_bytes()
+    assert copy.read_bytes() == (first / "pictures" / f"{picture}.png").read_bytes()
+
+
+def test_the_summary_ends_with_the_test_result(run: WandbRun, first: Path) -> None:
+    result = json.loads((first / "result.json").read_text())
+    for name in ("acc", "acc_ci95"):
+        assert run.summary[f"test/{name}"] == pytest.approx(result[name], rel=1e-6)
+
+
+def test_the_table_of_test_episodes_has_images_and_predictions(run: WandbRun, first: Path) -> None:
+    ((name,),) = [[path for path in files if path.endswith(".table.json")] for files in run.artifacts["run_table"]]
+    (files,) = run.artifacts["run_table"]
+    table = json.loads(files[name].read_text())
+    assert table["columns"] == ["episode", "acc", "loss", "support", "query", "predictions"]
+    with (first / "test_episodes.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(table["data"]) == len(rows) == 3
+    for row, (episode, acc, loss, support, query, predictions) in zip(rows, table["data"], strict=True):
+        assert (episode, acc, loss) == (int(row["episode"]), float(row["acc"]), float(row["loss"]))
+        assert (support["width"], query["width"]) == (30 + 2, 2 * 30 + 2)  # of 28 pixels with frames of 2
+        for image in (support, query):
+            assert Image.open(files[image["path"]]).size == (image["width"], 5 * 30 + 2)
+        lines = [line.split() for line in predictions.split("\n")]  # a line for each class
+        right = [prediction == str(label) for label, line in enumerate(lines) for prediction in line]
+        assert len(right) == 10
+        assert sum(right) / 10 == pytest.approx(acc)
+
+
+def test_rows_of_the_table_are_classes_in_any_order_of_examples() -> None:
+    """Streams read the support in random order."""
+    assert _by_class(torch.tensor([2, 0, 2, 0]), torch.arange(4)).tolist() == [[1, 3], [0, 2]]
+
+
+def test_adaptation_curves_have_an_axis_of_their_own(run: WandbRun, first: Path) -> None:
+    with (first / "adaptation_curve.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 11
+    for name in ("step", "acc", "acc_ci95", "loss"):
+        assert run.values(f"adaptation/{name}") == pytest.approx([float(row[name]) for row in rows])
+        assert run.x_axes[f"adaptation/{name}"] == "adaptation/step"
+        assert f"adaptation/{name}" not in run.summary
+
+
+def test_checkpoints_are_artifacts_also_offline(run: WandbRun, folder: Path, first: Path) -> None:
+    checkpoints = [files["model.ckpt"] for files in run.artifacts["model"]]
+    assert all(path.is_relative_to(folder / "runs" / "wandb") for path in checkpoints)
+    (best,) = first.glob("checkpoints/best-*.ckpt")
+    last = first / "checkpoints" / "last.ckpt"
+    assert [path.read_bytes() for path in checkpoints] == [best.read_bytes(), last.read_bytes()]
+
+
+def test_a_resumed_training_goes_on_with_its_run(runs: list[WandbRun]) -> None:
+    first, second = runs
+    assert first.id == second.id
+    steps = [[row["trainer/global_step"] for row in run.history if "train/loss" in row] for run in runs]
+    assert steps == [[0, 1, 2], [3]]
 
 
 def test_nothing_is_written_outside_the_run_folders(folder: Path) -> None:
@@ -199,10 +282,24 @@ def test_the_port_follows_the_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == [("wandb.example.org", port) for port in (443, 80, 8080)]
 
 
-def test_checkpoints_to_upload_are_no_error_offline(tmp_path: Path) -> None:
-    logger = OfflineFirstWandbLogger(save_dir=str(tmp_path), log_model=True)
-    assert logger._offline
-    assert not logger._log_model
+def test_an_id_that_was_given_goes_before_that_of_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({RUN_ID: "saved"}, tmp_path / "with.ckpt")
+    torch.save({}, tmp_path / "without.ckpt")
+
+    def continued(checkpoint: str, **settings: str) -> str | None:
+        logger = OfflineFirstWandbLogger(save_dir=str(tmp_path), **settings)
+        logger.continue_run_of(tmp_path / checkpoint)
+        assert logger._wandb_init["id"] == logger.version
+        assert logger._wandb_init["resume"] == "allow"
+        return logger.version
+
+    assert continued("with.ckpt") == "saved"
+    assert continued("without.ckpt") is None
+    assert continued("with.ckpt", id="given") == "given"
+    monkeypatch.setenv("WANDB_RUN_ID", "from-environment")
+    assert continued("with.ckpt") is None  # W&B reads the variable
 
 
 def test_the_project_comes_from_argument_then_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
