@@ -6,8 +6,9 @@ commands:
   fit        meta-train, then test the best checkpoint on the frozen test episodes
   validate   evaluate a checkpoint (--ckpt_path FILE) on the validation episodes
   test       evaluate a checkpoint on the test episodes
-  predict    write a checkpoint's predictions for the test episodes
+  predict    classify your own images: predict RUN --support FOLDER --query FOLDER, RUN being the folder of a run
   compare    put tested runs side by side: compare RUN [RUN ...], each the folder of a run
+  benchmark  measure: benchmark precision, the meta-gradient of every algorithm under bf16-mixed against fp32
 
 examples:
   python -m lightning_meta fit --config configs/experiment/maml_glyphs_5w1s.yaml
@@ -21,16 +22,22 @@ more help:
 """
 
 import sys
+from importlib import import_module
+
+TOOLS = {  # modules of lightning_meta
+    ("predict",): "predict",
+    ("compare",): "benchmark.compare",
+    ("benchmark", "precision"): "benchmark.precision",
+}
 
 if __name__ == "__main__":
     if sys.argv[1:] in ([], ["-h"], ["--help"]):
         print(__doc__.strip())  # at once: importing torch and Lightning takes seconds
-    elif sys.argv[1] == "compare":
-        from lightning_meta.benchmark.compare import main as compare
+    elif words := next((words for words in TOOLS if sys.argv[1 : len(words) + 1] == list(words)), None):
         from lightning_meta.errors import UserError
 
         try:
-            compare(sys.argv[2:])
+            import_module(f"lightning_meta.{TOOLS[words]}").main(sys.argv[len(words) + 1 :])
         except UserError as error:
             sys.exit(f"error: {error}")
     else:

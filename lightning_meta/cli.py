@@ -1,4 +1,4 @@
-"""`python -m lightning_meta fit|validate|test|predict`: LightningCLI with the checks that experiments need."""
+"""`python -m lightning_meta fit|validate|test`: LightningCLI with the checks that experiments need."""
 
 import logging
 import re
@@ -11,25 +11,30 @@ from typing import Any, NoReturn
 import torch
 import yaml
 from jsonargparse import Namespace
+from jsonargparse.typing import NonNegativeInt
 from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
 import lightning_meta.algorithms
 import lightning_meta.backbones
 import lightning_meta.datamodules  # noqa: F401 - imported for short names: `--model MAML`
+from lightning_meta.callbacks import ReplayStep
 from lightning_meta.composition import compose
 from lightning_meta.datamodules.base import EpisodicDataModule
 from lightning_meta.errors import ConfigError, UserError
+from lightning_meta.loggers import RUN_ID, OfflineFirstWandbLogger
 from lightning_meta.modules import EpisodicModule
+from lightning_meta.resume import continues, find_checkpoint, reopen
 
 PROGRAM = "python -m lightning_meta"
-COMMANDS = ("fit", "validate", "test", "predict")
+COMMANDS = ("fit", "validate", "test")  # `predict` is for the images of a user: lightning_meta/predict.py
 # Lines of jsonargparse's messages that explain its search, not the mistake.
 NOISE = ("Does not validate", "- Does not validate", "Subtypes: ", "- Expected a <class 'NoneType'>", "Given value")
 # data.<key> -> model.<key> or model.backbone.<key>: set once, on the data.
 LINKED = ("n_way", "k_shot", "vocabulary", "length")
-CHECKPOINT_KEYWORDS = ("best", "last", "hpc", "registry")  # resolved by the Trainer
+CHECKPOINT_KEYWORDS = ("best", "last")  # of the experiment's newest run
 
 
 class ComposingParser(LightningArgumentParser):
@@ -52,7 +57,10 @@ class ComposingParser(LightningArgumentParser):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Save the resolved config in the run's folder; W&B receives it too, with the git commit."""
+    """Save the resolved config in the run's folder; W&B receives it too, with the git commit.
+
+    Checkpoints receive the id of the W&B run, for `fit --ckpt_path` to go on with it.
+    """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.loggers:  # without a logger there is no folder of the run's own
@@ -64,9 +72,18 @@ class SaveConfig(SaveConfigCallback):
             if isinstance(logger, WandbLogger):
                 logger.experiment.config.update({**config, "git_commit": git_commit()}, allow_val_change=True)
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, OfflineFirstWandbLogger):
+                checkpoint[RUN_ID] = logger.version
+
 
 class MetaCLI(LightningCLI):
     """Adds to LightningCLI: values linked without silent overrides, run names, and a test at the end of `fit`."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name in COMMANDS}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
@@ -78,6 +95,12 @@ class MetaCLI(LightningCLI):
             default=True,
             help="After fit, test the best checkpoint on the test episodes.",
         )
+        parser.add_argument(
+            "--replay",
+            type=NonNegativeInt | None,
+            default=None,
+            help="Train up to this global step, print the loss of each of its episodes, and end; writes nothing.",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         dropped = _DroppedArguments()
@@ -87,18 +110,49 @@ class MetaCLI(LightningCLI):
         dropped.report()
 
     def _parse_ckpt_path(self) -> None:
-        """Check the checkpoint, but let the command line say what the model is.
+        """Let the command line say what the model is.
 
         Lightning would replace explicit settings, such as `--model.eval_inner_steps 10`, by those in the checkpoint.
         """
-        config = self.config[self.config.subcommand]
-        if config.get("ckpt_path") and config.ckpt_path not in CHECKPOINT_KEYWORDS:
-            check_checkpoint(Path(config.ckpt_path), config.model.class_path)
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        strategy = str(config.trainer.strategy)
+        if strategy.startswith(("fsdp", "deepspeed")):  # the module refuses them too, but few machines come so far
+            raise ConfigError(
+                f"trainer.strategy={strategy} shards parameters, which a functional inner loop cannot see whole; take "
+                "ddp."
+            )
         link_values(config)
         name_run(config)
+        if config.get("ckpt_path"):
+            if config.ckpt_path in CHECKPOINT_KEYWORDS:
+                config.ckpt_path = str(find_checkpoint(config.ckpt_path, config.trainer.logger))
+            self.start = check_checkpoint(Path(config.ckpt_path), config.model.class_path)["global_step"]
+
+    def before_fit(self) -> None:
+        """A resumed training goes on with its W&B run and in its folder; a replay writes nothing."""
+        checkpoint, replay = (self.config[self.subcommand][key] for key in ("ckpt_path", "replay"))
+        if checkpoint and replay is None:
+            self._go_on_in_folder(Path(checkpoint))
+        if replay is not None:
+            self.trainer.loggers = []
+            warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks")
+            callbacks = [c for c in self.trainer.callbacks if not isinstance(c, ModelCheckpoint)]  # type: ignore[attr-defined]
+            self.trainer.callbacks = [*callbacks, ReplayStep(replay)]  # type: ignore[attr-defined]
+
+    def _go_on_in_folder(self, checkpoint: Path) -> None:
+        config = yaml.safe_load(self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False))
+        for logger in self.trainer.loggers:
+            if isinstance(logger, CSVLogger) and continues(checkpoint, logger, config):
+                logger._version = checkpoint.resolve().parent.parent.name
+                reopen(logger, self.start)
+                for wandb in self.trainer.loggers:
+                    if isinstance(wandb, OfflineFirstWandbLogger):
+                        wandb.continue_run_of(checkpoint)
+                for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+                    if isinstance(callback, SaveConfig):
+                        callback.overwrite = True
 
     def after_fit(self) -> None:
         if self.config[self.subcommand].test_after_fit and not self.trainer.interrupted:
@@ -106,8 +160,8 @@ class MetaCLI(LightningCLI):
             self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best or None, verbose=False)
 
 
-def check_checkpoint(path: Path, class_path: str) -> None:
-    """Raise `ConfigError` unless `path` is a readable checkpoint of a `class_path` module."""
+def check_checkpoint(path: Path, class_path: str) -> dict[str, Any]:
+    """What is in a checkpoint. Raises `ConfigError` unless it is a readable one of a `class_path` module."""
     if not path.is_file():
         raise ConfigError(f"checkpoint {path} does not exist.")
     try:
@@ -115,15 +169,16 @@ def check_checkpoint(path: Path, class_path: str) -> None:
     except Exception as error:  # torch raises many kinds for damaged files
         raise ConfigError(
             f"checkpoint {path} ({path.stat().st_size} bytes) cannot be read, it is damaged or no checkpoint; take "
-            f"another from its folder. ({type(error).__name__}: {str(error).splitlines()[0]})"
+            f"another from its folder. ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
         ) from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise ConfigError(f"{path} is no Lightning checkpoint: it has no state_dict.")
+    if not isinstance(checkpoint, dict) or not {"state_dict", "global_step"} <= checkpoint.keys():
+        raise ConfigError(f"{path} is no Lightning checkpoint: it lacks state_dict or global_step.")
     saved = checkpoint.get("hyper_parameters", {}).get("_class_path", class_path)
     if saved != class_path:
         raise ConfigError(
             f"checkpoint {path} holds a {saved}, but the model is {class_path}; pass the matching --model."
         )
+    return checkpoint
 
 
 def link_values(config: Namespace) -> None:
@@ -143,13 +198,18 @@ def link_values(config: Namespace) -> None:
 
 
 def name_run(config: Namespace) -> None:
-    """Give loggers without a name the experiment's; W&B also the algorithm as group, and data, way and shot as tags."""
+    """Give loggers without a name the experiment's; W&B also group and tags.
+
+    The group is algorithm, data, way and shot, `MAML-Omniglot-5w1s`, whose runs differ in their seeds.
+    """
     config.name = config.name or (Path(str(config.config[-1])).stem if config.config else "run")
     data, model = (config[part].class_path.rsplit(".", 1)[-1] for part in ("data", "model"))
     shape = config.data.init_args
+    algorithm = f"FO{model}" if config.model.init_args.get("first_order") else model
+    size = f"{shape.n_way}w{shape.k_shot}s" if shape.n_way > 1 else f"{shape.k_shot}s"
     defaults = {
         "name": config.name,
-        "group": model,
+        "group": f"{algorithm}-{data}-{size}",
         "tags": [data.lower(), f"{shape.n_way}-way", f"{shape.k_shot}-shot"],
     }
     loggers = config.trainer.logger
@@ -215,7 +275,7 @@ def main(args: ArgsType = None) -> Any:
             trainer_defaults={"inference_mode": False, "use_distributed_sampler": False},
             args=args,
         )
-    except (UserError, ValueError) as error:
+    except (UserError, ValueError, OSError) as error:  # an OSError: the loggers, once the disk is full
         cause = _user_error_behind(error)
         if cause is None:
             raise

@@ -4,13 +4,12 @@ from lightning_meta.callbacks.adaptation_curve import AdaptationCurve
 from lightning_meta.callbacks.calibration import Calibration
 from lightning_meta.callbacks.checkpoint import EpisodicCheckpoint
 from lightning_meta.callbacks.completions import Completions
-from lightning_meta.callbacks.divergence import StopOnDivergence
+from lightning_meta.callbacks.divergence import ReplayStep, StopOnDivergence
 from lightning_meta.callbacks.embedding_map import EmbeddingMap
 from lightning_meta.callbacks.episode_gallery import EpisodeGallery
 from lightning_meta.callbacks.episode_table import EpisodeTable
 from lightning_meta.callbacks.layer_similarity import LayerSimilarity
 from lightning_meta.callbacks.pictures import Pictures
-from lightning_meta.callbacks.prediction_table import PredictionTable
 from lightning_meta.callbacks.process_fits import ProcessFits
 from lightning_meta.callbacks.sequence_error import SequenceError
 from lightning_meta.callbacks.sine_fits import SineFits
@@ -28,8 +27,8 @@ __all__ = [
     "EpisodicCheckpoint",
     "LayerSimilarity",
     "Pictures",
-    "PredictionTable",
     "ProcessFits",
+    "ReplayStep",
     "RunSummary",
     "SequenceError",
     "SineFits",

@@ -1,12 +1,27 @@
-"""Best and last checkpoints."""
+"""Best and last checkpoints: each written whole or not at all, and once more before a signal ends the run."""
 
+import io
+import os
+import shutil
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities import rank_zero_info
 
+from lightning_meta.errors import UserError
 from lightning_meta.modules import EpisodicModule
+from lightning_meta.ranks import gather
+
+# What schedulers send before they kill: SIGTERM by most, SIGUSR1 by SLURM when it is asked to. Windows has no SIGUSR1.
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
 class EpisodicCheckpoint(ModelCheckpoint):
@@ -15,22 +30,163 @@ class EpisodicCheckpoint(ModelCheckpoint):
     Monitors `val/<metric>` of the module in the direction of that metric, so the same setting serves accuracy and
     squared error. Files: `<run>/checkpoints/best-step=....ckpt` and `last.ckpt`.
 
+    `last.ckpt` is written at the end of every epoch, better or not; every `every_n_train_steps` steps within an epoch;
+    and when a signal (SIGTERM, SIGUSR1) asks the process to stop: after the step in progress and the validation that
+    is due then. The process ends with exit status 128 + signal, like one that was killed.
+
     Args:
         monitor: a logged name. None: the module's metric.
-        **kwargs: of `ModelCheckpoint`.
+        filename: of the best one.
+        every_n_train_steps: how often to write `last.ckpt` within an epoch. The best one is chosen after validations
+            only, so that a score belongs to the weights that had it. None: never.
+        **kwargs: of `ModelCheckpoint`, except `save_last`.
     """
 
-    def __init__(self, monitor: str | None = None, **kwargs: Any) -> None:
-        settings: dict[str, Any] = {"filename": "best-{step}", "save_last": True, "monitor": monitor} | kwargs
-        super().__init__(**settings)
+    def __init__(
+        self,
+        monitor: str | None = None,
+        filename: str = "best-{step}",
+        every_n_train_steps: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(monitor=monitor, filename=filename, save_last=True, **kwargs)
+        self.last_every = every_n_train_steps
+        self._signal = 0  # that was received; 0: none
+        self._stopping = False  # the same on all ranks
+        self._start = 0  # steps when training began or went on
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if isinstance(pl_module, EpisodicModule) and self.monitor in (None, f"val/{pl_module.metric.name}"):
             self.monitor = f"val/{pl_module.metric.name}"
             self.mode = pl_module.metric.mode
             self.kth_value = torch.tensor(torch.inf if self.mode == "min" else -torch.inf)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one that the user has chosen
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         super().setup(trainer, pl_module, stage)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        last = self.format_checkpoint_name({}, self.CHECKPOINT_NAME_LAST)
+        if Path(last).exists():  # of the run that goes on here: replace it rather than write a last-v1.ckpt beside it
+            self.last_model_path = last
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._signal, self._stopping, self._start = 0, False, trainer.global_step
+        # In place of Lightning's handlers, which save or talk to other ranks at once, in the middle of a step; it puts
+        # the original ones back after training.
+        if threading.current_thread() is threading.main_thread():  # no other thread can have handlers
+            for number in STOP_SIGNALS:
+                signal.signal(number, self._note_signal)
+
+    def _note_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signal = number
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        self._ask_ranks(trainer)
+        due = self.last_every and trainer.global_step % self.last_every == 0
+        ends = trainer.global_step == trainer.max_steps
+        if (due or ends or self._stopping) and _between_steps(trainer, batch_idx):
+            self._save_last(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_step > self._start:  # else this is the epoch whose end has been saved and resumed from
+            super().on_train_epoch_end(trainer, pl_module)
+            self._ask_ranks(trainer)
+            self._save_last(trainer)  # Lightning does it only when the epoch was the best
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self._last_global_step_saved == trainer.global_step:
+            for logger in trainer.loggers:  # now that they have the saved step: a resumed run does not log it again
+                logger.save()
+            self._stop_if_asked(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning forgets this here, with save_last
             super().on_train_end(trainer, pl_module)
+            self._stop_if_asked(trainer)
+
+    def _ask_ranks(self, trainer: pl.Trainer) -> None:
+        self._stopping = trainer.strategy.reduce_boolean_decision(self._signal != 0, all=False)
+
+    def _save_last(self, trainer: pl.Trainer) -> None:
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+        """Save; when the first rank cannot write, end all of them."""
+        failure = None
+        try:
+            super()._save_checkpoint(trainer, filepath)
+        except UserError as error:
+            failure = error
+            trainer.strategy.barrier()  # where the other ranks wait for the file
+        if trainer.strategy.reduce_boolean_decision(failure is None):
+            return
+        if failure:
+            raise failure
+        sys.exit(0)  # the first rank tells why
+
+    def _stop_if_asked(self, trainer: pl.Trainer) -> None:
+        if self._stopping:
+            number = max(gather(self._signal))
+            rank_zero_info(
+                f"Stopped by {signal.Signals(number).name} after step {trainer.global_step}; to go on: --ckpt_path "
+                f"{self.last_model_path}"
+            )
+            # One rank is enough to tell a launcher, which would kill the others for it.
+            sys.exit(128 + number if trainer.is_global_zero else 0)
+
+
+def _between_steps(trainer: pl.Trainer, batch_idx: int) -> bool:
+    """Whether training goes straight on after this batch: no gradients are waiting, and no validation is due.
+
+    A checkpoint before a validation would make the resumed run skip it; the end of the epoch has one after it.
+    """
+    done, validation = batch_idx + 1, trainer.val_check_batch
+    last_of_epoch = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+    validation_due = validation is not None and done % validation == 0
+    return not last_of_epoch and not validation_due and done % trainer.accumulate_grad_batches == 0
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and moves it there, so that a kill or a full disk leaves the former one.
+
+    Lightning writes to the system's temporary folder first; from there to another file system the file is copied, and
+    half a copy may be left.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Raises `UserError` when the file cannot be written."""
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        part = Path(f"{path}.part")
+        try:
+            part.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                file.write(content.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            free = shutil.disk_usage(next(folder for folder in part.parents if folder.is_dir())).free
+            newest = newest_checkpoint(part.parent)
+            kept = f"The last good checkpoint is {newest}." if newest else "No checkpoint has been written before."
+            raise UserError(
+                f"cannot write checkpoint {path}: {error.strerror}. It needs {content.getbuffer().nbytes:,} bytes; "
+                f"{free:,} are free there. {kept}"
+            ) from error
+
+
+def newest_checkpoint(folder: Path, pattern: str = "*.ckpt") -> Path | None:
+    """The file of that pattern in `folder` that was written last; None if there is none."""
+    return max(folder.glob(pattern), key=lambda path: path.stat().st_mtime_ns, default=None)

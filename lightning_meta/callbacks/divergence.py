@@ -1,5 +1,7 @@
 """Stop a training that has become meaningless, and say where to look."""
 
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,8 +11,11 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from lightning_meta.callbacks.checkpoint import newest_checkpoint
+from lightning_meta.core import Episode
 from lightning_meta.datamodules.episodes import EpisodeLoader
-from lightning_meta.errors import DivergenceError
+from lightning_meta.errors import ConfigError, DivergenceError
+from lightning_meta.modules import EpisodicModule
 from lightning_meta.ranks import gather
 
 
@@ -33,9 +38,10 @@ class Step(NamedTuple):
 class StopOnDivergence(pl.Callback):
     """Raise `DivergenceError` when a training loss or a weight is no longer finite.
 
-    The message names the first bad step, its episodes, and the last checkpoint, which is intact: nothing is saved after
-    that step. On a CPU every loss is looked at. An accelerator would have to be waited for each time, so there the
-    losses are kept and looked at every `log_every_n_steps` steps, and before anything is validated or saved.
+    The message names the first bad step, its episodes, the command that replays it (see `ReplayStep`), and the last
+    checkpoint, which is intact: nothing is saved after that step. On a CPU every loss is looked at. An accelerator
+    would have to be waited for each time, so there the losses are kept and looked at every `log_every_n_steps` steps,
+    and before anything is validated or saved.
     """
 
     def __init__(self) -> None:
@@ -55,11 +61,7 @@ class StopOnDivergence(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         loader = trainer.train_dataloader
-        number: int = batch_idx
-        ids: Sequence[int] = ()
-        if isinstance(loader, EpisodeLoader):
-            number = loader.position - 1  # the position counts the meta-batches handed out
-            ids = loader.ids_of_batch(number)
+        number, ids = _batch_and_ids(loader) if isinstance(loader, EpisodeLoader) else (batch_idx, ())
         self._last = Step(self._number, number, ids, outputs["loss"].detach())
         self._unchecked.append(self._last)
         if pl_module.device.type == "cpu" or len(self._unchecked) >= trainer.log_every_n_steps:  # type: ignore[attr-defined]
@@ -100,26 +102,83 @@ class StopOnDivergence(pl.Callback):
     def _raise(self, trainer: pl.Trainer, steps: list[Step], what: str) -> None:
         number, batch, _, loss = steps[0]
         ids = sorted(i for step in steps for i in step.ids)
+        checkpoint = _last_checkpoint(trainer)
+        config = Path(trainer.log_dir or "", "config.yaml")  # every rank must ask for the folder
         lines = [what.format(loss=loss) + f" at global step {number}."]
         if ids and isinstance(trainer.train_dataloader, EpisodeLoader):
             seed = trainer.train_dataloader.dataset.seed
-            lines += [
-                f"It comes from meta-batch {batch}, episodes {ids}, data seed {seed}. To look at them: "
-                f'datamodule.dataset("train").__getitems__({ids}).'
-            ]
+            lines += [f"It comes from meta-batch {batch}, episodes {ids}, data seed {seed}."]
+        if config.is_file():
+            command = ["python", "-m", "lightning_meta", "fit", "--config", str(config)]
+            command += ["--ckpt_path", str(checkpoint)] if checkpoint else []
+            lines += [f"To play them again, one by one: {shlex.join([*command, '--replay', str(number)])}"]
+        elif ids:
+            lines += [f'To look at them: datamodule.dataset("train").__getitems__({ids}).']
         lines += [
             "Usual remedies: a lower model.inner_lr, a lower outer learning rate, trainer.gradient_clip_val.",
-            _last_checkpoint(trainer),
+            f"The last checkpoint is intact: {checkpoint}" if checkpoint else "No checkpoint has been written yet.",
         ]
         raise DivergenceError("\n".join(lines))
 
 
-def _last_checkpoint(trainer: pl.Trainer) -> str:
+class ReplayStep(pl.Callback):
+    """Train up to a step, play its meta-batch with a look at each episode, and end the process.
+
+    Resume is exact: the weights, episodes and noise are those that the training had at that step. Printed are, for the
+    episodes of all ranks, index, loss and score, and the parameters whose gradient is not finite.
+
+    Args:
+        step: outer updates before the step, as `StopOnDivergence` names it.
+    """
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_step > self.step:
+            raise ConfigError(
+                f"--replay {self.step}, but the checkpoint is of step {trainer.global_step} already; take an earlier "
+                "one with --ckpt_path, or none."
+            )
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Episode, batch_idx: int
+    ) -> None:
+        loader = trainer.train_dataloader
+        if trainer.global_step != self.step:
+            return
+        assert isinstance(pl_module, EpisodicModule) and isinstance(loader, EpisodeLoader)
+        pl_module.on_train_batch_start(batch, batch_idx)  # seeds the noise; Lightning does it after the callbacks
+        pl_module.zero_grad()
+        with trainer.precision_plugin.train_step_context():
+            out = pl_module.play(batch)
+            scores = pl_module.metric.per_episode(out.preds, batch.query.y)
+        out.loss.mean().backward()
+        number, ids = _batch_and_ids(loader)
+        played = gather(list(zip(ids, out.loss.tolist(), scores.tolist(), strict=True)))
+        if trainer.is_global_zero:
+            gradients = {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
+            bad = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
+            print(f"global step {self.step}, meta-batch {number}:")
+            for episode, loss, score in sorted(row for rows in played for row in rows):
+                print(f"  episode {episode}: loss {loss:.6g}, {pl_module.metric.name} {score:.6g}")
+            print(f"  gradient not finite in {len(bad)} of {len(gradients)} parameters {bad[:3]}", flush=True)
+        sys.exit(0)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        raise ConfigError(f"--replay {self.step}, but the training ends after {trainer.global_step} steps.")
+
+
+def _batch_and_ids(loader: EpisodeLoader) -> tuple[int, Sequence[int]]:
+    """The meta-batch that was handed out last, and its episodes on this rank."""
+    number = loader.position - 1  # the position counts those handed out
+    return number, loader.ids_of_batch(number)
+
+
+def _last_checkpoint(trainer: pl.Trainer) -> Path | None:
     # Lightning notes the path of a checkpoint before it writes the file, so the files are asked.
     folders = [callback.dirpath for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
-    written = [path for folder in folders if folder for path in Path(folder).glob("*.ckpt")]
-    if trainer.ckpt_path and not written:
-        written = [Path(trainer.ckpt_path)]
-    if not written:
-        return "No checkpoint has been written yet."
-    return f"The last checkpoint is intact: {max(written, key=lambda path: path.stat().st_mtime_ns)}"
+    found = [path for folder in folders if folder and (path := newest_checkpoint(Path(folder)))]
+    if not found and trainer.ckpt_path:
+        return Path(trainer.ckpt_path)
+    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)

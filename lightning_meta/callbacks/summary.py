@@ -25,14 +25,16 @@ from lightning_meta.modules import EpisodicModule
 class RunSummary(pl.Callback):
     """Print what was tested, how, how well, how long it took and where the files are; write `<log_dir>/result.json`.
 
-    It reads the other callbacks, so it stands last among them. The seconds of training travel with the checkpoint: a
-    resumed run adds to them, and a later test of the checkpoint reports them.
+    It reads the other callbacks, so it stands last among them. The seconds of training and the name of the data travel
+    with the checkpoint: a resumed run adds to the seconds, and a later test of the checkpoint, on other data perhaps,
+    reports both.
     """
 
     def __init__(self) -> None:
         self._start = perf_counter()
         self._fitting = False
         self._fit_seconds = 0.0
+        self.trained_on: str | None = None
         self.test_seconds = 0.0
         self.test_episodes = 0
 
@@ -42,14 +44,16 @@ class RunSummary(pl.Callback):
         return self._fit_seconds + (perf_counter() - self._start if self._fitting else 0.0)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"fit_seconds": self.fit_seconds}
+        return {"fit_seconds": self.fit_seconds, "trained_on": self.trained_on}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # A test after fit loads the best checkpoint, which may be older than the end of training.
         self._fit_seconds = max(self._fit_seconds, state_dict["fit_seconds"])
+        self.trained_on = state_dict.get("trained_on")  # not in checkpoints of version 0.1
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start, self._fitting = perf_counter(), True
+        self.trained_on = getattr(getattr(trainer, "datamodule", None), "name", None)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._fit_seconds, self._fitting = self.fit_seconds, False
@@ -103,6 +107,7 @@ class RunSummary(pl.Callback):
             "normalisation": norm_protocol(module),
             "eval_inner_steps": getattr(module, "eval_inner_steps", None),
             "outer_steps": _outer_steps(trainer),
+            "trained_on": self.trained_on,
             "fit_seconds": self.fit_seconds or None,
             "test_seconds": self.test_seconds,
             "episodes_per_s": throughput.mean if throughput and throughput.seconds else None,
@@ -182,7 +187,8 @@ def _render(result: dict[str, Any], files: dict[str, str]) -> str:
         **logs,
         "episodes": f"{shape}; seed {result['episode_seed']}",
         "protocol": protocol,
-        "trained": f"{result['outer_steps'] or 0} outer steps",
+        "trained": f"{result['outer_steps'] or 0} outer steps"
+        + (f" on {result['trained_on']}" if result["trained_on"] not in (None, result["data"]) else ""),
         "time": f"{time}; {result['hardware']}",
         **files,
     }

@@ -217,6 +217,7 @@ def test_divergence_on_an_accelerator_is_looked_for_now_and_then() -> None:
         train_dataloader=None,
         checkpoint_callbacks=[],
         ckpt_path=None,
+        log_dir=None,
     )
     module: Any = SimpleNamespace(device=torch.device("cuda"))
     losses = [1.0, 1.0, 1.0, 1.0, 1.0, torch.inf, torch.nan, torch.nan]

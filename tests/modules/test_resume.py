@@ -1,13 +1,14 @@
 """A stopped training goes on as if it had never been stopped: bit for bit, whatever the step it stopped at."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -52,6 +53,7 @@ def fit(
     workers: int = 0,
     ckpt_path: Path | None = None,
     algorithm: Callable[..., EpisodicModule] = PLAIN,
+    callbacks: Sequence[pl.Callback] = (),
 ) -> Diary:
     torch.manual_seed(seed)
     module = algorithm(
@@ -63,7 +65,7 @@ def fit(
     diary = Diary()
     trainer = pl.Trainer(
         max_steps=steps, max_epochs=-1, accelerator="cpu", inference_mode=False, logger=False, num_sanity_val_steps=0,
-        enable_progress_bar=False, enable_model_summary=False, callbacks=[diary, checkpoint],
+        enable_progress_bar=False, enable_model_summary=False, callbacks=[diary, *callbacks, checkpoint],
     )  # fmt: skip
     data = blobs(num_workers=workers, steps_per_epoch=STEPS_PER_EPOCH, val_episodes=2)
     trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
@@ -161,29 +163,37 @@ def test_noise_in_training_is_repeated(algorithm: Callable[..., EpisodicModule],
 KILLED_STEPS = 41
 
 
-def write_config(folder: Path) -> Path:
-    """MAML on blobs, saved every 3 steps in epochs of 4: most checkpoints are in the middle of one."""
+class KillAt(pl.Callback):
+    """The first rank sends itself a signal, in the middle of a training step."""
+
+    def __init__(self, step: int, number: int) -> None:
+        self.step, self.number = step, number
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, *args: Any) -> None:
+        if trainer.global_step == self.step and trainer.is_global_zero:
+            os.kill(os.getpid(), self.number)
+
+
+def write_config(folder: Path, name: str, devices: int, *kill: int) -> Path:
+    """MAML on blobs in folder/runs, with `last.ckpt` every 3 steps in epochs of 4: most are in the middle of one."""
+    callbacks = [{"class_path": "lightning_meta.callbacks.EpisodicCheckpoint", "init_args": {"every_n_train_steps": 3}}]
+    if kill:
+        arguments = {"step": kill[0], "number": int(kill[1])}
+        callbacks.append({"class_path": "tests.modules.test_resume.KillAt", "init_args": arguments})
     config = {
-        "name": "killed",
         "test_after_fit": False,
         "trainer": {
-            "max_steps": KILLED_STEPS,
-            "max_epochs": -1,
-            "accelerator": "cpu",
-            "num_sanity_val_steps": 0,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "logger": {"class_path": "pytorch_lightning.loggers.CSVLogger", "init_args": {"save_dir": str(folder)}},
-            "callbacks": [
-                {
-                    "class_path": "pytorch_lightning.callbacks.ModelCheckpoint",
-                    "init_args": {"dirpath": str(folder), "every_n_train_steps": 3, "save_last": True},
-                }
-            ],
+            "max_steps": KILLED_STEPS, "max_epochs": -1, "accelerator": "cpu", "num_sanity_val_steps": 0,
+            "enable_progress_bar": False, "enable_model_summary": False, "log_every_n_steps": 1,
+            "devices": devices, "strategy": "ddp" if devices > 1 else "auto", "callbacks": callbacks,
+            "logger": {
+                "class_path": "pytorch_lightning.loggers.CSVLogger",
+                "init_args": {"save_dir": str(folder / "runs"), "name": ""},
+            },
         },
         "data": {
             "class_path": "tests.conftest.Blobs",
-            "init_args": {"n_way": 3, "n_query": 2, "meta_batch_size": 4, "steps_per_epoch": 4, "val_episodes": 2},
+            "init_args": {"n_way": 3, "n_query": 2, "meta_batch_size": 4, "steps_per_epoch": 4, "val_episodes": 3},
         },
         "model": {
             "class_path": "lightning_meta.algorithms.MAML",
@@ -193,45 +203,71 @@ def write_config(folder: Path) -> Path:
                     "init_args": {"image_size": 16, "hidden": 6},
                 },
                 "inner_lr": 0.1,
+                "lr_scheduler": {
+                    "class_path": "torch.optim.lr_scheduler.StepLR",
+                    "init_args": {"step_size": 7, "gamma": 0.5},
+                },
             },
         },
-    }
-    path = folder / "killed.yaml"
+    }  # fmt: skip
+    path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
 
 
-def wait_for(condition: Callable[[], bool], seconds: float) -> None:
-    end = monotonic() + seconds
-    while not condition():
-        assert monotonic() < end, f"nothing happened in {seconds} s"
-        sleep(0.005)
-
-
-def kill_in_the_middle(config: Path) -> None:
-    command = [sys.executable, "-m", "lightning_meta", "fit", "--config", str(config)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    with (config.parent / "log.txt").open("w") as log:
-        process = subprocess.Popen(command, env=environment, cwd=config.parent, stdout=log, stderr=log)
+def run_process(config: Path, *args: str) -> int:
+    """Exit status of `fit`; whatever the process leaves behind is killed."""
+    folder = config.parent
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with (folder / "log.txt").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lightning_meta", "fit", "--config", str(config), *args],
+            env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
     try:
-        last = config.parent / "last.ckpt"
-        wait_for(lambda: last.exists() or process.poll() is not None, seconds=90)
+        return process.wait(timeout=500)
     finally:
-        process.kill()
-        status = process.wait()
-    assert status == -signal.SIGKILL, (config.parent / "log.txt").read_text()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_a_killed_command_resumes_to_the_same_weights(tmp_path: Path) -> None:
-    (uninterrupted := tmp_path / "uninterrupted").mkdir()
-    (killed := tmp_path / "killed").mkdir()
-    config = write_config(killed)
-    kill_in_the_middle(config)
-    stopped = torch.load(killed / "last.ckpt", weights_only=True)["global_step"]
-    assert 0 < stopped < KILLED_STEPS - 3
+@pytest.mark.parametrize(
+    ("devices", "number"),
+    [
+        (1, signal.SIGKILL),
+        pytest.param(1, signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(2, signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param(2, signal.SIGTERM, marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_command_resumes_to_the_same_end(devices: int, number: signal.Signals, tmp_path: Path) -> None:
+    """Weights, optimizer, schedule, position in the episodes, and every logged number."""
+    step = random.Random(number + devices).randrange(5, KILLED_STEPS - 5)
+    status = run_process(write_config(tmp_path, "killed", devices, step, number))
+    log = (tmp_path / "log.txt").read_text()
+    assert status == (-signal.SIGKILL if number == signal.SIGKILL else 128 + number), log
+    last = tmp_path / "runs" / "killed" / "version_0" / "checkpoints" / "last.ckpt"
+    stopped = torch.load(last, weights_only=True)["global_step"]
+    if number == signal.SIGTERM:
+        assert stopped == step + 1, "no step is lost"
+    else:
+        assert step - 3 < stopped <= step, "at most those since the last checkpoint are lost"
 
-    expected = main(["fit", "--config", str(write_config(uninterrupted))])
-    cli = main(["fit", "--config", str(config), "--ckpt_path", str(killed / "last.ckpt"), "--seed_everything", "99"])
-    assert cli.trainer.global_step == expected.trainer.global_step == KILLED_STEPS
-    assert_equal(cli.model.state_dict(), expected.model.state_dict())
-    assert_equal(cli.trainer.optimizers[0].state_dict(), expected.trainer.optimizers[0].state_dict())
+    for name, resume in {"whole": [], "killed": ["--ckpt_path", str(last), "--seed_everything", "99"]}.items():
+        config = write_config(tmp_path, name, devices)
+        if devices == 1:
+            main(["fit", "--config", str(config), *resume])
+        else:
+            assert run_process(config, *resume) == 0, (tmp_path / "log.txt").read_text()
+    whole = tmp_path / "runs" / "whole" / "version_0"
+    found, expected = (
+        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (last.parents[1], whole)
+    )
+    assert expected["global_step"] == KILLED_STEPS
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
+        assert_equal(found[part], expected[part], part)
+    loops = (checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"] for checkpoint in (found, expected))
+    assert next(loops) == next(loops) == [{"position": KILLED_STEPS}]
+    metrics = [(run / "metrics.csv").read_text() for run in (last.parents[1], whole)]
+    assert metrics[0] == metrics[1]
+    assert len(metrics[0].splitlines()) == 1 + KILLED_STEPS + KILLED_STEPS // 4, "steps and validations"

@@ -1,0 +1,124 @@
+"""`fit --ckpt_path`: where a stopped run goes on, what is refused; and `--replay` of a step that diverged."""
+
+import csv
+import json
+import pickle
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from lightning_meta.cli import check_checkpoint, main
+from lightning_meta.errors import ConfigError
+from tests.configs.test_cli import fails, tiny  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
+
+RUN = Path("runs/tiny/version_0")
+LAST = RUN / "checkpoints/last.ckpt"
+
+
+def callbacks(**checkpoint: Any) -> list[str]:
+    chosen = [
+        {"class_path": "lightning_meta.callbacks.EpisodicCheckpoint", "init_args": checkpoint},
+        {"class_path": "lightning_meta.callbacks.StopOnDivergence"},
+    ]
+    return ["--test_after_fit", "false", "--trainer.callbacks", json.dumps(chosen)]
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def stopped(tiny: Path) -> list[str]:  # noqa: F811
+    """The command of a training that has been stopped after 6 of its 8 steps, in epochs of 4."""
+    command = ["fit", "--config", str(tiny), *callbacks(), "--data.steps_per_epoch", "4", "--trainer.max_steps"]
+    main([*command, "6"])
+    return [*command, "8"]
+
+
+def test_a_resumed_run_goes_on_in_its_folder_as_if_it_had_not_stopped(stopped: list[str]) -> None:
+    main([*stopped, "--name", "whole"])
+    with (RUN / "metrics.csv").open("a") as file:  # the process lived on after its last checkpoint: step 6 comes again
+        csv.DictWriter(file, rows(RUN)[-1]).writerow({"step": 6, "train/loss": 123})
+    main([*stopped, "--ckpt_path", "last"])
+    assert [path.name for path in RUN.parent.iterdir()] == ["version_0"]
+    assert rows(RUN) == rows(Path("runs/whole/version_0"))
+    assert len(rows(RUN)) == 8 + 2, "steps and validations"
+    assert yaml.safe_load((RUN / "config.yaml").read_text())["trainer"]["max_steps"] == 8
+    assert sorted(path.name for path in LAST.parent.iterdir()) == sorted(
+        path.name for path in Path("runs/whole/version_0/checkpoints").iterdir()
+    )
+
+
+@pytest.mark.parametrize("changed", [["--model.inner_lr", "0.2"], ["--ckpt_path", "best"]], ids=["settings", "best"])
+def test_another_training_from_a_checkpoint_gets_a_folder_of_its_own(stopped: list[str], changed: list[str]) -> None:
+    before = {path: path.read_bytes() for path in RUN.rglob("*.*") if path.is_file()}
+    main([*stopped, "--ckpt_path", str(LAST), *changed])
+    assert {path: path.read_bytes() for path in RUN.rglob("*.*") if path.is_file()} == before
+    assert torch.load("runs/tiny/version_1/checkpoints/last.ckpt", weights_only=True)["global_step"] == 8
+
+
+class Bomb:
+    """Unpickling it makes a file."""
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("exploded"),)
+
+
+def test_what_is_no_checkpoint_is_refused_and_never_executed(
+    tiny: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("pickle.ckpt").write_bytes(pickle.dumps({"state_dict": Bomb()}))
+    torch.save({"state_dict": Bomb()}, "torch.ckpt")
+    Path("random.ckpt").write_bytes(bytes(range(256)) * 40)
+    Path("empty.ckpt").write_bytes(b"")
+    for name in ("pickle", "torch", "random", "empty"):
+        with pytest.raises(ConfigError, match=rf"checkpoint {name}.ckpt \(\d+ bytes\) cannot be read"):
+            check_checkpoint(Path(f"{name}.ckpt"), "lightning_meta.algorithms.MAML")
+    assert "cannot be read" in fails(["fit", "--config", str(tiny), "--ckpt_path", "torch.ckpt"], capsys)
+    assert not Path("exploded").exists()
+    for keyword in ("last", "best"):
+        message = fails(["fit", "--config", str(tiny), "--ckpt_path", keyword], capsys)
+        assert f"there is no runs/tiny/*/checkpoints/{keyword}*.ckpt" in message
+    assert "hpc does not exist" in fails(["fit", "--config", str(tiny), "--ckpt_path", "hpc"], capsys)
+
+
+def test_the_command_in_the_message_replays_the_episodes_that_diverged(
+    tiny: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    far_too_fast = ["--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "1e18", "--data.seed", "3"]
+    message = fails(["fit", "--config", str(tiny), *callbacks(every_n_train_steps=1), *far_too_fast], capsys)
+    step, ids = re.search(r"at global step (\d+)\.\n.*episodes \[([\d, ]+)\]", message).groups()
+    command = shlex.split(re.search(r"python -m lightning_meta (fit .*)", message)[1])
+    assert int(step) > 0
+    assert str(LAST) in command, "from the last good weights"
+    place = command.index("--ckpt_path")
+    from_the_start = command[:place] + command[place + 2 :]
+    before = sorted(Path().rglob("*"))
+    outputs = []
+    for args in (command, from_the_start):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main(args)
+        assert not end.value.code
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1], "the same weights"
+    losses = {int(i): float(loss) for i, loss in re.findall(r"episode (\d+): loss ([\w.+-]+),", outputs[0])}
+    assert list(losses) == [int(i) for i in ids.split(",")]
+    assert not all(torch.tensor(loss).isfinite() for loss in losses.values())
+    assert sorted(Path().rglob("*")) == before, "a replay writes nothing"
+
+    early = [*command[:-1], "0"]
+    assert "the checkpoint is of step" in fails(early, capsys)
+    assert "the training ends after 4 steps" in fails(
+        ["fit", "--config", str(tiny), *callbacks(), "--replay", "4"], capsys
+    )
