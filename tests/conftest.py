@@ -1,6 +1,7 @@
 """Small, seeded episodes and networks shared by the tests."""
 
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from lightning_meta.datamodules import ClassificationDataModule, Sinusoid
 from lightning_meta.datamodules.episodes import ClassBank, Split
 
 CLASSES, EXAMPLES, SIZE = 12, 12, 16
+needs_learn2learn = pytest.mark.skipif(find_spec("learn2learn") is None, reason="learn2learn is not installed")
 
 
 class Blobs(ClassificationDataModule):

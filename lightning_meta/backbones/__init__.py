@@ -3,6 +3,7 @@
 from lightning_meta.backbones.base import Backbone
 from lightning_meta.backbones.conv4 import Conv4
 from lightning_meta.backbones.dropblock import DropBlock
+from lightning_meta.backbones.learn2learn_backbone import Learn2LearnBackbone
 from lightning_meta.backbones.mlp import MLP
 from lightning_meta.backbones.norm import EpisodicBatchNorm2d, norm_protocol, support_statistics
 from lightning_meta.backbones.resnet12 import ResNet12
@@ -16,6 +17,7 @@ __all__ = [
     "DropBlock",
     "EmbeddingAverage",
     "EpisodicBatchNorm2d",
+    "Learn2LearnBackbone",
     "ResNet12",
     "TextCNN",
     "WideResNet",

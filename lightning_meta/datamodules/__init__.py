@@ -8,6 +8,7 @@ from lightning_meta.datamodules.gaussian_process import GaussianProcess
 from lightning_meta.datamodules.glyphs import Glyphs
 from lightning_meta.datamodules.image_completion import ImageCompletion
 from lightning_meta.datamodules.image_folder import ImageFolder
+from lightning_meta.datamodules.learn2learn_images import Learn2LearnImages
 from lightning_meta.datamodules.omniglot import Omniglot
 from lightning_meta.datamodules.quadratics import Quadratics
 from lightning_meta.datamodules.sinusoid import Sinusoid
@@ -26,6 +27,7 @@ __all__ = [
     "HuffPost",
     "ImageCompletion",
     "ImageFolder",
+    "Learn2LearnImages",
     "Omniglot",
     "Quadratics",
     "Sinusoid",

@@ -28,8 +28,8 @@ def write_cache(path: Path, images: dict[str, Tensor], option: str = "--data.roo
         raise DataError(f"cannot write {path} ({error}); choose another folder for data with {option}.") from error
 
 
-def read_cache(path: Path, classes: Sequence[str]) -> list[Tensor]:
-    """The images `(examples, C, H, W)` of each of `classes` that `write_cache` wrote.
+def read_cache(path: Path, classes: Sequence[str] | None = None) -> list[Tensor]:
+    """The images `(examples, C, H, W)` of each of `classes`, or of all, that `write_cache` wrote.
 
     Raises `DataError` if the file is missing or is not what was written.
     """
@@ -40,7 +40,7 @@ def read_cache(path: Path, classes: Sequence[str]) -> list[Tensor]:
         images, sha256 = dict(zip(names, content["images"], strict=True)), content["sha256"]
         if checksum(images.values()) != sha256:
             raise ValueError("the images do not match their checksum")
-        selected = [images[name] for name in classes]
+        selected = [images[name] for name in (images if classes is None else classes)]
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; call prepare_data() first, which makes it.") from None
     except (

@@ -19,13 +19,15 @@ from lightning_meta.backbones import (
     Backbone,
     Conv4,
     EpisodicBatchNorm2d,
+    Learn2LearnBackbone,
     ResNet12,
     WideResNet,
     norm_protocol,
     support_statistics,
 )
 from lightning_meta.core import Episode
-from tests.conftest import SIZE, meta_gradient, random_episodes
+from lightning_meta.errors import ConfigError
+from tests.conftest import SIZE, meta_gradient, needs_learn2learn, random_episodes
 
 LR = 0.1
 # Made by (in_channels, image_size, norm=...), without random layers.
@@ -36,6 +38,9 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "resnet12": partial(ResNet12, channels=(4, 5, 6, 7), drop_rate=0.0),
     "resnet12-flat": partial(ResNet12, channels=(4, 5, 6, 7), drop_rate=0.0, global_pool=False),
     "wrn": partial(WideResNet, depth=10, width=1),
+    "learn2learn-cnn4": pytest.param(
+        partial(Learn2LearnBackbone, "CNN4Backbone", options={"hidden_size": 4}), marks=needs_learn2learn
+    ),
 }
 # Those that draw random numbers in training.
 RANDOM: dict[str, Callable[..., Backbone]] = {
@@ -224,3 +229,32 @@ def test_second_derivatives_are_right_under_vmap_where_torchs_are_not(layer: typ
     looped = meta_gradient(torch.stack([after_one_step(params, x[t], target[t]) for t in range(2)]))
     mapped = meta_gradient(vmap(after_one_step, in_dims=(None, 0, 0))(params, x, target))
     assert torch.allclose(mapped, looped, rtol=1e-10, atol=1e-14) == (layer is EpisodicBatchNorm2d)
+
+
+@needs_learn2learn
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("CNN4Backbone", {"hidden_size": 8}),
+        pytest.param("ResNet12Backbone", {"dropblock_dropout": 0.0, "wider": False}, marks=pytest.mark.slow),
+        pytest.param("WRN28Backbone", {}, marks=pytest.mark.slow),
+    ],
+)
+def test_networks_of_learn2learn_compute_what_they_do_there(name: str, options: dict) -> None:
+    """Theirs in training mode, which normalises by the batch."""
+    from learn2learn.vision import models
+
+    ours = Learn2LearnBackbone(name, options=options).double()  # type: ignore[arg-type]
+    theirs = getattr(models, name)(**options).double()
+    theirs.load_state_dict(ours.network.state_dict(), strict=False)
+    x = torch.rand(2, 3, 84, 84, dtype=torch.float64)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-9, atol=1e-12)
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in ours.modules())
+    assert ours(x).shape == (2, ours.out_features)
+    assert norm_protocol(ours) == "transductive"
+
+
+@needs_learn2learn
+def test_a_network_of_learn2learn_for_colour_refuses_grey() -> None:
+    with pytest.raises(ConfigError, match="WRN28Backbone takes images of 3 channels, not in_channels=1"):
+        Learn2LearnBackbone("WRN28Backbone", in_channels=1)
