@@ -2,9 +2,10 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from math import prod
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Self, TypeVar, cast
 
 import pytorch_lightning as pl
 import torch
@@ -42,6 +43,8 @@ class EpisodicModule(pl.LightningModule, Generic[Adapted]):
         metric: what is measured per episode. Default: accuracy.
         task_mode: how a task's hooks are mapped over the meta-batch: `vmap`, `loop`, or `auto` by device and size.
         task_chunk_size: tasks vectorised at once; lower it when memory runs out. None: all.
+        adapt_in_fp32: under bf16-mixed, adapt in fp32 and leave bfloat16 to the query sets. What is rounded within an
+            inner loop turns the meta-gradient (see `benchmark/precision.py`).
     """
 
     def __init__(
@@ -51,10 +54,11 @@ class EpisodicModule(pl.LightningModule, Generic[Adapted]):
         metric: EpisodicMetric | None = None,
         task_mode: TaskMode = "auto",
         task_chunk_size: int | None = None,
+        adapt_in_fp32: bool = True,
     ) -> None:
         super().__init__()
         self.optimizer, self.lr_scheduler = optimizer or Adam, lr_scheduler
-        self.task_mode, self.task_chunk_size = task_mode, task_chunk_size
+        self.task_mode, self.task_chunk_size, self.adapt_in_fp32 = task_mode, task_chunk_size, adapt_in_fp32
         self.metric = metric or EpisodicAccuracy()
         self.eval_metrics = nn.ModuleDict(
             {split: nn.ModuleDict({"loss": EpisodicMean(), self.metric.name: self.metric.clone()}) for split in EVAL}
@@ -74,6 +78,45 @@ class EpisodicModule(pl.LightningModule, Generic[Adapted]):
     def check_task(self, shape: EpisodeShape, split: Split) -> None:
         """Raise `ConfigError` when this algorithm cannot play a split's episodes. Called at setup; optional."""
 
+    def check_shots(self, shots: Sequence[int]) -> None:
+        """Raise `ConfigError` when this algorithm cannot learn from classes with so many examples each; optional."""
+
+    # ---- for use after training ---------------------------------------------------------------------------------
+
+    @classmethod
+    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Self:
+        """As Lightning's, but in evaluation mode, ready for `adapt` and `predict`; tensors and plain values only."""
+        return super().load_from_checkpoint(*args, **({"weights_only": True} | kwargs)).eval()
+
+    @torch.no_grad()
+    def predict(self, adapted: Adapted, x: Tensor, outputs: int = 1) -> Tensor:
+        """Put to use what `adapt` learned from one support set, in evaluation mode.
+
+        Args:
+            adapted: what `adapt` returned.
+            x: query inputs `(Q, ...)`. Under transductive normalisation they are normalised together, so a prediction
+                depends on the others.
+            outputs: regression only: how many numbers a target has.
+
+        Returns:
+            Of a classifier (its metric is accuracy) probabilities `(Q, C)`, column c for label c; there may be more
+            columns than classes, 0 throughout. Otherwise what the algorithm predicts, `(Q, outputs)`, or
+            `(Q, outputs, 2)` for means and standard deviations.
+
+        Raises:
+            ConfigError: the module is in training mode.
+        """
+        if self.training:
+            raise ConfigError(
+                f"this {type(self).__name__} is in training mode, where adaptation may differ; call module.eval() "
+                "before adapt and predict."
+            )
+        classifies = isinstance(self.metric, EpisodicAccuracy)
+        # `query_loss` wants targets, on which its predictions do not depend.
+        y = x.new_zeros(len(x), dtype=torch.long) if classifies else x.new_zeros(len(x), outputs)
+        preds = self.query_loss(adapted, Batch(x, y)).preds
+        return preds.softmax(-1) if classifies else preds
+
     # ---- owned here ---------------------------------------------------------------------------------------------
 
     def _save_plain_hyperparameters(self) -> None:
@@ -86,8 +129,17 @@ class EpisodicModule(pl.LightningModule, Generic[Adapted]):
 
     def play(self, tasks: Episode) -> TaskOutput:
         """Adapt to and evaluate every task of a meta-batch; each field of the result has a leading task axis."""
-        adapted = self._map(self.adapt, tasks.support.x, tasks.support)
-        return self._map(self.query_loss, tasks.query.x, adapted, tasks.query)
+        return self.query_tasks(self.adapt_tasks(tasks.support), tasks.query)
+
+    def adapt_tasks(self, support: Batch) -> Any:
+        """`adapt` for every task of a meta-batch, in fp32 unless `adapt_in_fp32` is off."""
+        exact = torch.autocast(support.x.device.type, enabled=False) if self.adapt_in_fp32 else nullcontext()
+        with exact:
+            return self._map(self.adapt, support.x, support)
+
+    def query_tasks(self, adapted: Any, query: Batch) -> TaskOutput:
+        """`query_loss` for every task of a meta-batch."""
+        return self._map(self.query_loss, query.x, adapted, query)
 
     def _map(self, hook: Callable[..., Any], x: Tensor, *tasks: Any) -> Any:
         mode = choose_mode(self.task_mode, x)
@@ -98,6 +150,11 @@ class EpisodicModule(pl.LightningModule, Generic[Adapted]):
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         key = episode_keys(seed, NOISE_STREAM + self.global_rank, [self.global_step])
         torch.manual_seed(int(key[0]))
+
+    def on_fit_start(self) -> None:
+        """A module from `load_from_checkpoint` is in evaluation mode, in which the Trainer would train it."""
+        if not self.training:
+            self.train()
 
     def training_step(self, tasks: Episode, batch_idx: int) -> Tensor:
         out = self.play(tasks)
@@ -175,13 +232,7 @@ class EpisodicModule(pl.LightningModule, Generic[Adapted]):
 
     def _check_input(self, datamodule: EpisodicDataModule, split: Split) -> None:
         backbone = getattr(self, "backbone", None)
-        expected = getattr(backbone, "in_shape", None)
-        found = tuple(datamodule.dataset(split)[0].support.x.shape[1:])
-        if expected is not None and expected not in (found, (prod(found),)):
-            raise ConfigError(
-                f"the backbone expects inputs of shape {expected}, but {type(datamodule).__name__} has {found}; set "
-                "the backbone's in_channels and image_size (or in_features) to match. Texts need a backbone for texts."
-            )
+        self.check_input_shape(datamodule.dataset(split)[0].support.x.shape[1:], type(datamodule).__name__)
         rows, ids = (getattr(owner, "vocabulary", None) for owner in (backbone, datamodule))
         if rows is not None and ids is not None and rows < ids:
             raise ConfigError(
@@ -189,8 +240,22 @@ class EpisodicModule(pl.LightningModule, Generic[Adapted]):
                 f"{ids}; set both to the same number."
             )
 
+    def check_input_shape(self, shape: Sequence[int], source: str) -> None:
+        """Raise `ConfigError` unless the backbone takes single inputs of this shape, which `source` has."""
+        expected, found = getattr(getattr(self, "backbone", None), "in_shape", None), tuple(shape)
+        if expected is not None and expected not in (found, (prod(found),)):
+            raise ConfigError(
+                f"the backbone expects inputs of shape {expected}, but {source} has {found}; set the backbone's "
+                "in_channels and image_size (or in_features) to match. Texts need a backbone for texts."
+            )
+
 
 def _check_trainer(trainer: pl.Trainer) -> None:
+    if trainer.precision in ("16-mixed", "16-true"):
+        raise ConfigError(
+            f"precision={trainer.precision}: gradients within a task are not scaled, so float16 can turn them into "
+            "zeros; use bf16-mixed or 32-true."
+        )
     if trainer.validate_loop.inference_mode:
         raise ConfigError(
             "Trainer(inference_mode=True) can turn adaptation at evaluation into a silent no-op; "

@@ -43,11 +43,10 @@ from lightning_meta.backbones import MLP
 from lightning_meta.core import Batch, Episode
 from lightning_meta.datamodules import EpisodicDataModule
 from lightning_meta.modules import EpisodicModule, StreamModule
-from tests.conftest import blobs, conv4, meta_gradient, random_episodes, random_functions, sinusoids
+from tests.conftest import blobs, conv4, meta_gradient, needs_learn2learn, random_episodes, random_functions, sinusoids
 
 Make = Callable[[], EpisodicModule]
 needs_qpth = pytest.mark.skipif(find_spec("qpth") is None, reason="qpth is not installed")
-needs_learn2learn = pytest.mark.skipif(find_spec("learn2learn") is None, reason="learn2learn is not installed")
 ALGORITHMS: dict[str, Make] = {
     "maml": lambda: MAML(conv4(), n_way=3, inner_lr=0.1, inner_steps=2),
     "maml-strided": lambda: MAML(conv4(downsample="stride"), n_way=3, inner_lr=0.1, inner_steps=2),
@@ -205,6 +204,36 @@ def test_evaluation_keeps_no_outer_graph(module: EpisodicModule, episodes: Episo
         out = module.play(episodes)
     assert not out.loss.requires_grad
     assert not out.preds.requires_grad
+
+
+@torch.no_grad()
+def test_predictions_need_no_query_labels(module: EpisodicModule, episodes: Episode) -> None:
+    """Other labels, another loss, the same predictions. So `predict` can do without them."""
+    support, (qx, qy) = tree_map(lambda leaf: leaf[0], episodes)
+    classifies = not qy.is_floating_point()
+    adapted = module.eval().adapt(support)
+    out = module.query_loss(adapted, Batch(qx, qy))
+    other = module.query_loss(adapted, Batch(qx, (qy + 1) % 3 if classifies else 1 - qy))
+    assert torch.equal(other.preds, out.preds)
+    assert not torch.allclose(other.loss, out.loss)
+    predicted = module.predict(adapted, qx)
+    if classifies:
+        assert torch.equal(predicted.argmax(1), out.preds.argmax(1))
+        torch.testing.assert_close(predicted[:, :3].sum(1), torch.ones_like(predicted[:, 0]))
+        torch.testing.assert_close(predicted, out.preds.softmax(1))
+    else:
+        assert torch.equal(predicted, out.preds)
+
+
+def test_meta_gradient_under_bf16_points_where_that_of_fp32_does(make: Make, episodes: Episode) -> None:
+    module, tasks = make(), tree_map(lambda leaf: leaf.float() if leaf.is_floating_point() else leaf, episodes)
+    module.task_mode = "loop"  # under vmap on a CPU, autocast leaves convolutions in fp32
+    exact = meta_gradient(module, tasks)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = meta_gradient(module, tasks)
+    assert all(g.dtype == torch.float32 for g in rounded.values())
+    a, b = (torch.cat([g.flatten() for g in gradients.values()]) for gradients in (exact, rounded))
+    assert a @ b / a.norm() / b.norm() > 0.9
 
 
 def test_fit_validate_test_predict(make: Make, data: EpisodicDataModule, tmp_path) -> None:

@@ -65,7 +65,7 @@ def test_without_fast_weights_the_slow_network_is_left(module: MetaNet, episodes
         torch.nn.init.zeros_(network.bias)
     query = first(episodes.query)
     out = module.query_loss(module.adapt(first(episodes.support)), query)
-    torch.testing.assert_close(out.preds, module.predict(module.represent(module.backbone(query.x))))
+    torch.testing.assert_close(out.preds, module.logits(module.represent(module.backbone(query.x))))
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-5, -5e-4, 0.01, -0.3, 2.0])

@@ -52,8 +52,9 @@ def test_inference_mode_is_refused(entry: str) -> None:
         getattr(trainer(inference_mode=True), entry)(maml(), datamodule=blobs())
 
 
-def setup_under(strategy: Strategy) -> None:
-    fake = SimpleNamespace(strategy=strategy, validate_loop=SimpleNamespace(inference_mode=False), datamodule=None)
+def setup_under(strategy: Strategy, precision: str = "32-true") -> None:
+    loop = SimpleNamespace(inference_mode=False)
+    fake = SimpleNamespace(strategy=strategy, precision=precision, validate_loop=loop, datamodule=None)
     module = maml()
     module.trainer = fake
     module.setup("fit")
@@ -69,6 +70,12 @@ def test_strategies_that_shard_parameters_are_refused(strategy: type[Strategy]) 
 def test_strategies_with_whole_parameters_are_accepted() -> None:
     setup_under(DDPStrategy())
     setup_under(SingleDeviceStrategy())
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "16-true"])
+def test_float16_is_refused(precision: str) -> None:
+    with pytest.raises(ConfigError, match=f"precision={precision}.*use bf16-mixed or 32-true"):
+        setup_under(SingleDeviceStrategy(), precision)
 
 
 def test_input_shape_mismatch_names_both_shapes() -> None:

@@ -106,10 +106,10 @@ class MAMLPlusPlus(MAML):
         return TaskOutput(loss, outs[-1].preds, {"last_step_loss": outs[-1].loss})
 
     def play(self, tasks: Episode) -> TaskOutput:
-        path = self._map(self.adapt, tasks.support.x, tasks.support)
+        path = self.adapt_tasks(tasks.support)
         if self.training:
             self.norm.track(path.statistics)
-        return self._map(self.query_loss, tasks.query.x, path, tasks.query)
+        return self.query_tasks(path, tasks.query)
 
 
 class PerStepNorm(nn.Module):

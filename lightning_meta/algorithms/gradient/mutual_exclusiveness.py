@@ -40,8 +40,8 @@ class MutualExclusivenessMAML(MAML):
         self.ratio, self.weight = ratio, weight
 
     def play(self, tasks: Episode) -> TaskOutput:
-        adapted = self._map(self.adapt, tasks.support.x, tasks.support)
-        out: TaskOutput = self._map(self.query_loss, tasks.query.x, adapted, tasks.query)
+        adapted = self.adapt_tasks(tasks.support)
+        out = self.query_tasks(adapted, tasks.query)
         if not self.training:
             return out
         phi_TP = torch.cat([adapted[name].flatten(1) for name in self.theta()], dim=1)

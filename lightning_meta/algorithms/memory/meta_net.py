@@ -81,7 +81,7 @@ class MetaNet(StreamModule[FastWeights]):
         r_BR = F.relu(functional_call(self.representation, slow or {}, (features_BD,)))
         return r_BR if fast is None else r_BR + F.relu(F.linear(features_BD, fast["weight"], fast["bias"]))
 
-    def predict(self, r_BR: Tensor, fast: Params | None = None, slow: Params | None = None) -> Tensor:
+    def logits(self, r_BR: Tensor, fast: Params | None = None, slow: Params | None = None) -> Tensor:
         """b, `(B, N)`; fast weights are those of each example, `(B, ...)`."""
         weights = dict(self.base.named_parameters()) if slow is None else slow
         hidden_BH = F.relu(F.linear(r_BR, weights["0.weight"], weights["0.bias"]))
@@ -92,10 +92,10 @@ class MetaNet(StreamModule[FastWeights]):
 
     def adapt(self, support: Batch) -> FastWeights:
         def representation_loss(slow: Params, features_D: Tensor, label: Tensor) -> Tensor:
-            return F.cross_entropy(self.predict(self.represent(features_D[None], slow=slow)), label[None])
+            return F.cross_entropy(self.logits(self.represent(features_D[None], slow=slow)), label[None])
 
         def task_loss(slow: Params, r_R: Tensor, label: Tensor) -> Tensor:
-            return F.cross_entropy(self.predict(r_R[None], slow=slow), label[None])
+            return F.cross_entropy(self.logits(r_R[None], slow=slow), label[None])
 
         features_SD = self.backbone(support.x)
         gradients_S = each_gradient(representation_loss, self.representation, features_SD, support.y)
@@ -109,7 +109,8 @@ class MetaNet(StreamModule[FastWeights]):
         features_QD = functional_call(self.backbone, fast.statistics, (query.x,))
         r_QR = self.represent(features_QD, fast.representation)
         attention_QS = cosine_similarities(r_QR, fast.keys).softmax(1)
-        logits_QN = self.predict(r_QR, {name: torch.tensordot(attention_QS, w, 1) for name, w in fast.base.items()})
+        weights = {name: (attention_QS @ w.flatten(1)).unflatten(1, w.shape[1:]) for name, w in fast.base.items()}
+        logits_QN = self.logits(r_QR, weights)
         return TaskOutput(F.cross_entropy(logits_QN, query.y), logits_QN)
 
     def check_task(self, shape: EpisodeShape, split: Split) -> None:

@@ -1,0 +1,77 @@
+"""How far is the meta-gradient under bf16-mixed from that in fp32? A table in Markdown, a line for each algorithm.
+
+python -m lightning_meta benchmark precision [configs/model/maml.yaml ...]
+
+Each algorithm is trained a few steps in fp32 on Glyphs (or on what the `# On:` line of its config names). At the first
+and at the last of them both gradients are taken at the same weights, on the same meta-batch and with the same noise.
+Tasks are looped over: under vmap, autocast leaves convolutions in fp32 on a CPU.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins import MixedPrecision
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_meta import cli
+from lightning_meta.core import Episode
+from lightning_meta.modules import EpisodicModule
+
+MODELS = Path("configs/model")
+EXPERIMENT = "configs/experiment/maml_glyphs_5w1s.yaml"
+STEPS = (0, 20)
+HEADER = "| algorithm | cosine at step 0 | cosine at step 20 | ratio of lengths at step 20 |\n|---|---|---|---|"
+# No files, no evaluation: only the training steps.
+OPTIONS = (
+    f"--trainer.max_steps {STEPS[-1] + 1} --trainer.limit_val_batches 0 --trainer.logger false "
+    "--trainer.enable_checkpointing false --trainer.enable_progress_bar false --trainer.enable_model_summary false "
+    "--test_after_fit false --data.meta_batch_size 8 --model.task_mode loop "
+    "--trainer.callbacks lightning_meta.benchmark.precision.PrecisionGap"
+).split()
+
+
+class PrecisionGap(pl.Callback):
+    """Compare the meta-gradients in fp32 and bf16-mixed before the outer steps `STEPS`; in `rows`, cosine and ratio."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[float, float]] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step in STEPS:
+            assert isinstance(module, EpisodicModule)
+            exact, rounded = (meta_gradient(module, batch, precision) for precision in ("32-true", "bf16-mixed"))
+            self.rows.append(
+                (F.cosine_similarity(exact, rounded, dim=0).item(), (rounded.norm() / exact.norm()).item())
+            )
+
+
+def meta_gradient(module: EpisodicModule, tasks: Episode, precision: str) -> Tensor:
+    """The gradient of the mean query loss, all parameters in one float64 vector; with the noise of this step."""
+    module.on_train_batch_start(tasks, 0)
+    mixed = MixedPrecision("bf16-mixed", module.device.type)
+    with mixed.forward_context() if precision == "bf16-mixed" else torch.enable_grad():
+        loss = module.play(tasks).loss.mean()
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
+    return torch.cat([gradient.flatten() for gradient in gradients]).double()
+
+
+def row(model: Path) -> str:
+    """One line of the table."""
+    experiment = re.search(r"^# On: +(\S+)$", model.read_text(), re.MULTILINE)
+    config = experiment[1] if experiment else EXPERIMENT
+    trainer = cli.main(["fit", "--config", config, "--model", str(model), *OPTIONS]).trainer
+    gap = next(callback for callback in trainer.callbacks if isinstance(callback, PrecisionGap))
+    (first, _), (last, ratio) = gap.rows
+    return f"| {model.stem} | {first:.4f} | {last:.4f} | {ratio:.3f} |"
+
+
+def main(args: list[str]) -> None:
+    """Print the table, for the model files `args` or for all."""
+    print(HEADER)
+    for path in [Path(arg) for arg in args] or sorted(MODELS.glob("*.yaml")):
+        print(row(path), flush=True)
