@@ -146,6 +146,7 @@ def test_arguments_dropped_with_a_class_are_reported(tiny: Path, capsys: pytest.
         (["--model.backbone.in_channels", "3"], ["(3, 16, 16)", "(1, 16, 16)"]),
         (["--data.meta_batch_size", "0"], ["meta_batch_size=0"]),
         (["--trainer.inference_mode", "true"], ["inference_mode"]),
+        (["--trainer.strategy", "fsdp"], ["trainer.strategy=fsdp", "take ddp"]),
         (["--ckpt_path", "none.ckpt"], ["none.ckpt", "does not exist"]),
     ],
     ids=lambda value: value[0] if value[0].startswith("--") else "",
