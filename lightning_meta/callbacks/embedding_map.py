@@ -41,7 +41,8 @@ class EmbeddingMap(Pictures):
 
         support, query = tree_map(lambda leaf: leaf[0], replay.episodes([self.episode]))
         with replay.trainer.precision_plugin.test_step_context(), backbone.register_forward_hook(keep):
-            adapted = module.adapt(support)
+            with module.adapt_precision():
+                adapted = module.adapt(support)
             n_adapt = len(embedded)
             preds = module.query_loss(adapted, query).preds
         features = [parts[-1] for parts in (embedded[:n_adapt], embedded[n_adapt:]) if parts]

@@ -95,7 +95,8 @@ def centred_grams(
     """
     grams: dict[str, Tensor] = {}
     with replay.trainer.precision_plugin.test_step_context(), eval_inner_steps(replay.module, inner_steps):
-        adapted = replay.module.adapt(task.support)
+        with replay.module.adapt_precision():
+            adapted = replay.module.adapt(task.support)
         with ExitStack() as hooks:
             for name, layer in layers.items():
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from lightning_meta.datamodules.classification import ClassificationDataModule
 from lightning_meta.datamodules.episodes import ClassBank, Split
 from lightning_meta.datamodules.image_cache import read_cache, write_cache
+from lightning_meta.datamodules.image_folder import read_image
 from lightning_meta.errors import DataError
 from lightning_meta.interop.learn2learn import import_learn2learn
 
@@ -69,6 +70,9 @@ class Learn2LearnImages(ClassificationDataModule):
 
     def load_source(self, split: Split) -> ClassBank:
         return ClassBank.from_ragged(read_cache(self.cache(split)))
+
+    def prepare_image(self, path: Path) -> Tensor:
+        return read_image(path, self.image_size, channels=3)
 
     def _read(self, split: Split) -> dict[str, Tensor]:
         make = getattr(import_learn2learn().vision.datasets, self.dataset_class)

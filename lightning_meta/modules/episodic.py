@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from math import prod
 from typing import Any, Generic, Self, TypeVar, cast
 
@@ -132,10 +132,13 @@ class EpisodicModule(pl.LightningModule, Generic[Adapted]):
         return self.query_tasks(self.adapt_tasks(tasks.support), tasks.query)
 
     def adapt_tasks(self, support: Batch) -> Any:
-        """`adapt` for every task of a meta-batch, in fp32 unless `adapt_in_fp32` is off."""
-        exact = torch.autocast(support.x.device.type, enabled=False) if self.adapt_in_fp32 else nullcontext()
-        with exact:
+        """`adapt` for every task of a meta-batch."""
+        with self.adapt_precision():
             return self._map(self.adapt, support.x, support)
+
+    def adapt_precision(self) -> AbstractContextManager:
+        """In which `adapt` runs: fp32 under mixed precision, unless `adapt_in_fp32` is off."""
+        return torch.autocast(self.device.type, enabled=False) if self.adapt_in_fp32 else nullcontext()
 
     def query_tasks(self, adapted: Any, query: Batch) -> TaskOutput:
         """`query_loss` for every task of a meta-batch."""
