@@ -64,7 +64,10 @@ def row(model: Path) -> str:
     """One line of the table."""
     experiment = re.search(r"^# On: +(\S+)$", model.read_text(), re.MULTILINE)
     config = experiment[1] if experiment else EXPERIMENT
-    trainer = cli.main(["fit", "--config", config, "--model", str(model), *OPTIONS]).trainer
+    try:
+        trainer = cli.main(["fit", "--config", config, "--model", str(model), *OPTIONS]).trainer
+    except SystemExit as ended:  # nothing to train, or a library that is not installed
+        return f"| {model.stem} | {ended} | - | - |"
     gap = next(callback for callback in trainer.callbacks if isinstance(callback, PrecisionGap))
     (first, _), (last, ratio) = gap.rows
     return f"| {model.stem} | {first:.4f} | {last:.4f} | {ratio:.3f} |"
