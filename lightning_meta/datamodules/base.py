@@ -129,8 +129,8 @@ class EpisodicDataModule(pl.LightningDataModule):
         steps = min(self.steps_per_epoch, max_steps) if max_steps > 0 else self.steps_per_epoch
         if max_steps > 0 and max_steps % steps:
             rank_zero_warn(
-                f"the last {max_steps % steps} of max_steps={max_steps} steps are not validated, so the best checkpoint "
-                f"cannot have them; take a number of steps that data.steps_per_epoch={steps} divides."
+                f"the last {max_steps % steps} of max_steps={max_steps} steps are not validated, so the best "
+                f"checkpoint cannot have them; take a number of steps that data.steps_per_epoch={steps} divides."
             )
 
         def ids_of_batch(batch: int) -> Sequence[int]:
