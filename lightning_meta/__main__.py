@@ -40,6 +40,8 @@ if __name__ == "__main__":
             import_module(f"lightning_meta.{TOOLS[words]}").main(sys.argv[len(words) + 1 :])
         except UserError as error:
             sys.exit(f"error: {error}")
+    elif sys.argv[1] == "benchmark":
+        sys.exit(f"error: benchmark is one of: {', '.join(words[1] for words in TOOLS if words[0] == 'benchmark')}.")
     else:
         from lightning_meta.cli import main
 
