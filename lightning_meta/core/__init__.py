@@ -2,7 +2,7 @@
 
 from lightning_meta.core.episode import Batch, Episode, TaskOutput
 from lightning_meta.core.hypergradient import conjugate_gradient, implicit_minimiser
-from lightning_meta.core.inner_loop import detach, unroll
+from lightning_meta.core.inner_loop import detach, take_step, unroll
 from lightning_meta.core.inner_optimizer import SGD, Adam, InnerOptimizer, LearnedSGD, Params
 from lightning_meta.core.statistics import mean_and_ci95
 from lightning_meta.core.task_map import TaskMode, choose_mode, map_tasks
@@ -23,5 +23,6 @@ __all__ = [
     "implicit_minimiser",
     "map_tasks",
     "mean_and_ci95",
+    "take_step",
     "unroll",
 ]

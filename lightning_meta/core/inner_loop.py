@@ -1,10 +1,10 @@
 """The inner loop: adapt parameters to one task by gradient descent that can itself be differentiated."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 from torch import Tensor
-from torch.func import grad
+from torch.func import grad_and_value
 
 from lightning_meta.core.inner_optimizer import InnerOptimizer, Params
 
@@ -54,11 +54,22 @@ def unroll(
     state = optimizer.init(params)
     path = [params]
     for _, loss_of_step in zip(range(steps), losses, strict=True):
-        point = detach(params) if first_order else params
-        grads = grad(loss_of_step)(point)
-        params, state = optimizer.update(detach(grads) if first_order else grads, state, params)
+        params, state, _ = take_step(loss_of_step, params, optimizer, state, first_order)
         path.append(params)
     return path if trajectory else params
+
+
+def take_step(
+    loss_fn: LossFn, params: Params, optimizer: InnerOptimizer, state: Any, first_order: bool = False
+) -> tuple[Params, Any, Tensor]:
+    """One step of `optimizer` on `loss_fn`: the parameters after it, the next state, and the loss before it.
+
+    With `first_order` gradient and loss are constants.
+    """
+    grads, loss = grad_and_value(loss_fn)(detach(params) if first_order else params)
+    if first_order:
+        grads, loss = detach(grads), loss.detach()
+    return *optimizer.update(grads, state, params, loss), loss
 
 
 def detach(params: Params) -> Params:

@@ -17,8 +17,8 @@ class InnerOptimizer(Protocol):
     def init(self, params: Params) -> Any:
         """State (any pytree of tensors) before the first step."""
 
-    def update(self, grads: Params, state: Any, params: Params) -> tuple[Params, Any]:
-        """Return the parameters after one step and the next state."""
+    def update(self, grads: Params, state: Any, params: Params, loss: Tensor) -> tuple[Params, Any]:
+        """Return the parameters after one step and the next state; `loss` (scalar) is that of `params`."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class SGD:
     def init(self, params: Params) -> tuple[()]:
         return ()
 
-    def update(self, grads: Params, state: tuple[()], params: Params) -> tuple[Params, tuple[()]]:
+    def update(self, grads: Params, state: tuple[()], params: Params, loss: Tensor) -> tuple[Params, tuple[()]]:
         return {name: value - self.lr * grads[name] for name, value in params.items()}, state
 
 
@@ -54,7 +54,7 @@ class Adam:
         zeros = {name: torch.zeros_like(value) for name, value in params.items()}
         return AdamState(0, zeros, zeros)
 
-    def update(self, grads: Params, state: AdamState, params: Params) -> tuple[Params, AdamState]:
+    def update(self, grads: Params, state: AdamState, params: Params, loss: Tensor) -> tuple[Params, AdamState]:
         (beta1, beta2), step = self.betas, state.step + 1
         mean = {name: beta1 * value + (1 - beta1) * grads[name] for name, value in state.mean.items()}
         square = {name: beta2 * value + (1 - beta2) * grads[name].square() for name, value in state.square.items()}
@@ -99,7 +99,7 @@ class LearnedSGD(nn.Module):
         """The number of steps taken."""
         return 0
 
-    def update(self, grads: Params, state: int, params: Params) -> tuple[Params, int]:
+    def update(self, grads: Params, state: int, params: Params, loss: Tensor) -> tuple[Params, int]:
         return {name: value - self.rate(name, state) * grads[name] for name, value in params.items()}, state + 1
 
     def rate(self, name: str, step: int) -> Tensor:

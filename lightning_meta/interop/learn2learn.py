@@ -56,7 +56,7 @@ class TransformedSGD(nn.Module):
     def init(self, params: Params) -> tuple[()]:
         return ()
 
-    def update(self, grads: Params, state: tuple[()], params: Params) -> tuple[Params, tuple[()]]:
+    def update(self, grads: Params, state: tuple[()], params: Params, loss: Tensor) -> tuple[Params, tuple[()]]:
         return {name: value - self.lr * self.direction(name, grads[name]) for name, value in params.items()}, state
 
     def direction(self, name: str, grad: Tensor) -> Tensor:

@@ -167,11 +167,13 @@ class PerStep:
     def init(self, params: Params) -> tuple[int, Any]:
         return 0, self.optimizer.init(params)
 
-    def update(self, grads: Params, state: tuple[int, Any], params: Params) -> tuple[Params, tuple[int, Any]]:
+    def update(
+        self, grads: Params, state: tuple[int, Any], params: Params, loss: Tensor
+    ) -> tuple[Params, tuple[int, Any]]:
         step, inner = state
         norm = self.norm.at(step + 1)
         moving = {name: value for name, value in params.items() if name not in norm}
-        moved, inner = self.optimizer.update(grads, inner, moving)
+        moved, inner = self.optimizer.update(grads, inner, moving, loss)
         return moved | norm, (step + 1, inner)
 
 
