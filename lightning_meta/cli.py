@@ -20,6 +20,7 @@ from pytorch_lightning.loggers import CSVLogger, WandbLogger
 import lightning_meta.algorithms
 import lightning_meta.backbones
 import lightning_meta.datamodules  # noqa: F401 - imported for short names: `--model MAML`
+from lightning_meta.allocator import keep_freed_memory
 from lightning_meta.callbacks import ReplayStep
 from lightning_meta.composition import compose
 from lightning_meta.datamodules.base import EpisodicDataModule
@@ -261,6 +262,7 @@ def git_commit() -> str | None:
 def main(args: ArgsType = None) -> Any:
     """Run the command line. Errors a user can mend end it with one message and exit status 1."""
     _set_up_messages()
+    keep_freed_memory()
     try:
         return MetaCLI(
             EpisodicModule,

@@ -5,7 +5,7 @@ from lightning_meta.core.hypergradient import conjugate_gradient, implicit_minim
 from lightning_meta.core.inner_loop import detach, take_step, unroll
 from lightning_meta.core.inner_optimizer import SGD, Adam, InnerOptimizer, LearnedSGD, Params
 from lightning_meta.core.statistics import mean_and_ci95
-from lightning_meta.core.task_map import TaskMode, choose_mode, map_tasks
+from lightning_meta.core.task_map import TaskMode, choose_mode, loop_with_gradients, map_tasks, with_gradient
 
 __all__ = [
     "SGD",
@@ -21,8 +21,10 @@ __all__ = [
     "conjugate_gradient",
     "detach",
     "implicit_minimiser",
+    "loop_with_gradients",
     "map_tasks",
     "mean_and_ci95",
     "take_step",
     "unroll",
+    "with_gradient",
 ]

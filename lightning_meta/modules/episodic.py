@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from math import prod
-from typing import Any, Generic, Self, TypeVar, cast
+from typing import Any, Generic, Literal, Self, TypeVar, cast
 
 import pytorch_lightning as pl
 import torch
@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from lightning_meta.core import Batch, Episode, TaskMode, TaskOutput, choose_mode, map_tasks
+from lightning_meta.core import (
+    Batch,
+    Episode,
+    TaskMode,
+    TaskOutput,
+    choose_mode,
+    loop_with_gradients,
+    map_tasks,
+    with_gradient,
+)
 from lightning_meta.datamodules.base import EpisodicDataModule
 from lightning_meta.datamodules.episodes import EpisodeShape, Split
 from lightning_meta.datamodules.sampling import episode_keys
@@ -129,12 +138,21 @@ class EpisodicModule(pl.LightningModule, Generic[Adapted]):
 
     def play(self, tasks: Episode) -> TaskOutput:
         """Adapt to and evaluate every task of a meta-batch; each field of the result has a leading task axis."""
+        if self._mode(tasks.support.x) == self._mode(tasks.query.x) == "loop":
+            return self._loop(self._play_task, *tasks)
         return self.query_tasks(self.adapt_tasks(tasks.support), tasks.query)
+
+    def _play_task(self, support: Batch, query: Batch) -> TaskOutput:
+        with self.adapt_precision():
+            adapted = self.adapt(support)
+        if torch.is_grad_enabled():
+            return with_gradient(self.query_loss, self.parameters(), adapted, query)
+        return self.query_loss(adapted, query)
 
     def adapt_tasks(self, support: Batch) -> Any:
         """`adapt` for every task of a meta-batch."""
         with self.adapt_precision():
-            return self._map(self.adapt, support.x, support)
+            return map_tasks(self.adapt, support, mode=self._mode(support.x), chunk_size=self.task_chunk_size)
 
     def adapt_precision(self) -> AbstractContextManager:
         """In which `adapt` runs: fp32 under mixed precision, unless `adapt_in_fp32` is off."""
@@ -142,11 +160,17 @@ class EpisodicModule(pl.LightningModule, Generic[Adapted]):
 
     def query_tasks(self, adapted: Any, query: Batch) -> TaskOutput:
         """`query_loss` for every task of a meta-batch."""
-        return self._map(self.query_loss, query.x, adapted, query)
+        if self._mode(query.x) == "loop":
+            return self._loop(self.query_loss, adapted, query)
+        return map_tasks(self.query_loss, adapted, query, chunk_size=self.task_chunk_size)
 
-    def _map(self, hook: Callable[..., Any], x: Tensor, *tasks: Any) -> Any:
-        mode = choose_mode(self.task_mode, x)
-        return map_tasks(hook, *tasks, mode=mode, chunk_size=self.task_chunk_size)
+    def _mode(self, x: Tensor) -> Literal["vmap", "loop"]:
+        return choose_mode(self.task_mode, x)
+
+    def _loop(self, play: Callable[..., TaskOutput], *tasks: Any) -> TaskOutput:
+        if torch.is_grad_enabled():
+            return loop_with_gradients(play, self.parameters(), *tasks)
+        return map_tasks(play, *tasks, mode="loop")
 
     def on_train_batch_start(self, batch: Episode, batch_idx: int) -> None:
         """Noise that the hooks draw is a function of (seed, step, rank): a resumed run repeats it."""

@@ -37,7 +37,9 @@ def maml(**overrides: Any) -> MAML:
 def test_with_everything_off_it_is_maml_bit_for_bit(mode: str, first_order: bool, episodes: Episode) -> None:
     module, other = (make(first_order=first_order, task_mode=mode) for make in (plus_plus, maml))
     torch.testing.assert_close(module.play(episodes), other.play(episodes), rtol=0, atol=0)
-    torch.testing.assert_close(meta_gradient(module, episodes), meta_gradient(other, episodes), rtol=0, atol=0)
+    # A loop adds up the parts of the gradient in another order, as MAML does not keep the path of a task.
+    rtol, atol = (0, 0) if mode == "vmap" else (1e-12, 1e-15)
+    torch.testing.assert_close(meta_gradient(module, episodes), meta_gradient(other, episodes), rtol=rtol, atol=atol)
     module.eval(), other.eval()
     torch.testing.assert_close(module.play(episodes), other.play(episodes), rtol=0, atol=0)
 

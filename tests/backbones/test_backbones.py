@@ -25,6 +25,7 @@ from lightning_meta.backbones import (
     norm_protocol,
     support_statistics,
 )
+from lightning_meta.backbones.base import fastest_layout
 from lightning_meta.core import Episode
 from lightning_meta.errors import ConfigError
 from tests.conftest import SIZE, meta_gradient, needs_learn2learn, random_episodes
@@ -149,14 +150,25 @@ def test_conv4_refuses_images_that_vanish() -> None:
         Conv4(image_size=8)
 
 
-def test_channels_last_changes_the_layout_and_not_the_result() -> None:
-    torch.manual_seed(0)
-    plain = Conv4().double()
-    last = Conv4(channels_last=True).double()
-    last.load_state_dict(plain.state_dict())
-    assert last.blocks[1][0].weight.is_contiguous(memory_format=torch.channels_last)
-    x = torch.rand(3, 1, 28, 28, dtype=torch.float64)
-    torch.testing.assert_close(last(x), plain(x))
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_are_laid_out_channels_last_outside_transforms_only(channels: int) -> None:
+    images = torch.rand(3, channels, 8, 8)
+    laid_out = fastest_layout(images)
+    assert torch.equal(laid_out, images)
+    assert laid_out.stride() == (64 * channels, 1, 8 * channels, channels)
+    layouts: list[tuple[int, ...]] = []
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        layouts.append(fastest_layout(x).stride())
+        return x.sum()
+
+    torch.func.grad(loss)(images)
+    assert layouts == [images.stride()]
+
+
+def test_conv4_gives_the_same_in_either_layout() -> None:
+    backbone, images = Conv4(1, 28).double(), torch.rand(3, 1, 28, 28, dtype=torch.float64)
+    torch.testing.assert_close(backbone(images), backbone.pool(backbone.blocks(images)).flatten(1))
 
 
 def test_mlp_has_the_layers_of_mamls_sinusoid_network() -> None:
