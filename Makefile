@@ -6,10 +6,10 @@ DEMO_CONFIG ?= configs/experiment/maml_glyphs_5w1s.yaml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-gpu lint format clean
+.PHONY: help install demo test test-slow test-gpu benchmark-speed benchmark-speed-check lint format clean
 
 help:  ## print this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*##' '{printf "make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*##' '{printf "make %-21s %s\n", $$1, $$2}'
 
 install: $(VENV)/.installed  ## create .venv and install requirements.txt in it (PYTHON=python3.12 to choose one)
 
@@ -38,6 +38,19 @@ test-slow: install  ## run the slow tests: whole meta-trainings
 
 test-gpu: install  ## run the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+# The libraries that ours is compared with; the product does without them.
+$(VENV)/.peers: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet higher==0.2.1 torchopt==0.7.3
+	@touch $@
+
+benchmark-speed: $(VENV)/.peers  ## compare our speed with learn2learn, higher, TorchOpt (half an hour, quiet machine)
+	$(BIN)/python -m lightning_meta benchmark speed $(ARGS)
+	$(BIN)/python -m lightning_meta benchmark growth $(ARGS)
+	$(BIN)/python -m lightning_meta benchmark fit
+
+benchmark-speed-check: install  ## fail if we have become slower than lightning_meta/benchmark/speed.json says
+	$(BIN)/python -m lightning_meta benchmark speed --check
 
 lint: install  ## check style and types, change nothing
 	$(BIN)/ruff check .

@@ -8,7 +8,9 @@ commands:
   test       evaluate a checkpoint on the test episodes
   predict    classify your own images: predict RUN --support FOLDER --query FOLDER, RUN being the folder of a run
   compare    put tested runs side by side: compare RUN [RUN ...], each the folder of a run
-  benchmark  measure: benchmark precision, the meta-gradient of every algorithm under bf16-mixed against fp32
+  benchmark  measure: benchmark speed, outer steps against those of other libraries; benchmark growth, their time and
+             memory against their sizes; benchmark fit, what the Trainer adds; benchmark precision, the meta-gradient
+             under bf16-mixed against fp32
 
 examples:
   python -m lightning_meta fit --config configs/experiment/maml_glyphs_5w1s.yaml
@@ -28,6 +30,9 @@ TOOLS = {  # modules of lightning_meta
     ("predict",): "predict",
     ("compare",): "benchmark.compare",
     ("benchmark", "precision"): "benchmark.precision",
+    ("benchmark", "speed"): "benchmark.speed",
+    ("benchmark", "growth"): "benchmark.growth",
+    ("benchmark", "fit"): "benchmark.fit",
 }
 
 if __name__ == "__main__":

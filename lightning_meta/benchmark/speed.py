@@ -1,0 +1,402 @@
+"""Our outer step against that of other libraries, in one run. Tables in Markdown, a figure, the numbers as JSON.
+
+python -m lightning_meta benchmark speed [--out FOLDER] [--check]
+
+A cell of the grid is one algorithm on episodes of one shape. All contenders of a cell start from the same weights.
+First their meta-gradients are compared in float64. Then they take turns with an outer step: draw the episodes, adapt,
+query losses, meta-gradient, Adam. Images are noise: what they show does not change the time. learn2learn draws from its
+own `TaskDataset`; the others, which have no sampler, use ours. `peers.py` says how each library is used.
+
+Ours runs as the command line runs it, with the setting of `allocator.py`; the others with the C library's own.
+"""
+
+import argparse
+import gc
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from math import exp, log
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._pytree import tree_map
+from torch.utils.flop_counter import FlopCounterMode
+
+from lightning_meta.algorithms import ANIL, MAML, ProtoNet, Reptile
+from lightning_meta.allocator import keep_freed_memory, return_freed_memory, trim
+from lightning_meta.backbones import MLP, Conv4
+from lightning_meta.benchmark.peers import PEERS, Backward, InnerLoop, learn2learn_episodes, stock_network
+from lightning_meta.core import Episode
+from lightning_meta.datamodules.episodes import ClassBank, EpisodeDataset, EpisodeShape
+from lightning_meta.datamodules.sinusoid import SinusoidSource
+from lightning_meta.errors import DataError
+from lightning_meta.metrics import EpisodicMSE
+from lightning_meta.modules import EpisodicModule
+from lightning_meta.viz.speed import speed_ratios
+
+ALTERNATIONS = 5
+TOLERANCE = 1e-8  # of the meta-gradients in float64, relative
+LARGEST_LOSS = 0.15  # of the ratio to the plain loop, before the check fails
+COMMITTED = Path(__file__).with_name("speed.json")
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One comparison: an algorithm on episodes of one shape."""
+
+    algorithm: str
+    data: str
+    shape: EpisodeShape
+    inner_steps: int
+    meta_batch_size: int
+
+    @property
+    def name(self) -> str:
+        n_way, k_shot, n_query = self.shape
+        way = f"{n_way}w{k_shot}s" if n_way > 1 else f"{k_shot}s"
+        work = f"{n_query} queries, {self.inner_steps} steps, {self.meta_batch_size} tasks"
+        return f"{self.algorithm} {self.data} {way}, {work}"
+
+    @property
+    def is_conv_maml(self) -> bool:
+        return self.algorithm == "MAML" and self.data != "sinusoid"
+
+
+def grid() -> list[Cell]:
+    """What `benchmark speed` compares."""
+    few, many = EpisodeShape(5, 1, 1), EpisodeShape(5, 1, 15)
+    waves = EpisodeShape(1, 10, 10)
+    return [
+        *(Cell("MAML", "omniglot", s, steps, tasks) for s in (few, many) for steps in (1, 5) for tasks in (4, 16, 32)),
+        Cell("MAML", "omniglot", EpisodeShape(20, 1, 1), 5, 16),
+        Cell("MAML", "84x84", many, 5, 4),
+        Cell("FOMAML", "omniglot", many, 5, 16),
+        Cell("ANIL", "omniglot", few, 5, 16),
+        Cell("ANIL", "omniglot", many, 5, 16),
+        Cell("ProtoNet", "omniglot", many, 0, 16),
+        Cell("Reptile", "omniglot", many, 5, 16),
+        Cell("MAML", "sinusoid", waves, 1, 25),
+        Cell("MAML", "sinusoid", waves, 5, 25),
+    ]
+
+
+def small_grid() -> list[Cell]:
+    """What `--check` repeats: one cell of each kind that ours should win."""
+    return [cell for cell in grid() if cell.meta_batch_size in (16, 25) and cell.shape.n_query != 15]
+
+
+@dataclass
+class Contender:
+    """One way to take an outer step."""
+
+    name: str
+    episodes: Callable[[int], Episode]  # those of step i
+    backward: Backward
+    network: nn.Module
+
+    def __post_init__(self) -> None:
+        self.optimizer, self.steps_taken = torch.optim.Adam(self.network.parameters(), lr=1e-4), 0
+
+    def step(self) -> None:
+        keep_freed_memory() if self.name == "ours" else return_freed_memory()
+        self.optimizer.zero_grad()
+        self.backward(self.episodes(self.steps_taken))
+        self.optimizer.step()
+        self.steps_taken += 1
+
+
+@dataclass
+class Row:
+    """What was measured in a cell, by contender: seconds of each step, peak memory of one; and the work of a step."""
+
+    cell: Cell
+    seconds: dict[str, list[float]]
+    peak_mib: dict[str, float]
+    gflop: float
+    sampling_seconds: dict[str, float]
+
+    def ratios(self, peer: str) -> list[float]:
+        """How many times as fast ours was, in each alternation."""
+        return [theirs / ours for theirs, ours in zip(self.seconds[peer], self.seconds["ours"], strict=True)]
+
+    def ratio(self, peer: str) -> float:
+        return statistics.median(self.ratios(peer))
+
+    def tasks_per_second(self, name: str) -> float:
+        return self.cell.meta_batch_size / statistics.median(self.seconds[name])
+
+
+# ---- what is compared -----------------------------------------------------------------------------------------------
+
+
+@cache
+def bank(data: str) -> ClassBank:
+    """Noise in the shape of Omniglot's training classes (without rotations), or of 64 classes of 84 x 84 colour."""
+    shape = (1028, 20, 1, 28, 28) if data == "omniglot" else (64, 20, 3, 84, 84)
+    return ClassBank.from_classes(torch.randint(0, 256, shape, dtype=torch.uint8))
+
+
+def our_episodes(cell: Cell) -> Callable[[int], Episode]:
+    source = SinusoidSource() if cell.data == "sinusoid" else bank(cell.data)
+    dataset, size = EpisodeDataset(source, cell.shape, seed=0, split="train"), cell.meta_batch_size
+    return lambda step: dataset.__getitems__(range(step * size, (step + 1) * size))
+
+
+def our_module(cell: Cell) -> EpisodicModule:
+    torch.manual_seed(0)
+    loop = inner_loop(cell)
+    if cell.algorithm == "ProtoNet":
+        return ProtoNet(Conv4())
+    options: dict[str, Any] = {"n_way": cell.shape.n_way, "inner_lr": loop.lr, "inner_steps": loop.steps}
+    if cell.data == "sinusoid":
+        return MAML(MLP(), loss_fn=loop.loss, metric=EpisodicMSE(), **options)
+    backbone = Conv4(downsample="stride") if cell.data == "omniglot" else Conv4(3, 84, hidden=32)
+    if cell.algorithm == "FOMAML":
+        options["first_order"] = True
+    return {"ANIL": ANIL, "Reptile": Reptile}.get(cell.algorithm, MAML)(backbone, **options)
+
+
+def inner_loop(cell: Cell) -> InnerLoop:
+    return InnerLoop(
+        lr=0.001 if cell.algorithm == "Reptile" else 0.01,
+        steps=cell.inner_steps,
+        first_order=cell.algorithm == "FOMAML",
+        loss=F.mse_loss if cell.data == "sinusoid" else F.cross_entropy,
+    )
+
+
+def contenders(cell: Cell, dtype: torch.dtype = torch.float32) -> list[Contender]:
+    """Ours first; peers that are not installed are left out."""
+    module = our_module(cell).to(dtype)
+    network = cast(nn.Module, module.backbone if isinstance(module, ProtoNet) else module.learner)
+    entrants = [Contender("ours", our_episodes(cell), lambda tasks: module.play(tasks).loss.mean().backward(), module)]
+    for name, make in PEERS[cell.algorithm].items():
+        theirs = stock_network(network)
+        try:
+            backward = make(theirs, inner_loop(cell))
+        except ImportError as error:
+            print(f"({name} is left out: {error}; `make benchmark-speed` installs it)")
+            continue
+        draws_itself = name == "learn2learn" and cell.data != "sinusoid"
+        episodes = (
+            learn2learn_episodes(bank(cell.data), cell.shape, cell.meta_batch_size)
+            if draws_itself
+            else our_episodes(cell)
+        )
+        entrants.append(Contender(name, episodes, backward, theirs))
+    return entrants
+
+
+# ---- measurements ---------------------------------------------------------------------------------------------------
+
+
+def check_gradients(cell: Cell) -> float:
+    """Largest relative difference of a peer's meta-gradient from ours, in float64 on two tasks.
+
+    Raises:
+        DataError: it is too large to compare times.
+    """
+    two = Cell(cell.algorithm, cell.data, cell.shape, cell.inner_steps, 2)
+    tasks = tree_map(lambda leaf: leaf.double() if leaf.is_floating_point() else leaf, our_episodes(two)(0))
+    ours, *peers = (gradient(entrant, tasks) for entrant in contenders(two, torch.float64))
+    worst = max(((theirs - ours).norm() / ours.norm()).item() for theirs in peers)
+    if not worst < TOLERANCE:
+        raise DataError(f"{cell.name}: meta-gradients differ by {worst:.1e}, more than {TOLERANCE:.0e}; not compared.")
+    return worst
+
+
+def gradient(entrant: Contender, tasks: Episode) -> Tensor:
+    entrant.backward(tasks)
+    return torch.cat(
+        [parameter.grad.flatten() for parameter in entrant.network.parameters() if parameter.grad is not None]
+    )
+
+
+def measure(cell: Cell) -> Row:
+    """Check the gradients, then let the contenders take turns."""
+    check_gradients(cell)
+    entrants = contenders(cell)
+    peak = {entrant.name: peak_memory(entrant.step) for entrant in entrants}  # and a first step, not timed
+    seconds: dict[str, list[float]] = {entrant.name: [] for entrant in entrants}
+    for _ in range(ALTERNATIONS):
+        for entrant in entrants:
+            if entrant.name == "ours":
+                entrant.step()  # takes back the memory that the others' setting returned
+            seconds[entrant.name].append(stopwatch(entrant.step))
+    plain = next(entrant for entrant in entrants if entrant.name == "plain")
+    with FlopCounterMode(display=False) as counter:
+        plain.step()
+    drawn = {
+        entrant.name: min(stopwatch(partial(entrant.episodes, step)) for step in range(ALTERNATIONS))
+        for entrant in entrants
+        if entrant.name in ("ours", "learn2learn")
+    }
+    return Row(cell, seconds, peak, counter.get_total_flops() / 1e9, drawn)
+
+
+def stopwatch(action: Callable[[], Any]) -> float:
+    """Seconds that `action` takes."""
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+def peak_memory(action: Callable[[], Any]) -> float:
+    """MiB of memory in use at most during `action`, above what was in use before. Linux only, elsewhere NaN."""
+    counters = Path("/proc/self/clear_refs")
+    if not counters.exists():
+        action()
+        return float("nan")
+    gc.collect()
+    trim()
+    counters.write_text("5")  # resets the peak
+    before = _status("VmRSS")
+    action()
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(field: str) -> int:
+    """A field of /proc/self/status, in KiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def matmul_rate() -> float:
+    """GFLOP/s of a large matrix multiplication in float32: the speed limit of this machine."""
+    size = 2048
+    matrix = torch.rand(size, size)
+    return 2 * size**3 / min(stopwatch(lambda: matrix @ matrix) for _ in range(ALTERNATIONS)) / 1e9
+
+
+# ---- what is reported -----------------------------------------------------------------------------------------------
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    return exp(sum(map(log, values)) / len(values))
+
+
+def table(rows: Sequence[Row], rate: float) -> str:
+    """The measurements as Markdown."""
+    peers = [name for name in PEERS["MAML"] if any(name in row.seconds for row in rows)]
+    head = [
+        "cell",
+        "tasks/s",
+        *(f"times {peer}" for peer in peers),
+        "peak MiB (ours, plain)",
+        "of the limit",
+        "sampling",
+    ]
+    lines = [head, ["---"] * len(head)]
+    for row in rows:
+        ours = statistics.median(row.seconds["ours"])
+        ratios = [
+            f"{row.ratio(peer):.2f} ({min(row.ratios(peer)):.2f}-{max(row.ratios(peer)):.2f})"
+            if peer in row.seconds
+            else "-"
+            for peer in peers
+        ]
+        drawn = row.sampling_seconds
+        times = (
+            f", {drawn['learn2learn'] / drawn['ours']:.0f}x"
+            if "learn2learn" in drawn and row.cell.data != "sinusoid"
+            else ""
+        )
+        lines.append(
+            [
+                row.cell.name,
+                f"{row.tasks_per_second('ours'):.0f}",
+                *ratios,
+                f"{row.peak_mib['ours']:.0f}, {row.peak_mib['plain']:.0f}",
+                f"{row.gflop / rate / ours:.0%}",
+                f"{drawn['ours'] / ours:.1%}{times}",
+            ]
+        )
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """Geometric means of the ratios, and the worst cell."""
+    lines = []
+    groups: dict[str, list[Row]] = {
+        "second-order MAML on images": [row for row in rows if row.cell.is_conv_maml],
+        "ANIL": [row for row in rows if row.cell.algorithm == "ANIL"],
+        "sine waves": [row for row in rows if row.cell.data == "sinusoid"],
+        "all cells": list(rows),
+    }
+    for group, members in groups.items():
+        for peer in PEERS["MAML"]:
+            if raced := [row for row in members if peer in row.seconds]:
+                worst = min(raced, key=lambda row: row.ratio(peer))
+                mean = geometric_mean([row.ratio(peer) for row in raced])
+                lines.append(f"- {group}: {mean:.2f} times {peer}; least {worst.ratio(peer):.2f} ({worst.cell.name})")
+    return "\n".join(lines)
+
+
+def machine() -> str:
+    return (
+        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"Python {platform.python_version()}, {platform.system()}"
+    )
+
+
+def check(committed: Path = COMMITTED) -> None:
+    """Repeat the small grid.
+
+    Raises:
+        DataError: a ratio to the plain loop fell by more than `LARGEST_LOSS` against the committed figures.
+    """
+    expected = {row["name"]: row["ratios"]["plain"] for row in json.loads(committed.read_text())["rows"]}
+    slower = []
+    for cell in small_grid():
+        ratio, before = measure(cell).ratio("plain"), expected[cell.name]
+        print(f"{cell.name}: {ratio:.2f} times the plain loop (committed: {before:.2f})", flush=True)
+        if ratio < (1 - LARGEST_LOSS) * before:
+            slower.append(cell.name)
+    if slower:
+        raise DataError(
+            f"{len(slower)} of {len(small_grid())} cells lost more than {LARGEST_LOSS:.0%} of their ratio to the plain "
+            f"loop: {'; '.join(slower)}. Run again on a quiet machine; if it stays, a change made the step slower."
+        )
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        "python -m lightning_meta benchmark speed", description=(__doc__ or "").split("\n\n")[0]
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/speed"), help="where the files go (%(default)s)")
+    parser.add_argument("--check", action="store_true", help="only a small grid, against the committed figures")
+    given = parser.parse_args(arguments)
+    if given.check:
+        check()
+        return
+    rate, rows = matmul_rate(), []
+    print(f"{machine()}; matrix multiplication: {rate:.0f} GFLOP/s", flush=True)
+    for cell in grid():
+        rows.append(measure(cell))
+        print(
+            f"{cell.name}: " + ", ".join(f"{n} {rows[-1].tasks_per_second(n):.1f}/s" for n in rows[-1].seconds),
+            flush=True,
+        )
+    print("", table(rows, rate), "", summary(rows), sep="\n")
+    given.out.mkdir(parents=True, exist_ok=True)
+    record = {
+        "machine": machine(),
+        "gflop_per_second": rate,
+        "rows": [
+            asdict(row)
+            | {"name": row.cell.name, "ratios": {peer: row.ratio(peer) for peer in row.seconds if peer != "ours"}}
+            for row in rows
+        ],
+    }
+    (given.out / "speed.json").write_text(json.dumps(record, indent=1) + "\n")
+    named = {row.cell.name: {peer: row.ratios(peer) for peer in row.seconds if peer != "ours"} for row in rows}
+    speed_ratios(named).savefig(given.out / "speed.png")
+    print(f"\nspeed.json and speed.png are in {given.out}")
