@@ -18,6 +18,7 @@ steps, the last one weighing 0.9. A gradient is that of the mean loss. All suppo
 """
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -55,10 +56,12 @@ class MetaLSTM(MAML):
         forget_bias: float = 5.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(backbone, n_way, inner_lr, inner_steps, first_order=first_order, **kwargs)
         if not 0 < inner_lr < 1:
             raise ConfigError(f"inner_lr={inner_lr} must lie between 0 and 1: it is the value of a gate.")
-        self.inner_optimizer = GatedUpdate(inner_lr, hidden, forget_bias)
+        gates = partial(GatedUpdate, hidden=hidden, forget_bias=forget_bias)
+        super().__init__(
+            backbone, n_way, inner_lr, inner_steps, first_order=first_order, inner_optimizer=gates, **kwargs
+        )
 
     def adapt(self, support: Batch) -> Params:
         """Fast weights phi; in evaluation with the support's statistics where the norm protocol asks for them."""
