@@ -16,6 +16,7 @@ from lightning_meta.algorithms import (
     MutualExclusivenessMAML,
     Reptile,
 )
+from lightning_meta.algorithms.optimizer.meta_lstm import GatedUpdate
 from lightning_meta.core import Adam, Episode, LearnedRates
 from lightning_meta.core.inner_optimizer import module_key
 from lightning_meta.errors import ConfigError
@@ -41,6 +42,12 @@ def test_what_is_adapted_has_rates_and_decays_that_learn(family: type[MAML], epi
         slopes = [gradient[f"inner_optimizer.{table}.{module_key(name)}"].abs() for name in moved]
         assert max(slopes) > 1e-4
     assert optimizer.optimizer == Adam(0.05)
+
+
+@pytest.mark.parametrize("family", FAMILY)
+def test_so_has_any_other_learned_optimizer(family: type[MAML], episodes: Episode) -> None:
+    gradient = meta_gradient(make(family, inner_optimizer=GatedUpdate), episodes)
+    assert gradient["inner_optimizer.gates.bias"].abs().min() > 1e-6
 
 
 def test_a_rate_for_each_element_makes_maml_meta_sgd(episodes: Episode) -> None:
