@@ -22,6 +22,7 @@ from lightning_meta.core.inner_optimizer import module_key
 from lightning_meta.errors import ConfigError
 from tests.conftest import conv4, meta_gradient
 
+FAMILY = [MAML, ANIL, BOIL, MRMAML, MAMLPlusPlus, partial(MutualExclusivenessMAML, ratio=0.1)]
 LEARNED = partial(LearnedRates, optimizer=Adam, weight_decay=0.01)
 
 
@@ -30,9 +31,7 @@ def make(family: type[MAML], **settings) -> MAML:
     return family(conv4(), n_way=3, inner_lr=0.05, inner_steps=2, **settings).double()
 
 
-@pytest.mark.parametrize(
-    "family", [MAML, ANIL, BOIL, MRMAML, MAMLPlusPlus, partial(MutualExclusivenessMAML, ratio=0.1)]
-)
+@pytest.mark.parametrize("family", FAMILY)
 def test_what_is_adapted_has_rates_and_decays_that_learn(family: type[MAML], episodes: Episode) -> None:
     module = make(family, inner_optimizer=LEARNED)
     optimizer, gradient = module.inner_optimizer, meta_gradient(module, episodes)
