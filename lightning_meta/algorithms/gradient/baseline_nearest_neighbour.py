@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from lightning_meta.algorithms.gradient.baseline import Baseline
-from lightning_meta.backbones import Backbone
-from lightning_meta.core import Params
+from lightning_meta.algorithms.gradient.baseline import Baseline, Fitted
+from lightning_meta.backbones import Backbone, support_statistics
+from lightning_meta.core import Batch, Params
 from lightning_meta.core.prototypes import cosine_similarities
 
 
@@ -28,10 +29,16 @@ class BaselineNearestNeighbour(Baseline):
 
     def __init__(self, backbone: Backbone, n_classes: int | None = None, scale: float = 10.0, **kwargs: Any) -> None:
         super().__init__(backbone, n_classes, eval_inner_steps=0, **kwargs)
+        del self.eval_inner_steps  # nothing is fitted, so there is no adaptation to draw a curve of
         self.scale = scale
 
-    def first_head(self, features_SD: Tensor, labels_S: Tensor) -> Params:
-        return {"examples": features_SD, "labels": labels_S}
+    def adapt(self, support: Batch) -> Batch | Fitted:
+        """In training, as in `Baseline`, the support set itself."""
+        if self.training:
+            return support
+        head = {"examples": self.backbone(support.x).detach(), "labels": support.y}
+        present_C = F.one_hot(support.y, len(support.y)).any(0)
+        return Fitted(head, present_C, support_statistics(self.backbone, {}, support.x))
 
     def logits(self, head: Params, features_BD: Tensor) -> Tensor:
         """In evaluation, a class's score is that of its nearest example."""
