@@ -2,6 +2,7 @@
 
 from lightning_meta.algorithms.gradient.anil import ANIL
 from lightning_meta.algorithms.gradient.baseline import Baseline
+from lightning_meta.algorithms.gradient.baseline_nearest_neighbour import BaselineNearestNeighbour
 from lightning_meta.algorithms.gradient.baseline_plus_plus import BaselinePlusPlus
 from lightning_meta.algorithms.gradient.boil import BOIL
 from lightning_meta.algorithms.gradient.imaml import IMAML
@@ -28,6 +29,7 @@ from lightning_meta.algorithms.metric.protonet import ProtoNet
 from lightning_meta.algorithms.metric.r2d2 import R2D2
 from lightning_meta.algorithms.metric.relation_net import RelationNet
 from lightning_meta.algorithms.metric.siamese import Siamese
+from lightning_meta.algorithms.optimizer.meta_lstm import MetaLSTM
 
 __all__ = [
     "ANIL",
@@ -42,6 +44,7 @@ __all__ = [
     "SNAIL",
     "AttentiveNeuralProcess",
     "Baseline",
+    "BaselineNearestNeighbour",
     "BaselinePlusPlus",
     "CNPClassifier",
     "ConditionalNeuralProcess",
@@ -50,6 +53,7 @@ __all__ = [
     "MAMLPlusPlus",
     "MatchingNet",
     "MetaCurvature",
+    "MetaLSTM",
     "MetaNet",
     "MetaOptNet",
     "MetaSGD",

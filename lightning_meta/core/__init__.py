@@ -3,7 +3,8 @@
 from lightning_meta.core.episode import Batch, Episode, TaskOutput
 from lightning_meta.core.hypergradient import conjugate_gradient, implicit_minimiser
 from lightning_meta.core.inner_loop import detach, take_step, unroll
-from lightning_meta.core.inner_optimizer import SGD, Adam, InnerOptimizer, LearnedSGD, Params
+from lightning_meta.core.inner_optimizer import SGD, Adam, InnerOptimizer, Params
+from lightning_meta.core.learned_rates import LearnedRates, inner_optimizer_for
 from lightning_meta.core.statistics import mean_and_ci95
 from lightning_meta.core.task_map import TaskMode, choose_mode, loop_with_gradients, map_tasks, with_gradient
 
@@ -13,7 +14,7 @@ __all__ = [
     "Batch",
     "Episode",
     "InnerOptimizer",
-    "LearnedSGD",
+    "LearnedRates",
     "Params",
     "TaskMode",
     "TaskOutput",
@@ -21,6 +22,7 @@ __all__ = [
     "conjugate_gradient",
     "detach",
     "implicit_minimiser",
+    "inner_optimizer_for",
     "loop_with_gradients",
     "map_tasks",
     "mean_and_ci95",

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 Params = dict[str, Tensor]
 
@@ -21,17 +21,22 @@ class InnerOptimizer(Protocol):
         """Return the parameters after one step and the next state; `loss` (scalar) is that of `params`."""
 
 
+def of(rate: float | Params, name: str) -> float | Tensor:
+    """The rate of one parameter."""
+    return rate[name] if isinstance(rate, dict) else rate
+
+
 @dataclass(frozen=True)
 class SGD:
-    """Gradient descent with a fixed rate, `phi <- phi - lr * grad` (MAML, equation 1)."""
+    """Gradient descent, `phi <- phi - lr * grad` (MAML, equation 1); `lr` is one rate, or rates by parameter name."""
 
-    lr: float
+    lr: float | Params
 
     def init(self, params: Params) -> tuple[()]:
         return ()
 
     def update(self, grads: Params, state: tuple[()], params: Params, loss: Tensor) -> tuple[Params, tuple[()]]:
-        return {name: value - self.lr * grads[name] for name, value in params.items()}, state
+        return {name: value - of(self.lr, name) * grads[name] for name, value in params.items()}, state
 
 
 class AdamState(NamedTuple):
@@ -44,9 +49,12 @@ class AdamState(NamedTuple):
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam (Kingma and Ba 2015, arXiv:1412.6980) with bias correction; `betas` and `eps` as in `torch.optim.Adam`."""
+    """Adam (Kingma and Ba 2015, arXiv:1412.6980) with bias correction; `betas` and `eps` as in `torch.optim.Adam`.
 
-    lr: float
+    `lr` is one rate, or rates by parameter name.
+    """
+
+    lr: float | Params
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
 
@@ -58,9 +66,9 @@ class Adam:
         (beta1, beta2), step = self.betas, state.step + 1
         mean = {name: beta1 * value + (1 - beta1) * grads[name] for name, value in state.mean.items()}
         square = {name: beta2 * value + (1 - beta2) * grads[name].square() for name, value in state.square.items()}
-        lr, correction = self.lr / (1 - beta1**step), sqrt(1 - beta2**step)
+        shrunk, correction = 1 - beta1**step, sqrt(1 - beta2**step)
         moved = {
-            name: value - lr * mean[name] / (_root(square[name]) / correction + self.eps)
+            name: value - of(self.lr, name) / shrunk * mean[name] / (_root(square[name]) / correction + self.eps)
             for name, value in params.items()
         }
         return moved, AdamState(step, mean, square)
@@ -69,43 +77,6 @@ class Adam:
 def _root(square: Tensor) -> Tensor:
     """Square root whose slope at zero is 0, not infinite: a unit without gradient must not make second order NaN."""
     return square.clamp_min(torch.finfo(square.dtype).tiny).sqrt()
-
-
-class LearnedSGD(nn.Module):
-    """Gradient descent whose rates are meta-parameters, `phi <- phi - alpha * grad`, trained by the meta-gradient.
-
-    A rate may change its sign: it learns the direction of the update too.
-
-    Args:
-        params: the parameters that will be adapted; only their names and shapes matter.
-        lr: value of every rate before training.
-        per: what has a rate of its own: `element` (Meta-SGD), `tensor` (each weight and bias, MAML++) or `all` (one).
-        steps: give each of so many adaptation steps its own rates (MAML++); later steps use the last. None: the same
-            rates in every step.
-    """
-
-    def __init__(
-        self, params: Params, lr: float, per: Literal["element", "tensor", "all"], steps: int | None = None
-    ) -> None:
-        super().__init__()
-        self.per, self.steps = per, steps
-        step_axis = () if steps is None else (steps,)
-        shapes = {"all": ()} if per == "all" else {n: p.shape if per == "element" else () for n, p in params.items()}
-        self.rates = nn.ParameterDict(
-            {module_key(name): nn.Parameter(torch.full((*step_axis, *shape), lr)) for name, shape in shapes.items()}
-        )
-
-    def init(self, params: Params) -> int:
-        """The number of steps taken."""
-        return 0
-
-    def update(self, grads: Params, state: int, params: Params, loss: Tensor) -> tuple[Params, int]:
-        return {name: value - self.rate(name, state) * grads[name] for name, value in params.items()}, state + 1
-
-    def rate(self, name: str, step: int) -> Tensor:
-        """Rate of the parameter `name` in a step, a scalar or shaped as the parameter."""
-        rate = self.rates["all" if self.per == "all" else module_key(name)]
-        return rate if self.steps is None else rate[min(step, self.steps - 1)]
 
 
 def module_key(name: str) -> str:

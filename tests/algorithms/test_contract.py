@@ -1,6 +1,7 @@
 """What every algorithm promises. A new algorithm adds one line to ALGORITHMS, or to REGRESSORS."""
 
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 
 import pytest
@@ -21,6 +22,7 @@ from lightning_meta.algorithms import (
     SNAIL,
     AttentiveNeuralProcess,
     Baseline,
+    BaselineNearestNeighbour,
     BaselinePlusPlus,
     CNPClassifier,
     ConditionalNeuralProcess,
@@ -29,6 +31,7 @@ from lightning_meta.algorithms import (
     MAMLPlusPlus,
     MatchingNet,
     MetaCurvature,
+    MetaLSTM,
     MetaNet,
     MetaOptNet,
     MetaSGD,
@@ -40,7 +43,7 @@ from lightning_meta.algorithms import (
     Siamese,
 )
 from lightning_meta.backbones import MLP
-from lightning_meta.core import Batch, Episode
+from lightning_meta.core import Adam, Batch, Episode, LearnedRates
 from lightning_meta.datamodules import EpisodicDataModule
 from lightning_meta.modules import EpisodicModule, StreamModule
 from tests.conftest import blobs, conv4, meta_gradient, needs_learn2learn, random_episodes, random_functions, sinusoids
@@ -50,6 +53,13 @@ needs_qpth = pytest.mark.skipif(find_spec("qpth") is None, reason="qpth is not i
 ALGORITHMS: dict[str, Make] = {
     "maml": lambda: MAML(conv4(), n_way=3, inner_lr=0.1, inner_steps=2),
     "maml-strided": lambda: MAML(conv4(downsample="stride"), n_way=3, inner_lr=0.1, inner_steps=2),
+    "maml-learned-adam": lambda: MAML(
+        conv4(),
+        n_way=3,
+        inner_lr=0.01,
+        inner_steps=2,
+        inner_optimizer=partial(LearnedRates, optimizer=Adam, weight_decay=0.01),
+    ),
     "maml-inductive": lambda: MAML(conv4("inductive"), n_way=3, inner_lr=0.1, inner_steps=2),
     "fomaml": lambda: MAML(conv4(), n_way=3, inner_lr=0.1, inner_steps=2, first_order=True),
     "anil": lambda: ANIL(conv4(), n_way=3, inner_lr=0.1, inner_steps=2),
@@ -67,8 +77,11 @@ ALGORITHMS: dict[str, Make] = {
         lambda: MetaCurvature(conv4(), n_way=3, inner_lr=0.1, inner_steps=2), marks=needs_learn2learn
     ),
     "kfo": pytest.param(lambda: KFO(conv4(), n_way=3, inner_lr=0.1, inner_steps=2), marks=needs_learn2learn),
+    "meta_lstm": lambda: MetaLSTM(conv4(), n_way=3, inner_lr=0.1, inner_steps=2, hidden=4),
+    "meta_lstm-inductive": lambda: MetaLSTM(conv4("inductive"), n_way=3, inner_lr=0.1, inner_steps=2, hidden=4),
     "baseline": lambda: Baseline(conv4(), n_classes=12),
     "baseline-inductive": lambda: Baseline(conv4("inductive"), n_classes=12),
+    "baseline-nearest-neighbour": lambda: BaselineNearestNeighbour(conv4(), n_classes=12),
     "baseline++": lambda: BaselinePlusPlus(conv4(), n_classes=12),
     "reptile": lambda: Reptile(conv4(), n_way=3, inner_lr=0.01, inner_steps=2),
     "reptile-inductive": lambda: Reptile(conv4("inductive"), n_way=3, inner_lr=0.01, inner_steps=2),

@@ -12,6 +12,7 @@ import yaml
 
 from lightning_meta.cli import main
 from lightning_meta.composition import compose
+from lightning_meta.core import Adam
 from lightning_meta.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -128,6 +129,19 @@ def test_a_linked_value_is_never_overridden_silently(tiny: Path, capsys: pytest.
 def test_the_way_of_the_data_reaches_the_head(tiny: Path) -> None:
     cli = main(["fit", "--config", str(tiny), "--data.n_way", "4", "--trainer.fast_dev_run", "true"])
     assert cli.model.learner[-1].out_features == 4
+
+
+def test_maml_learns_with_an_inner_optimizer_from_the_command_line(tiny: Path) -> None:
+    """Rates and weight decays move, and a test with the same options takes them from the checkpoint."""
+    learned = "--model.inner_optimizer lightning_meta.core.LearnedRates --model.inner_optimizer.weight_decay 0.01 "
+    adam = "--model.inner_optimizer.optimizer lightning_meta.core.Adam --model.inner_lr 0.05"
+    arguments = ["--config", str(tiny), *learned.split(), *adam.split()]
+    fitted = main(["fit", *arguments, "--test_after_fit", "false"]).model.inner_optimizer
+    assert fitted.optimizer == Adam(0.05)
+    for table, start in ((fitted.rates, 0.05), (fitted.decays, 0.01)):
+        assert all(value.item() != pytest.approx(start, rel=1e-5) for value in table.values())
+    tested = main(["test", *arguments, "--ckpt_path", "runs/tiny/version_0/checkpoints/last.ckpt"]).model
+    assert tested.inner_optimizer.rates["1/weight"] == fitted.rates["1/weight"]
 
 
 def test_arguments_dropped_with_a_class_are_reported(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:

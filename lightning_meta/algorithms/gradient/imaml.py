@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_meta.algorithms.gradient.maml import MAML
+from lightning_meta.algorithms.gradient.maml import MAML, refuse_to_learn
 from lightning_meta.backbones import Backbone, support_statistics
 from lightning_meta.core import Batch, Params, detach, implicit_minimiser, unroll
 from lightning_meta.errors import ConfigError
@@ -44,6 +44,7 @@ class IMAML(MAML):
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, n_way, inner_lr, first_order=True, **kwargs)
+        refuse_to_learn(self)
         if proximal_strength <= 0 or cg_damping < 0 or cg_steps < 1:
             raise ConfigError(
                 f"proximal_strength={proximal_strength} must be positive, cg_steps={cg_steps} at least 1 and "

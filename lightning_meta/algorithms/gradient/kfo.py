@@ -26,7 +26,7 @@ class KFO(MAML):
     """
 
     def __init__(self, backbone: Backbone, n_way: int | None = None, inner_lr: float = 0.4, **kwargs: Any) -> None:
-        super().__init__(backbone, n_way, inner_lr, **kwargs)
+        super().__init__(backbone, n_way, inner_lr, inner_optimizer=None, **kwargs)
         l2l = import_learn2learn()
         transform = l2l.optim.KroneckerTransform(l2l.nn.KroneckerLinear)
         self.inner_optimizer = TransformedSGD(self.theta(), inner_lr, transform)

@@ -20,7 +20,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from lightning_meta.backbones import Backbone, support_statistics
-from lightning_meta.core import Batch, LearnedSGD, Params, TaskOutput, unroll
+from lightning_meta.core import Batch, LearnedRates, Params, TaskOutput, unroll
 from lightning_meta.core.prototypes import class_means
 from lightning_meta.datamodules.episodes import EpisodeShape, Split
 from lightning_meta.errors import ConfigError
@@ -109,8 +109,8 @@ class LEO(EpisodicModule[Classifier]):
         self.decoder = _linear(latent_dim, 2 * features)
         self.log_glorot_std = 0.5 * math.log(2 / (features + n_way))
         # Labels are arbitrary, so classes share their rates.
-        self.latent_optimizer = LearnedSGD({"z": torch.empty(latent_dim)}, inner_lr, per="element")
-        self.finetune_optimizer = LearnedSGD({"w": torch.empty(features)}, finetune_lr, per="element")
+        self.latent_optimizer = LearnedRates(inner_lr, per="element").build({"z": torch.empty(latent_dim)})
+        self.finetune_optimizer = LearnedRates(finetune_lr, per="element").build({"w": torch.empty(features)})
 
     def encode(self, features_SD: Tensor, labels_S: Tensor) -> Gaussian:
         """Distribution of each class's code, `(N, L)`: the mean relation of its examples to all examples."""

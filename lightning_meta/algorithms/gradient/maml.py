@@ -15,7 +15,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from lightning_meta.backbones import Backbone, support_statistics
-from lightning_meta.core import SGD, Batch, InnerOptimizer, Params, TaskOutput, unroll
+from lightning_meta.core import SGD, Batch, InnerOptimizer, Params, TaskOutput, inner_optimizer_for, unroll
 from lightning_meta.datamodules.episodes import EpisodeShape, Split
 from lightning_meta.errors import ConfigError
 from lightning_meta.modules import EpisodicModule
@@ -33,6 +33,7 @@ class MAML(EpisodicModule[Params]):
         eval_inner_steps: adaptation steps in validation and test. None: as in training.
         first_order: drop second derivatives.
         loss_fn: support and query loss of predictions and targets.
+        inner_optimizer: makes the inner optimizer from the step size, such as `LearnedRates`. None: `SGD`.
         **kwargs: of `EpisodicModule`.
     """
 
@@ -45,6 +46,7 @@ class MAML(EpisodicModule[Params]):
         eval_inner_steps: int | None = None,
         first_order: bool = False,
         loss_fn: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+        inner_optimizer: Callable[[float], InnerOptimizer] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -57,7 +59,7 @@ class MAML(EpisodicModule[Params]):
         self.n_way, self.inner_steps, self.first_order, self.loss_fn = n_way, inner_steps, first_order, loss_fn
         self.eval_inner_steps = inner_steps if eval_inner_steps is None else eval_inner_steps
         self.learner = nn.Sequential(backbone, nn.Linear(backbone.out_features, n_way))
-        self.inner_optimizer: InnerOptimizer = SGD(inner_lr)
+        self.inner_optimizer = inner_optimizer_for(self.theta, inner_lr, inner_optimizer or SGD)
 
     @property
     def backbone(self) -> nn.Module:
@@ -93,3 +95,13 @@ class MAML(EpisodicModule[Params]):
                 f"{split} episodes are {shape.n_way}-way, but the head has n_way={self.n_way} outputs; "
                 f"{type(self).__name__} needs the same way everywhere: set data.n_way alone."
             )
+
+
+def refuse_to_learn(module: MAML) -> None:
+    """Raise `ConfigError` when the inner optimizer learns, for algorithms without a gradient through inner steps."""
+    if isinstance(module.inner_optimizer, nn.Module):
+        name = type(module).__name__
+        raise ConfigError(
+            f"{name} takes no gradient through its inner steps, from which {type(module.inner_optimizer).__name__} "
+            f"would learn; give {name} an inner optimizer without parameters, such as SGD or Adam, or take MAML."
+        )

@@ -13,7 +13,9 @@ after k inner steps, for support and query alike; in the authors' code the query
 in their code, and unlike their text, queries are normalised by their own batch unless `per_step_statistics` is set.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +24,17 @@ from torch import Tensor, nn
 from lightning_meta.algorithms.gradient.maml import MAML
 from lightning_meta.backbones import Backbone
 from lightning_meta.backbones.norm import batch_norm_layers, batch_statistics, support_statistics
-from lightning_meta.core import Batch, Episode, InnerOptimizer, LearnedSGD, Params, TaskOutput, unroll
+from lightning_meta.core import (
+    SGD,
+    Batch,
+    Episode,
+    InnerOptimizer,
+    LearnedRates,
+    Params,
+    TaskOutput,
+    inner_optimizer_for,
+    unroll,
+)
 from lightning_meta.core.inner_loop import detach
 from lightning_meta.core.inner_optimizer import module_key
 
@@ -47,6 +59,7 @@ class MAMLPlusPlus(MAML):
         per_step_norm: learn normalisation's scale and shift for each inner step; they are not adapted then.
         per_step_statistics: evaluate with moving averages for each inner step, gathered from support sets in training.
         learned_rates: learn the step size of each weight tensor in each inner step.
+        inner_optimizer: of `MAML`; comes in place of the learned rates.
         **kwargs: of `MAML`.
     """
 
@@ -61,14 +74,15 @@ class MAMLPlusPlus(MAML):
         per_step_norm: bool = True,
         per_step_statistics: bool = False,
         learned_rates: bool = True,
+        inner_optimizer: Callable[[float], InnerOptimizer] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, n_way, inner_lr, inner_steps, **kwargs)
         self.multi_step_until, self.first_order_until = multi_step_until, first_order_until
         self.norm = PerStepNorm(self.learner, inner_steps, per_step_norm, per_step_statistics)
-        if learned_rates:
-            moving = {name: value for name, value in super().theta().items() if name not in self.norm.at(0)}
-            self.inner_optimizer = LearnedSGD(moving, inner_lr, per="tensor", steps=inner_steps)
+        moving = without(super().theta(), self.norm.at(0))
+        rule = partial(LearnedRates, per="tensor", steps=inner_steps) if learned_rates else SGD
+        self.inner_optimizer = inner_optimizer_for(lambda: moving, inner_lr, inner_optimizer or rule)
 
     def theta(self) -> Params:
         return super().theta() | self.norm.at(0)
@@ -165,16 +179,19 @@ class PerStep:
     norm: PerStepNorm
 
     def init(self, params: Params) -> tuple[int, Any]:
-        return 0, self.optimizer.init(params)
+        return 0, self.optimizer.init(without(params, self.norm.at(0)))
 
     def update(
         self, grads: Params, state: tuple[int, Any], params: Params, loss: Tensor
     ) -> tuple[Params, tuple[int, Any]]:
         step, inner = state
         norm = self.norm.at(step + 1)
-        moving = {name: value for name, value in params.items() if name not in norm}
-        moved, inner = self.optimizer.update(grads, inner, moving, loss)
+        moved, inner = self.optimizer.update(without(grads, norm), inner, without(params, norm), loss)
         return moved | norm, (step + 1, inner)
+
+
+def without(params: Params, names: Params) -> Params:
+    return {name: value for name, value in params.items() if name not in names}
 
 
 def _name(key: str) -> str:

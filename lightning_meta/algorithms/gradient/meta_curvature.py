@@ -25,6 +25,6 @@ class MetaCurvature(MAML):
     """
 
     def __init__(self, backbone: Backbone, n_way: int | None = None, inner_lr: float = 0.4, **kwargs: Any) -> None:
-        super().__init__(backbone, n_way, inner_lr, **kwargs)
+        super().__init__(backbone, n_way, inner_lr, inner_optimizer=None, **kwargs)
         transform = import_learn2learn().optim.MetaCurvatureTransform
         self.inner_optimizer = TransformedSGD(self.theta(), inner_lr, transform)

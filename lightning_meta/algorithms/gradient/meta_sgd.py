@@ -6,11 +6,12 @@ Deviations: the rates start at one value, `inner_lr`; the paper draws them from 
 meta-optimizer with the learning rate of everything else.
 """
 
+from functools import partial
 from typing import Any
 
 from lightning_meta.algorithms.gradient.maml import MAML
 from lightning_meta.backbones import Backbone
-from lightning_meta.core import LearnedSGD
+from lightning_meta.core import LearnedRates
 
 
 class MetaSGD(MAML):
@@ -23,5 +24,4 @@ class MetaSGD(MAML):
     """
 
     def __init__(self, backbone: Backbone, n_way: int | None = None, inner_lr: float = 0.1, **kwargs: Any) -> None:
-        super().__init__(backbone, n_way, inner_lr, **kwargs)
-        self.inner_optimizer = LearnedSGD(self.theta(), inner_lr, per="element")
+        super().__init__(backbone, n_way, inner_lr, inner_optimizer=partial(LearnedRates, per="element"), **kwargs)

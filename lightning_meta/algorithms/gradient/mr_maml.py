@@ -11,6 +11,7 @@ once for all inner steps. Evaluation takes means; their test draws. The KL of th
 theirs is averaged. Their posteriors of weights start at a standard deviation of about 1e-7, ours at `initial_std`.
 """
 
+from collections.abc import Callable
 from math import log
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from torch.nn import functional as F
 
 from lightning_meta.algorithms.gradient.maml import MAML
 from lightning_meta.backbones import Backbone, support_statistics
-from lightning_meta.core import Batch, Params, TaskOutput, unroll
+from lightning_meta.core import SGD, Batch, InnerOptimizer, Params, TaskOutput, inner_optimizer_for, unroll
 from lightning_meta.errors import ConfigError
 
 
@@ -40,6 +41,7 @@ class MRMAML(MAML):
             and standard deviation the encoder computes.
         beta: weight of the KL divergence in the training loss.
         initial_std: standard deviation of the posteriors of weights before training.
+        inner_lr, inner_optimizer: of `MAML`.
         **kwargs: of `MAML`.
     """
 
@@ -51,9 +53,11 @@ class MRMAML(MAML):
         regularize: Literal["weights", "activations"] = "weights",
         beta: float = 1e-4,
         initial_std: float = 1e-2,
+        inner_lr: float = 0.4,
+        inner_optimizer: Callable[[float], InnerOptimizer] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(backbone, n_way, **kwargs)
+        super().__init__(backbone, n_way, inner_lr, **kwargs)
         if min(beta, initial_std) < 0 or initial_std == 0:
             raise ConfigError(f"beta={beta} must not be negative and initial_std={initial_std} must be positive.")
         if decoder is not None and len(decoder.in_shape) != 1:
@@ -72,6 +76,7 @@ class MRMAML(MAML):
         drawn = self.encoder.named_parameters() if regularize == "weights" else []
         self.kernels = {name: kernel.shape for name, kernel in drawn if kernel.ndim > 1}
         self.log_stds = nn.ParameterList(torch.full(shape, log(initial_std)) for shape in self.kernels.values())
+        self.inner_optimizer = inner_optimizer_for(self.theta, inner_lr, inner_optimizer or SGD)
 
     @property
     def encoder(self) -> nn.Sequential:

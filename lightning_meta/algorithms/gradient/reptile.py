@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_meta.algorithms.gradient.maml import MAML
+from lightning_meta.algorithms.gradient.maml import MAML, refuse_to_learn
 from lightning_meta.backbones import Backbone, support_statistics
 from lightning_meta.core import Adam, Batch, InnerOptimizer, Params, TaskOutput, detach, unroll
 from lightning_meta.datamodules.sampling import episode_keys, uniform
@@ -49,13 +49,14 @@ class Reptile(MAML):
         eval_inner_batch_size: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(backbone, n_way, inner_lr, first_order=True, **kwargs)
+        make = inner_optimizer or partial(Adam, betas=(0.0, 0.999))
+        super().__init__(backbone, n_way, inner_lr, first_order=True, inner_optimizer=make, **kwargs)
+        refuse_to_learn(self)
         if min(inner_batch_size or 1, eval_inner_batch_size or 1) < 1 or 0 in (inner_batch_size, eval_inner_batch_size):
             raise ConfigError(
                 f"inner_batch_size={inner_batch_size} and eval_inner_batch_size={eval_inner_batch_size} must be at "
                 "least 1; None takes the whole support set."
             )
-        self.inner_optimizer = inner_optimizer(inner_lr) if inner_optimizer else Adam(inner_lr, betas=(0.0, 0.999))
         self.inner_batch_size = inner_batch_size
         self.eval_inner_batch_size = inner_batch_size if eval_inner_batch_size is None else eval_inner_batch_size
 

@@ -1,0 +1,1 @@
+"""Learning to optimize: the rule of adaptation is itself learned."""
