@@ -1,0 +1,1 @@
+"""Learned optimizers: the update rule itself is trained."""
