@@ -73,7 +73,7 @@ class LearningCurves(Pictures):
             losses = []
             for rate in self.rates:
                 final_T = torch.cat([module.optimize(part, make(rate))[:, -1] for part in tasks])
-                losses.append(final_T.double().mean().nan_to_num(torch.inf).item())
+                losses.append(final_T.double().mean().nan_to_num(torch.inf, torch.inf).item())
                 self.search.append({"optimizer": name, "lr": rate, "final_loss": losses[-1]})
             best = losses.index(min(losses))
             if best in (0, len(losses) - 1):

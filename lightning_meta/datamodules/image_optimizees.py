@@ -61,7 +61,13 @@ class ImageOptimizees(OptimizeeDataModule):
         if self.network:
             return
         bank = self.images.load_source("train")
-        bank = bank if self.classes is None else bank.thinned(self.classes)
+        if self.classes is not None:
+            if not 2 <= self.classes <= len(bank.size):
+                raise ConfigError(
+                    f"classes={self.classes} must be between 2 and the {len(bank.size)} classes of "
+                    f"{self.images.name}'s training split."
+                )
+            bank = bank.thinned(self.classes)
         places = [first + np.arange(size) for first, size in zip(bank.first, bank.size, strict=True)]
         images = bank.images[torch.from_numpy(np.concatenate(places))]
         self.pixels = F.avg_pool2d(images.float(), self.shrink).round().byte() if self.shrink > 1 else images

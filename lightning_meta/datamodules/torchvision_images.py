@@ -39,8 +39,8 @@ class TorchvisionImages(ClassificationDataModule):
             self.loader(self.root, train=True, download=self.download)
         except (OSError, RuntimeError, HTTPException) as error:
             raise DataError(
-                f"{name} is not in {self.root} and could not be had ({error}). Put torchvision's files of {name} there, "
-                "or allow the download."
+                f"{name} is not in {self.root} and could not be had ({error}). Put torchvision's files there, or allow "
+                "the download."
             ) from error
 
     def load_source(self, split: Split) -> ClassBank:

@@ -92,12 +92,16 @@ class MetaModule(pl.LightningModule):
 
     def training_step(self, tasks: Any, batch_idx: int) -> Tensor:
         values, _ = self.measure(tasks)
-        loss = values["loss"].mean()
-        shown = ("loss", self.metric.name)
         n_global = len(values["loss"]) * self.trainer.world_size
-        for name, value in values.items():
-            self.log(f"train/{name}", value.detach().mean(), prog_bar=name in shown, batch_size=n_global)
-        return loss
+        for shown in (True, False):
+            logged = {f"train/{k}": v.detach().mean() for k, v in values.items() if (k in self._shown) == shown}
+            self.log_dict(logged, batch_size=n_global, prog_bar=shown)
+        return values["loss"].mean()
+
+    @property
+    def _shown(self) -> tuple[str, str]:
+        """What the progress bar shows."""
+        return "loss", self.metric.name
 
     def validation_step(self, tasks: Any, batch_idx: int) -> dict[str, Tensor]:
         return self._evaluate(tasks, "val")
