@@ -8,7 +8,8 @@ commands:
   test       evaluate a checkpoint on the test episodes
   predict    classify your own images: predict RUN --support FOLDER --query FOLDER, RUN being the folder of a run
   compare    put tested runs side by side: compare RUN [RUN ...], each the folder of a run
-  benchmark  measure: benchmark precision, the meta-gradient of every algorithm under bf16-mixed against fp32
+  benchmark  measure: benchmark precision, the meta-gradient of every algorithm under bf16-mixed against fp32;
+             benchmark optimizer_cost EXPERIMENT, the time per step of a learned optimizer against Adam's
 
 examples:
   python -m lightning_meta fit --config configs/experiment/maml_glyphs_5w1s.yaml
@@ -28,6 +29,7 @@ TOOLS = {  # modules of lightning_meta
     ("predict",): "predict",
     ("compare",): "benchmark.compare",
     ("benchmark", "precision"): "benchmark.precision",
+    ("benchmark", "optimizer_cost"): "benchmark.optimizer_cost",
 }
 
 if __name__ == "__main__":

@@ -77,9 +77,7 @@ def test_curves_and_paired_differences_are_over_the_test_optimizees(tested: Any)
     assert picture == folder / "pictures" / "learning_curves.png" and picture.stat().st_size > 1000
 
 
-def test_a_best_rate_at_the_end_of_the_grid_is_told(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_best_rate_at_the_end_of_the_grid_is_told(caplog: pytest.LogCaptureFixture) -> None:
     module = LSTMOptimizer(hidden=4)
     module.loss_of = data().loss
     callback = LearningCurves(rates=(1e-4, 1e-3))
@@ -87,9 +85,8 @@ def test_a_best_rate_at_the_end_of_the_grid_is_told(
     assert "SGD is best with the learning rate 0.001, the end of the grid" in caplog.text
 
 
-def test_a_diverging_rate_is_never_the_best(tested: Any) -> None:
+def test_a_diverging_rate_is_never_the_best() -> None:
     """A loss that is not a number counts as infinite."""
-    folder, callback, _, _ = tested
     callback = LearningCurves(rates=(0.01, 1e30))
     module = LSTMOptimizer(hidden=4)
     module.loss_of = data().loss

@@ -40,6 +40,8 @@ QUICK = shlex.split(
 )
 QUICK_EPISODES = ["--data.val.n_query", "2", "--data.test.n_query", "2"]
 QUICK_OPTIMIZEES = ["--data.unroll_steps", "2", "--data.truncation", "2"]
+QUICK_IMAGES = [*QUICK_OPTIMIZEES, "--data.batch_size", "2"]
+QUICK_DATA = {"QuadraticOptimizees": QUICK_OPTIMIZEES, "ImageOptimizees": QUICK_IMAGES}
 
 
 def random_bank(data: ClassificationDataModule, split: Split) -> ClassBank:
@@ -97,14 +99,11 @@ def run(arguments: list[str]) -> MetaCLI:
         if (needed := header(path).get("Needs", "").split()) and find_spec(needed[0]) is None:
             pytest.skip(f"{path.name} needs {needed[0]}")
     experiment = Path(arguments[arguments.index("--config") + 1])
-    cli = main([*arguments, *QUICK, *(QUICK_OPTIMIZEES if plays_optimizees(experiment) else QUICK_EPISODES)])
+    data = compose(experiment)["data"]["class_path"].split(".")[-1]
+    cli = main([*arguments, *QUICK, *QUICK_DATA.get(data, QUICK_EPISODES)])
     if arguments[0] == "fit":
         assert cli.trainer.fit_loop.epoch_loop.global_step == 1
     return cli
-
-
-def plays_optimizees(experiment: Path) -> bool:
-    return "Optimizees" in compose(experiment)["data"]["class_path"]
 
 
 def ids(paths: list[Path]) -> list[str]:

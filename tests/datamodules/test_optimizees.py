@@ -3,6 +3,7 @@
 import gzip
 import pickle
 import struct
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def test_the_segments_of_a_training_batch_make_up_whole_optimizations(data: Opti
     assert [*data.train_ids(1, 0, 2), *data.train_ids(1, 1, 2)] == list(ids[1]), "ranks share a batch out"
     segments = [train.__getitems__(part) for part in ids]
     assert [segment.start.tolist() for segment in segments] == [[0] * 4, [2] * 4, [4] * 4, [0] * 4]
-    for before, after in zip(segments[:2], segments[1:3], strict=True):
+    for before, after in pairwise(segments[:3]):
         assert all(torch.equal(a, b) for a, b in zip(before.theta.values(), after.theta.values(), strict=True))
         assert all(torch.equal(a[:, -1], b[:, 0]) for a, b in zip(before.batches, after.batches, strict=True))
     assert not torch.equal(segments[2].batches.x[:, -1], segments[3].batches.x[:, 0])
@@ -119,7 +120,7 @@ def test_images_are_shrunk_by_averaging() -> None:
 def test_wrong_settings_name_the_numbers() -> None:
     with pytest.raises(ConfigError, match=r"\(99,\), but Blobs has \(1, 16, 16\)"):
         images(backbone=MLP(99))
-    with pytest.raises(ConfigError, match="^classes=13 must be between 2 and the 12 classes that Blobs has"):
+    with pytest.raises(ConfigError, match=r"^classes=13 must be between 2 and the 12 classes of Blobs"):
         images(classes=13)
     with pytest.raises(ConfigError, match="truncation=0"):
         QuadraticOptimizees(truncation=0)
