@@ -22,10 +22,13 @@ from lightning_meta.modules import TruncatedModule
 TURNS = 5
 HEADER = "| experiment | optimizer | ms per step | against Adam |\n|---|---|---|---|"
 # Without training: what a rule has learned does not change its cost.
-OPTIONS = (
-    "--trainer.limit_test_batches 1 --trainer.logger false --trainer.enable_progress_bar false "
-    "--trainer.enable_model_summary false --trainer.callbacks lightning_meta.benchmark.optimizer_cost.OptimizerCost"
-).split()
+OPTIONS = [
+    "--trainer.limit_test_batches=1",
+    "--trainer.logger=false",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--trainer.callbacks=lightning_meta.benchmark.optimizer_cost.OptimizerCost",
+]
 
 
 class OptimizerCost(pl.Callback):

@@ -99,7 +99,7 @@ class LearningCurves(Pictures):
                 self.losses.setdefault(name, []).append(pl_module.optimize(batch, baseline))
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not self.baselines:
+        if not any(gather(bool(self.losses))):
             return
         mine = {name: torch.cat(parts).double().cpu() for name, parts in self.losses.items()}
         parts = gather(mine)  # a rank without optimizees has none
@@ -119,7 +119,9 @@ class LearningCurves(Pictures):
         self.paths = []
         log_dir = trainer.log_dir  # communicates: every rank must ask
         data = getattr(trainer, "datamodule", None)
-        if log_dir is None or not trainer.is_global_zero or not isinstance(data, OptimizeeDataModule):
+        if log_dir is None or not trainer.is_global_zero:
+            return
+        if not (self.curves and isinstance(data, OptimizeeDataModule)):
             return
         steps = len(next(iter(self.curves.values()))[0])
         rows: list[dict[str, float]] = [{"step": step} for step in range(steps)]

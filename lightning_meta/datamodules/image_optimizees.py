@@ -79,7 +79,8 @@ class ImageOptimizees(OptimizeeDataModule):
         self.network = nn.Sequential(OrderedDict(layers))
 
     def loss(self, params: Params, batch: Batch) -> Tensor:
-        return F.cross_entropy(functional_call(self.network, params, (batch.x.float() / 255,)), batch.y)
+        x = batch.x.to(params["head.bias"].dtype) / 255
+        return F.cross_entropy(functional_call(self.network, params, (x,)), batch.y)
 
     def sample(self, keys: Keys, steps: Steps) -> tuple[Params, Batch]:
         """Weights `(T, ...)` by name, images `(T, S, B, C, H, W)` uint8 and labels `(T, S, B)`."""
@@ -94,13 +95,10 @@ class ImageOptimizees(OptimizeeDataModule):
         """Of the whole network, `(T, ...)` by name. Normalisation starts as it always does."""
         theta = {name: p.detach().expand(len(keys), *p.shape) for name, p in self.network.named_parameters()}
         layers = {name: m for name, m in self.network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
-        for layer_key, (name, layer) in zip(
-            np.moveaxis(subkeys(keys, range(len(layers))), -1, 0), layers.items(), strict=True
-        ):
+        for i, (name, layer) in enumerate(layers.items()):
             bound = layer.weight[0].numel() ** -0.5
-            for key, (part, p) in zip(
-                np.moveaxis(subkeys(layer_key, range(2)), -1, 0), layer.named_parameters(), strict=False
-            ):
+            for j, (part, p) in enumerate(layer.named_parameters()):
+                key = subkeys(subkeys(keys, [i])[:, 0], [j])[:, 0]
                 draws = torch.from_numpy(uniform(key, p.numel(), -bound, bound)).float()
                 theta[f"{name}.{part}"] = draws.view(-1, *p.shape)
         return theta

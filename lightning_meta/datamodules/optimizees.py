@@ -104,18 +104,12 @@ class SegmentDataset(TaskDataset):
         self.data, self.split, self.seed = data, split, data.seed
 
     def __getitems__(self, ids: Sequence[int]) -> Segment:
-        data, optimizees, start, length = (
-            self.data,
-            np.asarray(ids),
-            np.zeros(len(ids), np.int64),
-            self.data.unroll_steps,
-        )
-        if self.split == "train":
-            length = data.truncation
-            optimizees, part = np.divmod(optimizees, data.unroll_steps // length)
-            start = part * length
+        whole = self.data.unroll_steps
+        length = self.data.truncation if self.split == "train" else whole
+        optimizees, part = np.divmod(np.asarray(ids, dtype=np.int64), whole // length)
+        start = part * length
         keys = episode_keys(self.seed, STREAM[self.split], optimizees)
-        theta, batches = data.sample(keys, start[:, None] + np.arange(length + 1))
+        theta, batches = self.data.sample(keys, start[:, None] + np.arange(length + 1))
         return Segment(torch.from_numpy(start), theta, batches)
 
 

@@ -30,7 +30,6 @@ class MetaModule(pl.LightningModule):
     """Base of `EpisodicModule` and `TruncatedModule`, which differ in what a task is. They write `measure`.
 
     Args:
-        metric: what is measured per task.
         optimizer: makes the meta-optimizer from the parameters. Default: Adam, learning rate 1e-3.
         lr_scheduler: makes its schedule, stepped after every outer update (on a plateau: after validation). None:
             constant.
@@ -42,7 +41,6 @@ class MetaModule(pl.LightningModule):
 
     def __init__(
         self,
-        metric: EpisodicMetric,
         optimizer: MetaOptimizer | None = None,
         lr_scheduler: MetaScheduler | None = None,
         task_mode: TaskMode = "auto",
@@ -51,11 +49,14 @@ class MetaModule(pl.LightningModule):
         super().__init__()
         self.optimizer, self.lr_scheduler = optimizer or Adam, lr_scheduler
         self.task_mode, self.task_chunk_size = task_mode, task_chunk_size
+        self._save_plain_hyperparameters()
+
+    def measure_by(self, metric: EpisodicMetric) -> None:
+        """Say what is measured per task, beside the loss. A subclass does once, when it is made."""
         self.metric = metric
         self.eval_metrics = nn.ModuleDict(
-            {split: nn.ModuleDict({"loss": EpisodicMean(), self.metric.name: self.metric.clone()}) for split in EVAL}
+            {split: nn.ModuleDict({"loss": EpisodicMean(), metric.name: metric.clone()}) for split in EVAL}
         )
-        self._save_plain_hyperparameters()
 
     def measure(self, tasks: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Play a meta-batch of T tasks, in training or evaluation.

@@ -34,7 +34,8 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
     plays = EpisodicDataModule
 
     def __init__(self, metric: EpisodicMetric | None = None, adapt_in_fp32: bool = True, **kwargs: Any) -> None:
-        super().__init__(metric or EpisodicAccuracy(), **kwargs)
+        super().__init__(**kwargs)
+        self.measure_by(metric or EpisodicAccuracy())
         self.adapt_in_fp32 = adapt_in_fp32
 
     # ---- an algorithm writes these two --------------------------------------------------------------------------

@@ -38,7 +38,8 @@ class TruncatedModule(MetaModule):
     plays = OptimizeeDataModule
 
     def __init__(self, rule: InnerOptimizer, second_order: bool = False, **kwargs: Any) -> None:
-        super().__init__(FinalLoss(), **kwargs)
+        super().__init__(**kwargs)
+        self.measure_by(FinalLoss())
         self.rule, self.second_order = rule, second_order
         self.loss_of: BatchLoss | None = None  # the datamodule's
         # What the T optimizations of this rank have come to; just after loading, the leaves of all ranks.

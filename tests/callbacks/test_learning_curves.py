@@ -36,6 +36,7 @@ def run(folder: Path, module: Any, datamodule: Any) -> tuple[LearningCurves, dic
 def tested(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LearningCurves, dict[str, float], LSTMOptimizer]:
     torch.manual_seed(0)
     module, folder = LSTMOptimizer(hidden=4), tmp_path_factory.mktemp("run")
+    torch.nn.init.normal_(module.rule.networks[0].output.bias)  # so that it moves
     return folder, *run(folder, module, data()), module
 
 

@@ -7,6 +7,7 @@ the ways a user would: by the Trainer itself, by torchrun, and by torchrun on tw
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,21 +57,27 @@ def play(name: str, folder: Path, **how: Any) -> dict[str, Any]:
     torch.manual_seed(0)
     module, diary = ALGORITHMS[name](), Diary()
     module.optimizer = lambda params: torch.optim.SGD(params, lr=0.05)  # Adam would magnify rounding errors
-    trainer = pl.Trainer(
-        max_steps=STEPS, max_epochs=-1, accelerator="cpu", precision="64-true", inference_mode=False, logger=False,
+    make_trainer = partial(
+        pl.Trainer, max_epochs=-1, accelerator="cpu", precision="64-true", inference_mode=False, logger=False,
         use_distributed_sampler=False, num_sanity_val_steps=0, enable_progress_bar=False, enable_model_summary=False,
         enable_checkpointing=False, default_root_dir=folder / name,
         callbacks=[diary, EpisodeTable(), Calibration(), LearningCurves(rates=(0.001, 0.01, 0.1))], **how,
     )  # fmt: skip
+    trainer = make_trainer(max_steps=STEPS)
     sizes = dict(meta_batch_size=META_BATCH, steps_per_epoch=STEPS, test_episodes=TEST_EPISODES, eval_meta_batch_size=2)
     optimizes = isinstance(module, LSTMOptimizer)  # it stops in the middle of optimizations
     data = QuadraticOptimizees(3, unroll_steps=6, truncation=2, **sizes) if optimizes else blobs(**sizes)
     trainer.fit(module, datamodule=data)
-    trainer.save_checkpoint(checkpoint := folder / f"{name}.ckpt")
-    trainer.strategy.barrier()
-    carried = torch.load(checkpoint, weights_only=True).get("carried", [])
-    (tested,) = trainer.test(module, datamodule=data, verbose=False)
-    return {"weights": module.state_dict(), "tested": tested, "episodes": diary.episodes, "carried": carried}
+    seen = {"weights": module.state_dict(), "episodes": diary.episodes}
+    (seen["tested"],) = trainer.test(module, datamodule=data, verbose=False)
+    if optimizes:
+        trainer.save_checkpoint(checkpoint := folder / f"{name}.ckpt")
+        trainer.strategy.barrier()
+        seen["carried"] = torch.load(checkpoint, weights_only=True)["carried"]
+        (again := ALGORITHMS[name]()).optimizer = module.optimizer
+        make_trainer(max_steps=2 * STEPS).fit(again, datamodule=data, ckpt_path=checkpoint)
+        seen["resumed"] = again.state_dict()
+    return seen
 
 
 def main() -> None:
@@ -130,6 +137,7 @@ def test_a_checkpoint_has_the_optimizations_of_all_ranks(one: Any, two: Any) -> 
     assert len(carried[0]) == META_BATCH
     for rank in two["lstm_optimizer"]:
         torch.testing.assert_close(rank["carried"], carried, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(rank["resumed"], one["lstm_optimizer"]["resumed"], rtol=1e-9, atol=1e-9)
 
 
 def test_ranks_share_the_training_episodes_out(one: Any, two: Any) -> None:
