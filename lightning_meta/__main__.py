@@ -10,7 +10,7 @@ commands:
   compare    put tested runs side by side: compare RUN [RUN ...], each the folder of a run
   benchmark  measure: benchmark speed, outer steps against those of other libraries; benchmark growth, their time and
              memory against their sizes; benchmark fit, what the Trainer adds; benchmark precision, the meta-gradient
-             under bf16-mixed against fp32
+             under bf16-mixed against fp32; benchmark optimizer_cost EXPERIMENT, a learned optimizer against Adam
 
 examples:
   python -m lightning_meta fit --config configs/experiment/maml_glyphs_5w1s.yaml
@@ -33,6 +33,7 @@ TOOLS = {  # modules of lightning_meta
     ("benchmark", "speed"): "benchmark.speed",
     ("benchmark", "growth"): "benchmark.growth",
     ("benchmark", "fit"): "benchmark.fit",
+    ("benchmark", "optimizer_cost"): "benchmark.optimizer_cost",
 }
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, NoReturn
 
 import torch
@@ -23,10 +24,10 @@ import lightning_meta.datamodules  # noqa: F401 - imported for short names: `--m
 from lightning_meta.allocator import keep_freed_memory
 from lightning_meta.callbacks import ReplayStep
 from lightning_meta.composition import compose
-from lightning_meta.datamodules.base import EpisodicDataModule
+from lightning_meta.datamodules.base import TaskDataModule
 from lightning_meta.errors import ConfigError, UserError
 from lightning_meta.loggers import RUN_ID, OfflineFirstWandbLogger
-from lightning_meta.modules import EpisodicModule
+from lightning_meta.modules import MetaModule
 from lightning_meta.resume import continues, find_checkpoint, reopen
 
 PROGRAM = "python -m lightning_meta"
@@ -124,6 +125,8 @@ class MetaCLI(LightningCLI):
                 f"trainer.strategy={strategy} shards parameters, which a functional inner loop cannot see whole; take "
                 "ddp."
             )
+        model, data = (resolve_name(config[part].class_path) for part in ("model", "data"))
+        model.check_data(data)
         link_values(config)
         name_run(config)
         if config.get("ckpt_path"):
@@ -207,12 +210,11 @@ def name_run(config: Namespace) -> None:
     data, model = (config[part].class_path.rsplit(".", 1)[-1] for part in ("data", "model"))
     shape = config.data.init_args
     algorithm = f"FO{model}" if config.model.init_args.get("first_order") else model
-    size = f"{shape.n_way}w{shape.k_shot}s" if shape.n_way > 1 else f"{shape.k_shot}s"
-    defaults = {
-        "name": config.name,
-        "group": f"{algorithm}-{data}-{size}",
-        "tags": [data.lower(), f"{shape.n_way}-way", f"{shape.k_shot}-shot"],
-    }
+    defaults = {"name": config.name, "group": f"{algorithm}-{data}", "tags": [data.lower()]}
+    if "n_way" in shape:
+        size = f"{shape.n_way}w{shape.k_shot}s" if shape.n_way > 1 else f"{shape.k_shot}s"
+        defaults["group"] += f"-{size}"
+        defaults["tags"] += [f"{shape.n_way}-way", f"{shape.k_shot}-shot"]
     loggers = config.trainer.logger
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         if isinstance(logger, Namespace) and "init_args" in logger:
@@ -265,8 +267,8 @@ def main(args: ArgsType = None) -> Any:
     keep_freed_memory()
     try:
         return MetaCLI(
-            EpisodicModule,
-            EpisodicDataModule,
+            MetaModule,
+            TaskDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,

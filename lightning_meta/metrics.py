@@ -51,6 +51,12 @@ class EpisodicMean(EpisodicMetric):
     name, mode = "loss", "min"
 
 
+class FinalLoss(EpisodicMetric):
+    """Loss of an optimizee at the end of its optimization."""
+
+    name, mode = "final_loss", "min"
+
+
 class EpisodicAccuracy(EpisodicMetric):
     """Share of query examples whose class is predicted, per episode."""
 

@@ -21,7 +21,7 @@ from lightning_meta.backbones import norm_protocol
 from lightning_meta.callbacks.tables import write_csv
 from lightning_meta.cli import check_checkpoint
 from lightning_meta.core import Batch
-from lightning_meta.datamodules.base import EpisodicDataModule
+from lightning_meta.datamodules.base import TaskDataModule
 from lightning_meta.datamodules.classification import ClassificationDataModule
 from lightning_meta.datamodules.episodes import EpisodeShape
 from lightning_meta.datamodules.image_folder import image_files, sub_folders
@@ -65,7 +65,7 @@ def load_run(run: Path, checkpoint: Path | None = None) -> tuple[EpisodicModule[
     except RuntimeError as error:
         reason = " ".join(map(str.strip, str(error).splitlines()[:2]))
         raise ConfigError(f"{checkpoint} does not fit {model} as it is now: {reason}") from error
-    datamodule = instantiate_module(EpisodicDataModule, {"_class_path": data["class_path"]} | data["init_args"])
+    datamodule = instantiate_module(TaskDataModule, {"_class_path": data["class_path"]} | data["init_args"])
     if not (isinstance(module.metric, EpisodicAccuracy) and isinstance(datamodule, ClassificationDataModule)):
         raise ConfigError(f"{run} is {name} on {datamodule.name}; predict is for runs that learned to classify images.")
     return module, datamodule, checkpoint

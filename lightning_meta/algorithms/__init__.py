@@ -29,6 +29,7 @@ from lightning_meta.algorithms.metric.protonet import ProtoNet
 from lightning_meta.algorithms.metric.r2d2 import R2D2
 from lightning_meta.algorithms.metric.relation_net import RelationNet
 from lightning_meta.algorithms.metric.siamese import Siamese
+from lightning_meta.algorithms.optimizer.lstm_optimizer import LSTMOptimizer
 from lightning_meta.algorithms.optimizer.meta_lstm import MetaLSTM
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "ConditionalNeuralProcess",
     "FullContextMatchingNet",
     "LSTMLearner",
+    "LSTMOptimizer",
     "MAMLPlusPlus",
     "MatchingNet",
     "MetaCurvature",

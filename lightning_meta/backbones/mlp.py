@@ -2,22 +2,26 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 from torch import Tensor, nn
 
 from lightning_meta.backbones.base import Backbone
 
+Activation = Literal["relu", "sigmoid", "tanh"]
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
+
 
 class MLP(Backbone):
-    """Hidden layers with ReLU; the head that follows belongs to the algorithm.
+    """Hidden layers; the head that follows belongs to the algorithm.
 
     The default is MAML's sinusoid network, 2 x 40 (arXiv:1703.03400, section 5.1).
     """
 
-    def __init__(self, in_features: int = 1, hidden: Sequence[int] = (40, 40)) -> None:
+    def __init__(self, in_features: int = 1, hidden: Sequence[int] = (40, 40), activation: Activation = "relu") -> None:
         super().__init__()
         sizes = [in_features, *hidden]
-        layers = [(nn.Linear(a, b), nn.ReLU()) for a, b in pairwise(sizes)]
+        layers = [(nn.Linear(a, b), ACTIVATIONS[activation]()) for a, b in pairwise(sizes)]
         self.layers = nn.Sequential(*(module for layer in layers for module in layer))
         self.in_shape = (in_features,)
         self.out_features = sizes[-1]

@@ -24,7 +24,9 @@ from lightning_meta.errors import DataError
 from lightning_meta.viz.comparison import comparison
 
 # Runs are tested on the same frozen episodes if they agree in these.
-EPISODES = ("data", "metric", "n_way", "k_shot", "n_query", "episode_seed", "episodes")
+EPISODES = (
+    "data", "metric", "n_way", "k_shot", "n_query", "unroll_steps", "batch_size", "episode_seed", "episodes",
+)  # fmt: skip
 
 
 class Run(NamedTuple):
@@ -152,7 +154,7 @@ def _name(result: dict[str, Any]) -> str:
 
 
 def _episodes(result: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(result[key] for key in EPISODES)
+    return tuple(result.get(key) for key in EPISODES)
 
 
 def _mean_and_ci95(values: Tensor) -> tuple[float, float]:

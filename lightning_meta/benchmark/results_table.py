@@ -28,13 +28,18 @@ def row(result: dict[str, Any], paper: str = "-") -> str:
     metric = result["metric"]
     scale, unit, digits = (100, " %", 2) if metric == "acc" else (1, f" {metric}", 3)
     score, ci95 = (f"{scale * result[key]:.{digits}f}" for key in (metric, f"{metric}_ci95"))
-    shape = EpisodeShape(result["n_way"], result["k_shot"], result["n_query"])
+    if "n_way" in result:
+        tested_on = (
+            f"{result['episodes']} episodes, {EpisodeShape(result['n_way'], result['k_shot'], result['n_query'])}"
+        )
+    else:
+        tested_on = f"{result['episodes']} optimizees, {result['data']}, {result['unroll_steps']} steps"
     cells = [
         f"`{result['experiment']}`",
         f"`{changed}`" if (changed := options(result["command"])) else "",
         f"{score} ± {ci95}{unit}",
         paper,
-        f"{result['episodes']} episodes, {shape}",
+        tested_on,
         result["normalisation"],
         _or_dash(result["eval_inner_steps"]),
         _or_dash(result["outer_steps"]),

@@ -9,6 +9,7 @@ from lightning_meta.callbacks.embedding_map import EmbeddingMap
 from lightning_meta.callbacks.episode_gallery import EpisodeGallery
 from lightning_meta.callbacks.episode_table import EpisodeTable
 from lightning_meta.callbacks.layer_similarity import LayerSimilarity
+from lightning_meta.callbacks.learning_curves import LearningCurves
 from lightning_meta.callbacks.pictures import Pictures
 from lightning_meta.callbacks.process_fits import ProcessFits
 from lightning_meta.callbacks.sequence_error import SequenceError
@@ -26,6 +27,7 @@ __all__ = [
     "EpisodeTable",
     "EpisodicCheckpoint",
     "LayerSimilarity",
+    "LearningCurves",
     "Pictures",
     "ProcessFits",
     "ReplayStep",

@@ -17,7 +17,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_info
 
 from lightning_meta.errors import UserError
-from lightning_meta.modules import EpisodicModule
+from lightning_meta.modules import MetaModule
 from lightning_meta.ranks import gather
 
 # What schedulers send before they kill: SIGTERM by most, SIGUSR1 by SLURM when it is asked to. Windows has no SIGUSR1.
@@ -56,7 +56,7 @@ class EpisodicCheckpoint(ModelCheckpoint):
         self._start = 0  # steps when training began or went on
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if isinstance(pl_module, EpisodicModule) and self.monitor in (None, f"val/{pl_module.metric.name}"):
+        if isinstance(pl_module, MetaModule) and self.monitor in (None, f"val/{pl_module.metric.name}"):
             self.monitor = f"val/{pl_module.metric.name}"
             self.mode = pl_module.metric.mode
             self.kth_value = torch.tensor(torch.inf if self.mode == "min" else -torch.inf)

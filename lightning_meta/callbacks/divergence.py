@@ -12,10 +12,9 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from lightning_meta.callbacks.checkpoint import newest_checkpoint
-from lightning_meta.core import Episode
 from lightning_meta.datamodules.episodes import EpisodeLoader
 from lightning_meta.errors import ConfigError, DivergenceError
-from lightning_meta.modules import EpisodicModule
+from lightning_meta.modules import MetaModule
 from lightning_meta.ranks import gather
 
 
@@ -142,20 +141,20 @@ class ReplayStep(pl.Callback):
             )
 
     def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Episode, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         loader = trainer.train_dataloader
         if trainer.global_step != self.step:
             return
-        assert isinstance(pl_module, EpisodicModule) and isinstance(loader, EpisodeLoader)
+        assert isinstance(pl_module, MetaModule) and isinstance(loader, EpisodeLoader)
         pl_module.on_train_batch_start(batch, batch_idx)  # seeds the noise; Lightning does it after the callbacks
         pl_module.zero_grad()
         with trainer.precision_plugin.train_step_context():
-            out = pl_module.play(batch)
-            scores = pl_module.metric.per_episode(out.preds, batch.query.y)
-        out.loss.mean().backward()
+            values, _ = pl_module.measure(batch)
+        losses, scores = values["loss"], values[pl_module.metric.name]
+        losses.mean().backward()
         number, ids = _batch_and_ids(loader)
-        played = gather(list(zip(ids, out.loss.tolist(), scores.tolist(), strict=True)))
+        played = gather(list(zip(ids, losses.tolist(), scores.tolist(), strict=True)))
         if trainer.is_global_zero:
             gradients = {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
             bad = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]

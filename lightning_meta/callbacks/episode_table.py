@@ -12,7 +12,7 @@ from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
 from lightning_meta.callbacks.tables import write_csv
-from lightning_meta.core import Batch
+from lightning_meta.core import Batch, Episode
 from lightning_meta.ranks import gather
 
 
@@ -50,10 +50,10 @@ class EpisodeTable(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         loader: Any = trainer.test_dataloaders  # one EpisodeLoader
-        values = {name: value for name, value in outputs.items() if name != "preds"}
+        values = {name: value for name, value in outputs.items() if value.ndim == 1}  # not predictions
         ids = loader.ids_of_batch(batch_idx)
         self.batches.append((ids, values))
-        images = batch.query.x.ndim == 5 and not batch.query.y.is_floating_point()
+        images = isinstance(batch, Episode) and batch.query.x.ndim == 5 and not batch.query.y.is_floating_point()
         if not (images and trainer.is_global_zero and _wandb_loggers(trainer)):
             return
         for task, episode in enumerate(ids[: self.pictured - len(self.pictures)]):

@@ -38,10 +38,13 @@ class Pictures(pl.Callback):
             self.draw(Replay(trainer, pl_module, datamodule), Path(log_dir))
 
     def save(self, figure: Figure, name: str, replay: Replay, log_dir: Path) -> None:
+        self.write(figure, name, replay.trainer, log_dir)
+
+    def write(self, figure: Figure, name: str, trainer: pl.Trainer, log_dir: Path) -> None:
         path = log_dir / "pictures" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
         self.paths.append(path)
-        for logger in replay.trainer.loggers:
+        for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image(key=f"test/{name}", images=[str(path)])

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 
 from lightning_meta.core import Episode, TaskOutput
 from lightning_meta.datamodules.base import EpisodicDataModule
 from lightning_meta.modules import EpisodicModule
+
+Tasks = TypeVar("Tasks")
 
 
 class Replay:
@@ -24,20 +26,24 @@ class Replay:
     def title(self) -> str:
         """What was tested, for a picture."""
         data = self.datamodule
-        return f"{type(self.module).__name__} on {data.name}, {data.shapes['test']}"
+        return f"{type(self.module).__name__} on {data.name}, {data.describe('test')}"
 
     def episodes(self, ids: Sequence[int]) -> Episode:
         """The test episodes `ids` as one meta-batch, in the trainer's precision and on its device."""
         return self.to_device(self.datamodule.dataset("test").__getitems__(ids))
 
     def to_device(self, tasks: Episode) -> Episode:
-        """The same tasks in the trainer's precision and on its device."""
-        return self.trainer.strategy.batch_to_device(self.trainer.precision_plugin.convert_input(tasks))
+        return to_device(self.trainer, tasks)
 
     def play(self, tasks: Episode, inner_steps: int | None = None) -> TaskOutput:
         """Adapt and predict; `inner_steps` replaces the module's `eval_inner_steps` for this call."""
         with self.trainer.precision_plugin.test_step_context(), eval_inner_steps(self.module, inner_steps):
             return self.module.play(tasks)
+
+
+def to_device(trainer: pl.Trainer, tasks: Tasks) -> Tasks:
+    """The same tasks in the trainer's precision and on its device."""
+    return trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(tasks))
 
 
 @contextmanager

@@ -17,9 +17,8 @@ from lightning_meta.backbones import norm_protocol
 from lightning_meta.callbacks.episode_table import EpisodeTable
 from lightning_meta.callbacks.pictures import Pictures
 from lightning_meta.callbacks.throughput import Throughput
-from lightning_meta.datamodules.base import EpisodicDataModule
-from lightning_meta.datamodules.episodes import EpisodeShape
-from lightning_meta.modules import EpisodicModule
+from lightning_meta.datamodules.base import TaskDataModule
+from lightning_meta.modules import MetaModule
 
 
 class RunSummary(pl.Callback):
@@ -80,16 +79,14 @@ class RunSummary(pl.Callback):
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         log_dir = trainer.log_dir  # communicates: every rank must ask
         data = getattr(trainer, "datamodule", None)
-        if not (
-            trainer.is_global_zero and isinstance(pl_module, EpisodicModule) and isinstance(data, EpisodicDataModule)
-        ):
+        if not (trainer.is_global_zero and isinstance(pl_module, MetaModule) and isinstance(data, TaskDataModule)):
             return
         result = self._result(trainer, pl_module, data)
-        print(_render(result, _files(trainer, log_dir)), flush=True)
+        print(_render(result, data.describe("test"), _files(trainer, log_dir)), flush=True)
         if log_dir is not None:
             (Path(log_dir) / "result.json").write_text(json.dumps(result, indent=1) + "\n")
 
-    def _result(self, trainer: pl.Trainer, module: EpisodicModule[Any], data: EpisodicDataModule) -> dict[str, Any]:
+    def _result(self, trainer: pl.Trainer, module: MetaModule, data: TaskDataModule) -> dict[str, Any]:
         name = module.metric.name
         throughput = next((c for c in _callbacks(trainer) if isinstance(c, Throughput)), None)
         return {
@@ -101,7 +98,7 @@ class RunSummary(pl.Callback):
             **{key: trainer.callback_metrics[f"test/{key}"].item() for key in (name, f"{name}_ci95")},
             "logs": _logged(trainer, name),
             "episodes": self.test_episodes,
-            **data.shapes["test"]._asdict(),
+            **data.facts("test"),
             "episode_seed": data.seed,
             "seed": int(os.environ["PL_GLOBAL_SEED"]) if "PL_GLOBAL_SEED" in os.environ else None,
             "normalisation": norm_protocol(module),
@@ -166,10 +163,9 @@ def _files(trainer: pl.Trainer, log_dir: str | None) -> dict[str, str]:
     return files
 
 
-def _render(result: dict[str, Any], files: dict[str, str]) -> str:
+def _render(result: dict[str, Any], tasks: str, files: dict[str, str]) -> str:
     name, value, ci95 = result["metric"], result[result["metric"]], result[f"{result['metric']}_ci95"]
     score = f"{100 * value:.2f} ± {100 * ci95:.2f} %" if name == "acc" else f"{value:.4f} ± {ci95:.4f}"
-    shape = EpisodeShape(result["n_way"], result["k_shot"], result["n_query"])
     protocol = f"normalisation: {result['normalisation']}"
     if result["eval_inner_steps"] is not None:
         protocol += f"; {result['eval_inner_steps']} inner steps"
@@ -185,7 +181,7 @@ def _render(result: dict[str, Any], files: dict[str, str]) -> str:
     lines = {
         f"test {name}": f"{score}   (95 % CI over {result['episodes']} episodes)",
         **logs,
-        "episodes": f"{shape}; seed {result['episode_seed']}",
+        "episodes": f"{tasks}; seed {result['episode_seed']}",
         "protocol": protocol,
         "trained": f"{result['outer_steps'] or 0} outer steps"
         + (f" on {result['trained_on']}" if result["trained_on"] not in (None, result["data"]) else ""),

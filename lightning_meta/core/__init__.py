@@ -2,8 +2,8 @@
 
 from lightning_meta.core.episode import Batch, Episode, TaskOutput
 from lightning_meta.core.hypergradient import conjugate_gradient, implicit_minimiser
-from lightning_meta.core.inner_loop import detach, take_step, unroll
-from lightning_meta.core.inner_optimizer import SGD, Adam, InnerOptimizer, Params
+from lightning_meta.core.inner_loop import Progress, detach, follow, take_step, unroll
+from lightning_meta.core.inner_optimizer import SGD, Adam, InnerOptimizer, Momentum, Params, RMSprop
 from lightning_meta.core.learned_rates import LearnedRates, inner_optimizer_for
 from lightning_meta.core.statistics import mean_and_ci95
 from lightning_meta.core.task_map import TaskMode, choose_mode, loop_with_gradients, map_tasks, with_gradient
@@ -15,12 +15,16 @@ __all__ = [
     "Episode",
     "InnerOptimizer",
     "LearnedRates",
+    "Momentum",
     "Params",
+    "Progress",
+    "RMSprop",
     "TaskMode",
     "TaskOutput",
     "choose_mode",
     "conjugate_gradient",
     "detach",
+    "follow",
     "implicit_minimiser",
     "inner_optimizer_for",
     "loop_with_gradients",

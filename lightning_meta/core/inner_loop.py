@@ -1,8 +1,9 @@
 """The inner loop: adapt parameters to one task by gradient descent that can itself be differentiated."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, overload
+from typing import Any, Literal, NamedTuple, overload
 
+import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
@@ -64,12 +65,52 @@ def take_step(
 ) -> tuple[Params, Any, Tensor]:
     """One step of `optimizer` on `loss_fn`: the parameters after it, the next state, and the loss before it.
 
-    With `first_order` gradient and loss are constants.
+    With `first_order` the optimizer gets gradient and loss as constants. The loss that is returned has its gradient
+    with respect to `params` nevertheless, which was taken already.
     """
-    grads, loss = grad_and_value(loss_fn)(detach(params) if first_order else params)
-    if first_order:
-        grads, loss = detach(grads), loss.detach()
-    return *optimizer.update(grads, state, params, loss), loss
+    if not first_order:
+        grads, loss = grad_and_value(loss_fn)(params)
+        return *optimizer.update(grads, state, params, loss), loss
+    grads, loss = grad_and_value(loss_fn)(detach(params))
+    grads, loss = detach(grads), loss.detach()
+    return *optimizer.update(grads, state, params, loss), with_gradient(loss, grads, params)
+
+
+class Progress(NamedTuple):
+    """Where an optimization has come to: the parameters, and the state of the optimizer."""
+
+    params: Params
+    state: Any
+
+
+def follow(
+    losses: Sequence[LossFn], progress: Progress, optimizer: InnerOptimizer, first_order: bool = False
+) -> tuple[Progress, Tensor]:
+    """Go on from `progress` by one step on each of `losses` but the last, which judges where the others led.
+
+    Args:
+        losses: of S steps and the end; `S + 1` functions of the parameters.
+        progress: where to start. Gradients flow through it.
+        optimizer: the update rule.
+        first_order: gradients of the losses are constants for the optimizer, as in `take_step`.
+
+    Returns:
+        Where the steps led, and the losses on the way, `(S + 1,)`, the first one at the start.
+    """
+    *on_the_way, last = losses
+    params, state = progress
+    values = []
+    for loss_fn in on_the_way:
+        params, state, loss = take_step(loss_fn, params, optimizer, state, first_order)
+        values.append(loss)
+    return Progress(params, state), torch.stack([*values, last(params)])
+
+
+def with_gradient(value: Tensor, grads: Params, params: Params) -> Tensor:
+    """The constant `value` (scalar) as a function of `params` that has the constant `grads` as its gradient there."""
+    for name, param in params.items():
+        value = value + (grads[name] * (param - param.detach())).sum()
+    return value
 
 
 def detach(params: Params) -> Params:

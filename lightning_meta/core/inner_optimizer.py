@@ -39,6 +39,49 @@ class SGD:
         return {name: value - of(self.lr, name) * grads[name] for name, value in params.items()}, state
 
 
+@dataclass(frozen=True)
+class Momentum:
+    """Gradient descent with momentum, as `torch.optim.SGD`: `v <- momentum * v + grad; phi <- phi - lr * v`.
+
+    With `nesterov` the step is along `grad + momentum * v` (Nesterov's accelerated gradient).
+    """
+
+    lr: float
+    momentum: float = 0.9
+    nesterov: bool = False
+
+    def init(self, params: Params) -> Params:
+        """The velocity v."""
+        return {name: torch.zeros_like(value) for name, value in params.items()}
+
+    def update(self, grads: Params, state: Params, params: Params, loss: Tensor) -> tuple[Params, Params]:
+        velocity = {name: self.momentum * state[name] + grad for name, grad in grads.items()}
+        step = velocity
+        if self.nesterov:
+            step = {name: grad + self.momentum * velocity[name] for name, grad in grads.items()}
+        return {name: value - self.lr * step[name] for name, value in params.items()}, velocity
+
+
+@dataclass(frozen=True)
+class RMSprop:
+    """RMSprop (Tieleman and Hinton 2012, lecture 6.5 of a course); `alpha` and `eps` as in `torch.optim.RMSprop`."""
+
+    lr: float
+    alpha: float = 0.99
+    eps: float = 1e-8
+
+    def init(self, params: Params) -> Params:
+        """The running average of the squared gradients."""
+        return {name: torch.zeros_like(value) for name, value in params.items()}
+
+    def update(self, grads: Params, state: Params, params: Params, loss: Tensor) -> tuple[Params, Params]:
+        square = {name: self.alpha * state[name] + (1 - self.alpha) * grad.square() for name, grad in grads.items()}
+        moved = {
+            name: value - self.lr * grads[name] / (_root(square[name]) + self.eps) for name, value in params.items()
+        }
+        return moved, square
+
+
 class AdamState(NamedTuple):
     """Steps taken; running averages of the gradients and of their squares."""
 

@@ -1,6 +1,6 @@
 """Episodic data: every data set is a source of tasks on one base."""
 
-from lightning_meta.datamodules.base import EpisodicDataModule
+from lightning_meta.datamodules.base import EpisodicDataModule, TaskDataModule
 from lightning_meta.datamodules.cifar import CIFARFS, FC100
 from lightning_meta.datamodules.class_split import ClassSplit
 from lightning_meta.datamodules.classification import ClassificationDataModule
@@ -8,17 +8,22 @@ from lightning_meta.datamodules.gaussian_process import GaussianProcess
 from lightning_meta.datamodules.glyphs import Glyphs
 from lightning_meta.datamodules.image_completion import ImageCompletion
 from lightning_meta.datamodules.image_folder import ImageFolder
+from lightning_meta.datamodules.image_optimizees import ImageOptimizees
 from lightning_meta.datamodules.learn2learn_images import Learn2LearnImages
 from lightning_meta.datamodules.omniglot import Omniglot
+from lightning_meta.datamodules.optimizees import OptimizeeDataModule, QuadraticOptimizees
 from lightning_meta.datamodules.quadratics import Quadratics
 from lightning_meta.datamodules.sinusoid import Sinusoid
 from lightning_meta.datamodules.sinusoid_with_identity import SinusoidWithIdentity
 from lightning_meta.datamodules.text_classes import CLINC150, HuffPost, TextClasses
+from lightning_meta.datamodules.torchvision_images import CIFAR10, MNIST, TorchvisionImages
 
 __all__ = [
+    "CIFAR10",
     "CIFARFS",
     "CLINC150",
     "FC100",
+    "MNIST",
     "ClassSplit",
     "ClassificationDataModule",
     "EpisodicDataModule",
@@ -27,10 +32,15 @@ __all__ = [
     "HuffPost",
     "ImageCompletion",
     "ImageFolder",
+    "ImageOptimizees",
     "Learn2LearnImages",
     "Omniglot",
+    "OptimizeeDataModule",
+    "QuadraticOptimizees",
     "Quadratics",
     "Sinusoid",
     "SinusoidWithIdentity",
+    "TaskDataModule",
     "TextClasses",
+    "TorchvisionImages",
 ]

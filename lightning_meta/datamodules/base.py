@@ -1,13 +1,125 @@
-"""The datamodule every data set builds on: it turns a source of tasks into streams of episodes."""
+"""The datamodules every data set builds on: they turn a source of tasks into streams of tasks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_warn
 
-from lightning_meta.datamodules.episodes import EpisodeDataset, EpisodeLoader, EpisodeShape, Split, TaskSource
+from lightning_meta.datamodules.episodes import (
+    EpisodeDataset,
+    EpisodeLoader,
+    EpisodeShape,
+    Split,
+    TaskDataset,
+    TaskSource,
+)
 from lightning_meta.errors import ConfigError
+
+
+class TaskDataModule(pl.LightningDataModule):
+    """Streams of training, validation and test tasks, whatever a task is. A kind of task writes `dataset`.
+
+    Task `i` of a split is a pure function of (seed, split, i). Training visits ids without end; validation and test
+    visit a frozen list, the ids below `val_episodes` and `test_episodes`, shared out over ranks without padding or
+    repetition.
+
+    Args:
+        meta_batch_size: tasks per outer update, GLOBAL over devices.
+        steps_per_epoch: outer updates in an epoch; validation follows each epoch.
+        val_episodes, test_episodes: how many frozen tasks are evaluated.
+        eval_meta_batch_size: tasks evaluated at once on one device; changes memory and speed, not the result.
+        seed: of the tasks.
+        num_workers: processes that draw tasks ahead; 0 draws them in the main process.
+    """
+
+    name: str  # in results
+
+    def __init__(
+        self,
+        meta_batch_size: int = 4,
+        steps_per_epoch: int = 500,
+        val_episodes: int = 200,
+        test_episodes: int = 1000,
+        eval_meta_batch_size: int = 20,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.name = type(self).__name__
+        self.meta_batch_size, self.steps_per_epoch = meta_batch_size, steps_per_epoch
+        self.val_episodes, self.test_episodes = val_episodes, test_episodes
+        self.eval_meta_batch_size, self.seed, self.num_workers = eval_meta_batch_size, seed, num_workers
+        for name in ("meta_batch_size", "steps_per_epoch", "val_episodes", "test_episodes", "eval_meta_batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
+        if seed < 0:
+            raise ConfigError(f"seed={seed} must not be negative.")
+
+    def dataset(self, split: Split) -> TaskDataset:
+        """The split's tasks as an indexed collection (after `setup`)."""
+        raise NotImplementedError
+
+    def train_ids(self, batch: int, rank: int, share: int) -> Sequence[int]:
+        """The ids that a rank plays in training batch `batch`, its `share` of the meta-batch."""
+        start = batch * self.meta_batch_size + rank * share
+        return range(start, start + share)
+
+    def facts(self, split: Split) -> dict[str, Any]:
+        """What decides how hard a split's tasks are: goes into `result.json`."""
+        raise NotImplementedError
+
+    def describe(self, split: Split) -> str:
+        """The same in words."""
+        raise NotImplementedError
+
+    def train_dataloader(self) -> EpisodeLoader:
+        rank, world_size = self._rank_and_world_size()
+        if self.meta_batch_size % world_size:
+            raise ConfigError(
+                f"meta_batch_size={self.meta_batch_size} is global and must be a multiple of the {world_size} devices; "
+                f"take {self.meta_batch_size // world_size * world_size or world_size}, say."
+            )
+        share = self.meta_batch_size // world_size
+        max_steps = self.trainer.max_steps if self.trainer else -1
+        # An epoch is no longer than the training, so that even a short run is validated and has a best checkpoint.
+        steps = min(self.steps_per_epoch, max_steps) if max_steps > 0 else self.steps_per_epoch
+        if max_steps > 0 and max_steps % steps:
+            rank_zero_warn(
+                f"the last {max_steps % steps} of max_steps={max_steps} steps are not validated, so the best "
+                f"checkpoint cannot have them; take a number of steps that data.steps_per_epoch={steps} divides."
+            )
+
+        def ids_of_batch(batch: int) -> Sequence[int]:
+            return self.train_ids(batch, rank, share)
+
+        return EpisodeLoader(self.dataset("train"), ids_of_batch, steps, endless=True, num_workers=self.num_workers)
+
+    def val_dataloader(self) -> EpisodeLoader:
+        return self._frozen_loader("val", self.val_episodes)
+
+    def test_dataloader(self) -> EpisodeLoader:
+        return self._frozen_loader("test", self.test_episodes)
+
+    def predict_dataloader(self) -> EpisodeLoader:
+        return self.test_dataloader()
+
+    def _frozen_loader(self, split: Split, episodes: int) -> EpisodeLoader:
+        """Rank r of W takes the episodes r, r + W, r + 2W, ... below `episodes`: an exact partition."""
+        rank, world_size = self._rank_and_world_size()
+        mine = range(rank, episodes, world_size)
+        size = self.eval_meta_batch_size
+
+        def ids_of_batch(batch: int) -> Sequence[int]:
+            return mine[batch * size : (batch + 1) * size]
+
+        return EpisodeLoader(
+            self.dataset(split), ids_of_batch, -(-len(mine) // size), endless=False, num_workers=self.num_workers
+        )
+
+    def _rank_and_world_size(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
 
 @dataclass
@@ -19,25 +131,16 @@ class ShapeOverride:
     n_query: int | None = None
 
 
-class EpisodicDataModule(pl.LightningDataModule):
+class EpisodicDataModule(TaskDataModule):
     """Streams of training, validation and test episodes. A data set writes `load_source` (and `prepare_data`).
-
-    Episode `i` of a split is a pure function of (seed, split, i). Training visits the ids 0, 1, 2, ... without end;
-    validation and test visit a frozen list, the ids below `val_episodes` and `test_episodes`, shared out over ranks
-    without padding or repetition.
 
     Args:
         n_way: classes per episode.
         k_shot: support examples per class.
         n_query: query examples per class.
         train, val, test: way, shot and query of one split where they differ, e.g. `--data.train.n_way 60`.
-        meta_batch_size: episodes per outer update, GLOBAL over devices.
-        steps_per_epoch: outer updates in an epoch; validation follows each epoch.
-        val_episodes, test_episodes: how many frozen episodes are evaluated.
-        eval_meta_batch_size: episodes evaluated at once on one device; changes memory and speed, not the result.
-        seed: of the episodes.
-        num_workers: processes that draw episodes ahead; 0 draws them in the main process.
         on_device: hold the data on the accelerator and gather episodes there (needs `num_workers=0`).
+        **kwargs: of `TaskDataModule`, whose tasks are episodes here.
     """
 
     def __init__(
@@ -48,16 +151,10 @@ class EpisodicDataModule(pl.LightningDataModule):
         train: ShapeOverride = ShapeOverride(),  # noqa: B008 - never mutated
         val: ShapeOverride = ShapeOverride(),  # noqa: B008
         test: ShapeOverride = ShapeOverride(),  # noqa: B008
-        meta_batch_size: int = 4,
-        steps_per_epoch: int = 500,
-        val_episodes: int = 200,
-        test_episodes: int = 1000,
-        eval_meta_batch_size: int = 20,
-        seed: int = 0,
-        num_workers: int = 0,
         on_device: bool = False,
+        **kwargs: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(**kwargs)
         overrides: dict[Split, ShapeOverride] = {"train": train, "val": val, "test": test}
         self.shapes = {
             split: EpisodeShape(
@@ -67,24 +164,15 @@ class EpisodicDataModule(pl.LightningDataModule):
             )
             for split, override in overrides.items()
         }
-        self.name = type(self).__name__
-        self.n_way, self.meta_batch_size, self.steps_per_epoch = n_way, meta_batch_size, steps_per_epoch
-        self.val_episodes, self.test_episodes = val_episodes, test_episodes
-        self.eval_meta_batch_size, self.seed = eval_meta_batch_size, seed
-        self.num_workers, self.on_device = num_workers, on_device
+        self.n_way, self.on_device = n_way, on_device
         self.sources: dict[Split, TaskSource] = {}
         self.support_as_stream = False
-        for name in ("meta_batch_size", "steps_per_epoch", "val_episodes", "test_episodes", "eval_meta_batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
-        if seed < 0:
-            raise ConfigError(f"seed={seed} must not be negative.")
         for split, shape in self.shapes.items():
             if min(shape) < 1:
                 raise ConfigError(f"{split} episodes are {shape}: n_way, k_shot and n_query must be at least 1.")
-        if on_device and num_workers:
+        if on_device and self.num_workers:
             raise ConfigError(
-                f"on_device=true gathers in the main process, but num_workers={num_workers}; set it to 0."
+                f"on_device=true gathers in the main process, but num_workers={self.num_workers}; set it to 0."
             )
 
     def load_source(self, split: Split) -> TaskSource:
@@ -116,50 +204,8 @@ class EpisodicDataModule(pl.LightningDataModule):
         """The split's episodes as an indexed collection (after `setup`)."""
         return EpisodeDataset(self.source(split), self.shapes[split], self.seed, split, self.support_as_stream)
 
-    def train_dataloader(self) -> EpisodeLoader:
-        rank, world_size = self._rank_and_world_size()
-        if self.meta_batch_size % world_size:
-            raise ConfigError(
-                f"meta_batch_size={self.meta_batch_size} is global and must be a multiple of the {world_size} devices; "
-                f"take {self.meta_batch_size // world_size * world_size or world_size}, say."
-            )
-        share = self.meta_batch_size // world_size
-        max_steps = self.trainer.max_steps if self.trainer else -1
-        # An epoch is no longer than the training, so that even a short run is validated and has a best checkpoint.
-        steps = min(self.steps_per_epoch, max_steps) if max_steps > 0 else self.steps_per_epoch
-        if max_steps > 0 and max_steps % steps:
-            rank_zero_warn(
-                f"the last {max_steps % steps} of max_steps={max_steps} steps are not validated, so the best "
-                f"checkpoint cannot have them; take a number of steps that data.steps_per_epoch={steps} divides."
-            )
+    def facts(self, split: Split) -> dict[str, Any]:
+        return self.shapes[split]._asdict()
 
-        def ids_of_batch(batch: int) -> Sequence[int]:
-            start = batch * self.meta_batch_size + rank * share
-            return range(start, start + share)
-
-        return EpisodeLoader(self.dataset("train"), ids_of_batch, steps, endless=True, num_workers=self.num_workers)
-
-    def val_dataloader(self) -> EpisodeLoader:
-        return self._frozen_loader("val", self.val_episodes)
-
-    def test_dataloader(self) -> EpisodeLoader:
-        return self._frozen_loader("test", self.test_episodes)
-
-    def predict_dataloader(self) -> EpisodeLoader:
-        return self.test_dataloader()
-
-    def _frozen_loader(self, split: Split, episodes: int) -> EpisodeLoader:
-        """Rank r of W takes the episodes r, r + W, r + 2W, ... below `episodes`: an exact partition."""
-        rank, world_size = self._rank_and_world_size()
-        mine = range(rank, episodes, world_size)
-        size = self.eval_meta_batch_size
-
-        def ids_of_batch(batch: int) -> Sequence[int]:
-            return mine[batch * size : (batch + 1) * size]
-
-        return EpisodeLoader(
-            self.dataset(split), ids_of_batch, -(-len(mine) // size), endless=False, num_workers=self.num_workers
-        )
-
-    def _rank_and_world_size(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+    def describe(self, split: Split) -> str:
+        return str(self.shapes[split])

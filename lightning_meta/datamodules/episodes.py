@@ -196,8 +196,18 @@ def quarter_turns(images: Tensor, turns: Tensor) -> Tensor:
     return turned
 
 
-class EpisodeDataset(Dataset[Episode]):
-    """The endless list of a split's episodes. Any index is valid; the loader decides which ones are visited.
+class TaskDataset(Dataset[Any]):
+    """The endless list of a split's tasks. Any index is valid; the loader decides which ones are visited."""
+
+    seed: int
+
+    def __getitems__(self, ids: Sequence[int]) -> Any:
+        """The tasks `ids` as one meta-batch: a pytree with a leading task axis T."""
+        raise NotImplementedError
+
+
+class EpisodeDataset(TaskDataset):
+    """The `TaskDataset` of a split's episodes.
 
     `support_as_stream` puts each support set in a random order, which belongs to the episode as its images do.
     """
@@ -226,7 +236,7 @@ class EpisodeDataset(Dataset[Episode]):
 
 
 class EpisodeLoader:
-    """Iterates over meta-batches by episode id and can be resumed in the middle of an epoch.
+    """Iterates over meta-batches by episode (or other task) id and can be resumed in the middle of an epoch.
 
     Its state is one counter of meta-batches, the same on every rank. Lightning stores it with the checkpoint because
     the class has `state_dict` and `load_state_dict`.
@@ -241,7 +251,7 @@ class EpisodeLoader:
 
     def __init__(
         self,
-        dataset: EpisodeDataset,
+        dataset: TaskDataset,
         ids_of_batch: Callable[[int], Sequence[int]],
         batches_per_epoch: int,
         endless: bool,
@@ -254,12 +264,12 @@ class EpisodeLoader:
     def __len__(self) -> int:
         return self.batches_per_epoch
 
-    def __iter__(self) -> Iterator[Episode]:
+    def __iter__(self) -> Iterator[Any]:
         if not self.endless:
             self.position = 0
         end = (self.position // self.batches_per_epoch + 1) * self.batches_per_epoch
         batches = [list(self.ids_of_batch(b)) for b in range(self.position, end)]
-        loader = DataLoader(
+        loader: DataLoader[Any] = DataLoader(
             self.dataset, batch_sampler=batches, collate_fn=_already_collated, num_workers=self.num_workers
         )
         for episode in loader:

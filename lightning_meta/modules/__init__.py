@@ -1,6 +1,8 @@
 """The Lightning seam: the only modules that know the Trainer."""
 
+from lightning_meta.modules.base import MetaModule
 from lightning_meta.modules.episodic import EpisodicModule
 from lightning_meta.modules.stream import StreamModule
+from lightning_meta.modules.truncated import TruncatedModule
 
-__all__ = ["EpisodicModule", "StreamModule"]
+__all__ = ["EpisodicModule", "MetaModule", "StreamModule", "TruncatedModule"]

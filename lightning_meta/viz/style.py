@@ -5,7 +5,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 # Of the palette of Okabe and Ito (2008), which colour-blind readers can tell apart.
-BLUE, VERMILLION, INK, GREY = "#0072B2", "#D55E00", "#222222", "#8A8A8A"
+BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+INK, GREY = "#222222", "#8A8A8A"
 TITLE, LABEL, SMALL = 11, 10, 9  # points
 DPI = 150  # dots per inch
 

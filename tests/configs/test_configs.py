@@ -14,7 +14,15 @@ import yaml
 from lightning_meta.callbacks import Pictures
 from lightning_meta.cli import MetaCLI, main
 from lightning_meta.composition import compose
-from lightning_meta.datamodules import CIFARFS, ClassificationDataModule, Glyphs, Omniglot, TextClasses
+from lightning_meta.datamodules import (
+    CIFARFS,
+    MNIST,
+    ClassificationDataModule,
+    EpisodicDataModule,
+    Glyphs,
+    Omniglot,
+    TextClasses,
+)
 from lightning_meta.datamodules.episodes import ClassBank, Split
 from lightning_meta.errors import ConfigError
 
@@ -28,9 +36,12 @@ NAME = re.compile(r"(?P<algorithm>[a-z0-9_]+?)_(?P<data>[a-z][a-z0-9]*)_(?:(?P<w
 # One step of training, validation and test each, without files. Sizes change speed, not what is run.
 QUICK = shlex.split(
     "--trainer.fast_dev_run true --trainer.logger false --trainer.accelerator cpu --data.meta_batch_size 1 "
-    "--data.val_episodes 2 --data.test_episodes 2 --data.eval_meta_batch_size 2 "
-    "--data.val.n_query 2 --data.test.n_query 2"
+    "--data.val_episodes 2 --data.test_episodes 2 --data.eval_meta_batch_size 2"
 )
+QUICK_EPISODES = ["--data.val.n_query", "2", "--data.test.n_query", "2"]
+QUICK_OPTIMIZEES = ["--data.unroll_steps", "2", "--data.truncation", "2"]
+QUICK_IMAGES = [*QUICK_OPTIMIZEES, "--data.batch_size", "2"]
+QUICK_DATA = {"QuadraticOptimizees": QUICK_OPTIMIZEES, "ImageOptimizees": QUICK_IMAGES}
 
 
 def random_bank(data: ClassificationDataModule, split: Split) -> ClassBank:
@@ -43,7 +54,7 @@ def random_bank(data: ClassificationDataModule, split: Split) -> ClassBank:
 
 @pytest.fixture(autouse=True)
 def _random_images_and_no_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    for data in (CIFARFS, Glyphs, Omniglot, TextClasses):
+    for data in (CIFARFS, Glyphs, MNIST, Omniglot, TextClasses):
         monkeypatch.setattr(data, "prepare_data", lambda self: None)
         monkeypatch.setattr(data, "load_source", random_bank)
     monkeypatch.setattr("sys.argv", ["lightning_meta"])
@@ -87,7 +98,9 @@ def run(arguments: list[str]) -> MetaCLI:
     for path in (Path(argument) for argument in arguments if argument.endswith(".yaml")):
         if (needed := header(path).get("Needs", "").split()) and find_spec(needed[0]) is None:
             pytest.skip(f"{path.name} needs {needed[0]}")
-    cli = main([*arguments, *QUICK])
+    experiment = Path(arguments[arguments.index("--config") + 1])
+    data = compose(experiment)["data"]["class_path"].split(".")[-1]
+    cli = main([*arguments, *QUICK, *QUICK_DATA.get(data, QUICK_EPISODES)])
     if arguments[0] == "fit":
         assert cli.trainer.fit_loop.epoch_loop.global_step == 1
     return cli
@@ -116,14 +129,21 @@ def test_every_reference_is_followed(path: Path) -> None:
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=ids(EXPERIMENTS))
 def test_an_experiment_runs_as_its_header_says_and_is_what_its_name_says(path: Path) -> None:
-    name = NAME.fullmatch(path.stem)
-    assert name, f"{path.name} is not <algorithm>_<data>_<n>w<k>s.yaml"
     cli = run(command(path))
-    shape = cli.datamodule.shapes["test"]
-    assert shape.k_shot == int(name["shot"])
-    assert shape.n_way == int(name["way"] or 1)
-    assert type(cli.datamodule).__name__.lower() == name["data"]
-    assert (CONFIGS / "model" / f"{name['algorithm']}.yaml") in MODELS
+    if isinstance(cli.datamodule, EpisodicDataModule):
+        name = NAME.fullmatch(path.stem)
+        assert name, f"{path.name} is not <algorithm>_<data>_<n>w<k>s.yaml"
+        shape = cli.datamodule.shapes["test"]
+        assert shape.k_shot == int(name["shot"])
+        assert shape.n_way == int(name["way"] or 1)
+        assert type(cli.datamodule).__name__.lower() == name["data"]
+        assert (CONFIGS / "model" / f"{name['algorithm']}.yaml") in MODELS
+    else:
+        names = {path.stem.removeprefix(f"{model.stem}_") for model in MODELS} - {path.stem}
+        assert any((CONFIGS / "data" / f"optimizees_{data}.yaml").is_file() for data in names), (
+            f"{path.name} is not <algorithm>_<data>.yaml with a configs/data/optimizees_<data>.yaml"
+        )
+        assert "test/adam_final_loss" in cli.trainer.callback_metrics
     assert metric_of(cli) in cli.trainer.callback_metrics
     assert cli.config[cli.subcommand].name == path.stem
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_meta.core import SGD, unroll
+from lightning_meta.core import SGD, Momentum, Progress, follow, take_step, unroll
 
 LR, STEPS = 0.1, 4
 
@@ -59,3 +59,31 @@ def test_first_order_records_no_inner_graph() -> None:
     phi.backward()
     assert scale.grad is None
     assert theta.grad == 1.0
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+def test_the_loss_of_a_step_has_its_gradient_in_either_order(first_order: bool) -> None:
+    a, b, theta = quadratic()
+    theta.requires_grad_()
+    _, _, loss = take_step(lambda p: (p["t"] - b) @ a @ (p["t"] - b), {"t": theta}, SGD(LR), (), first_order)
+    loss.backward()
+    torch.testing.assert_close(loss.detach(), (theta - b) @ a @ (theta - b), rtol=1e-12, atol=0)
+    torch.testing.assert_close(theta.grad, 2 * a @ (theta - b), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+def test_following_losses_is_unrolling_on_them(first_order: bool) -> None:
+    """Cut in two, it is the same path; the last loss judges and moves nothing."""
+    a, b, theta = quadratic()
+    losses = [lambda p, k=k: (p["t"] - k * b) @ a @ (p["t"] - k * b) for k in range(STEPS + 1)]
+    optimizer = Momentum(LR / 4)
+    path = unroll(losses[:STEPS], {"t": theta}, optimizer, STEPS, first_order, trajectory=True)
+    start = Progress({"t": theta}, optimizer.init({"t": theta}))
+    whole, values = follow(losses, start, optimizer, first_order)
+    torch.testing.assert_close(whole.params, path[-1], rtol=1e-12, atol=0)
+    expected = torch.stack([loss(params) for loss, params in zip(losses, path, strict=True)])
+    torch.testing.assert_close(values, expected, rtol=1e-12, atol=0)
+    halfway, first = follow(losses[:3], start, optimizer, first_order)
+    end, second = follow(losses[2:], halfway, optimizer, first_order)
+    assert torch.equal(end.params["t"], whole.params["t"])
+    assert torch.equal(torch.cat([first[:-1], second]), values)

@@ -1,9 +1,12 @@
 """Functional inner optimizers against those of torch."""
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 
-from lightning_meta.core import Adam, InnerOptimizer, unroll
+from lightning_meta.core import SGD, Adam, InnerOptimizer, Momentum, RMSprop, unroll
 
 STEPS = 6
 
@@ -24,9 +27,26 @@ def start() -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("betas", [(0.9, 0.999), (0.0, 0.999), (0.5, 0.6)])
 @pytest.mark.parametrize("eps", [1e-8, 1e-2])
 def test_adam_takes_the_steps_of_torch(betas: tuple[float, float], eps: float) -> None:
-    path = unroll(loss, start(), Adam(0.1, betas, eps), STEPS, trajectory=True)
+    assert_same_path(Adam(0.1, betas, eps), partial(torch.optim.Adam, lr=0.1, betas=betas, eps=eps))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_momentum_takes_the_steps_of_torch(momentum: float, nesterov: bool) -> None:
+    ours = Momentum(0.02, momentum, nesterov) if momentum else SGD(0.02)
+    assert_same_path(ours, partial(torch.optim.SGD, lr=0.02, momentum=momentum, nesterov=nesterov and momentum > 0))
+
+
+@pytest.mark.parametrize("alpha", [0.99, 0.5])
+@pytest.mark.parametrize("eps", [1e-8, 1e-2])
+def test_rmsprop_takes_the_steps_of_torch(alpha: float, eps: float) -> None:
+    assert_same_path(RMSprop(0.02, alpha, eps), partial(torch.optim.RMSprop, lr=0.02, alpha=alpha, eps=eps))
+
+
+def assert_same_path(ours: InnerOptimizer, theirs: Callable[..., torch.optim.Optimizer]) -> None:
+    path = unroll(loss, start(), ours, STEPS, trajectory=True)
     params = {name: value.clone().requires_grad_() for name, value in start().items()}
-    optimizer = torch.optim.Adam(params.values(), lr=0.1, betas=betas, eps=eps)
+    optimizer = theirs(params.values())
     for expected in path[1:]:
         optimizer.zero_grad()
         loss(params).backward()
@@ -35,16 +55,17 @@ def test_adam_takes_the_steps_of_torch(betas: tuple[float, float], eps: float) -
             torch.testing.assert_close(expected[name], value.detach(), rtol=1e-12, atol=1e-14)
 
 
-def test_meta_gradient_through_adam_equals_finite_differences() -> None:
+@pytest.mark.parametrize("optimizer", [Adam(0.1), RMSprop(0.02), Momentum(0.02, nesterov=True)], ids=repr)
+def test_meta_gradient_equals_finite_differences(optimizer: InnerOptimizer) -> None:
     """Elements without a gradient (the last of `b`) must not turn it into NaN."""
 
     def end(theta: torch.Tensor) -> torch.Tensor:
-        phi = unroll(loss, {"a": theta, "b": start()["b"]}, Adam(0.1), STEPS)
+        phi = unroll(loss, {"a": theta, "b": start()["b"]}, optimizer, STEPS)
         return phi["a"].square().sum() + phi["b"].sum()
 
     assert torch.autograd.gradcheck(end, start()["a"].requires_grad_())
     theta = {name: value.requires_grad_() for name, value in start().items()}
-    sum(value.sum() for value in unroll(loss, theta, Adam(0.1), STEPS).values()).backward()
+    sum(value.sum() for value in unroll(loss, theta, optimizer, STEPS).values()).backward()
     assert theta["b"].grad[1] == 1.0
 
 

@@ -7,24 +7,28 @@ the ways a user would: by the Trainer itself, by torchrun, and by torchrun on tw
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch.utils._pytree import tree_leaves
 
-from lightning_meta.algorithms import MAML, MANN, ProtoNet, Reptile
-from lightning_meta.callbacks import Calibration, EpisodeTable
-from lightning_meta.modules import EpisodicModule
+from lightning_meta.algorithms import MAML, MANN, LSTMOptimizer, ProtoNet, Reptile
+from lightning_meta.callbacks import Calibration, EpisodeTable, LearningCurves
+from lightning_meta.datamodules import QuadraticOptimizees
+from lightning_meta.modules import MetaModule
 from tests.conftest import SIZE, blobs, conv4
 
 STEPS, META_BATCH, TEST_EPISODES = 20, 4, 7
-ALGORITHMS: dict[str, Callable[[], EpisodicModule]] = {
+ALGORITHMS: dict[str, Callable[[], MetaModule]] = {
     "maml": lambda: MAML(conv4(), n_way=3, inner_lr=0.1, inner_steps=1),
     "reptile": lambda: Reptile(conv4(), n_way=3, inner_lr=0.01, inner_steps=2),
     "protonet": lambda: ProtoNet(conv4()),
     "mann": lambda: MANN(n_way=3, image_size=SIZE, hidden=10, slots=8, width=6, heads=2),
+    "lstm_optimizer": lambda: LSTMOptimizer(hidden=4),
 }
 LAUNCHERS = {
     "trainer": [[]],
@@ -44,7 +48,8 @@ class Diary(pl.Callback):
         self.episodes: list[float] = []
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.episodes += batch.query.x.double().flatten(1).sum(1).tolist()
+        leaves = [leaf.double().reshape(len(leaf), -1).sum(1) for leaf in tree_leaves(batch)]
+        self.episodes += torch.stack(leaves).sum(0).tolist()
 
 
 def play(name: str, folder: Path, **how: Any) -> dict[str, Any]:
@@ -52,16 +57,27 @@ def play(name: str, folder: Path, **how: Any) -> dict[str, Any]:
     torch.manual_seed(0)
     module, diary = ALGORITHMS[name](), Diary()
     module.optimizer = lambda params: torch.optim.SGD(params, lr=0.05)  # Adam would magnify rounding errors
-    trainer = pl.Trainer(
-        max_steps=STEPS, max_epochs=-1, accelerator="cpu", precision="64-true", inference_mode=False, logger=False,
+    make_trainer = partial(
+        pl.Trainer, max_epochs=-1, accelerator="cpu", precision="64-true", inference_mode=False, logger=False,
         use_distributed_sampler=False, num_sanity_val_steps=0, enable_progress_bar=False, enable_model_summary=False,
         enable_checkpointing=False, default_root_dir=folder / name,
-        callbacks=[diary, EpisodeTable(), Calibration()], **how,
+        callbacks=[diary, EpisodeTable(), Calibration(), LearningCurves(rates=(0.001, 0.01, 0.1))], **how,
     )  # fmt: skip
-    data = blobs(meta_batch_size=META_BATCH, steps_per_epoch=STEPS, test_episodes=TEST_EPISODES, eval_meta_batch_size=2)
+    trainer = make_trainer(max_steps=STEPS)
+    sizes = dict(meta_batch_size=META_BATCH, steps_per_epoch=STEPS, test_episodes=TEST_EPISODES, eval_meta_batch_size=2)
+    optimizes = isinstance(module, LSTMOptimizer)  # it stops in the middle of optimizations
+    data = QuadraticOptimizees(3, unroll_steps=6, truncation=2, **sizes) if optimizes else blobs(**sizes)
     trainer.fit(module, datamodule=data)
-    (tested,) = trainer.test(module, datamodule=data, verbose=False)
-    return {"weights": module.state_dict(), "tested": tested, "episodes": diary.episodes}
+    seen = {"weights": module.state_dict(), "episodes": diary.episodes}
+    (seen["tested"],) = trainer.test(module, datamodule=data, verbose=False)
+    if optimizes:
+        trainer.save_checkpoint(checkpoint := folder / f"{name}.ckpt")
+        trainer.strategy.barrier()
+        seen["carried"] = torch.load(checkpoint, weights_only=True)["carried"]
+        (again := ALGORITHMS[name]()).optimizer = module.optimizer
+        make_trainer(max_steps=2 * STEPS).fit(again, datamodule=data, ckpt_path=checkpoint)
+        seen["resumed"] = again.state_dict()
+    return seen
 
 
 def main() -> None:
@@ -114,6 +130,14 @@ def test_mean_and_interval_over_test_episodes_are_those_of_one_process(name: str
     for rank in two[name]:
         # Lightning keeps logged values in float32.
         assert rank["tested"] == pytest.approx(one[name]["tested"], abs=1e-6)
+
+
+def test_a_checkpoint_has_the_optimizations_of_all_ranks(one: Any, two: Any) -> None:
+    carried = one["lstm_optimizer"]["carried"]
+    assert len(carried[0]) == META_BATCH
+    for rank in two["lstm_optimizer"]:
+        torch.testing.assert_close(rank["carried"], carried, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(rank["resumed"], one["lstm_optimizer"]["resumed"], rtol=1e-9, atol=1e-9)
 
 
 def test_ranks_share_the_training_episodes_out(one: Any, two: Any) -> None:

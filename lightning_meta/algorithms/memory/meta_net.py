@@ -14,10 +14,8 @@ stream, not those of a random sample of it. Gradients are inputs: nothing is dif
 start from the paper's uniform distribution on [-0.1, 0.1].
 """
 
-import math
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
@@ -26,10 +24,13 @@ from torch.utils._pytree import tree_map
 from lightning_meta.backbones import Backbone, support_statistics
 from lightning_meta.backbones.recurrent import LSTMCell
 from lightning_meta.core import Batch, Params, TaskOutput, detach
+from lightning_meta.core.preprocessing import log_and_sign
 from lightning_meta.core.prototypes import cosine_similarities
 from lightning_meta.datamodules.episodes import EpisodeShape, Split
 from lightning_meta.errors import ConfigError
 from lightning_meta.modules import StreamModule
+
+P = 7.0  # gradients from e^-7 to 1 become numbers of the size of 1
 
 
 class FastWeights(NamedTuple):
@@ -132,17 +133,6 @@ def linear_each(x_BD: Tensor, weight_BED: Tensor, bias_BE: Tensor) -> Tensor:
     return (weight_BED @ x_BD[..., None]).squeeze(-1) + bias_BE
 
 
-def preprocess(gradient: Tensor, p: float = 7.0) -> Tensor:
-    """Magnitude and sign of each entry on a new last axis `(..., 2)`, of the size of 1 for entries from e^-p to 1.
-
-    Andrychowicz et al.: "Learning to learn by gradient descent by gradient descent" (2016), arXiv:1606.04474, appendix.
-    """
-    size, smallest = gradient.abs(), math.exp(-p)
-    large = torch.stack([size.clamp_min(smallest).log() / p, gradient.sign()], dim=-1)
-    small = torch.stack([-torch.ones_like(gradient), gradient / smallest], dim=-1)
-    return torch.where((size >= smallest)[..., None], large, small)
-
-
 class GradientMLP(nn.Module):
     """m: a fast weight from its gradient, `(...)` to `(...)`."""
 
@@ -154,7 +144,7 @@ class GradientMLP(nn.Module):
         start_uniformly(self)
 
     def forward(self, gradient: Tensor) -> Tensor:
-        return self.layers(preprocess(gradient)).squeeze(-1)
+        return self.layers(log_and_sign(gradient, P)).squeeze(-1)
 
 
 class GradientLSTM(nn.Module):
@@ -166,7 +156,7 @@ class GradientLSTM(nn.Module):
         start_uniformly(self)
 
     def forward(self, gradients_S: Tensor) -> Tensor:
-        inputs_S2 = preprocess(gradients_S)
+        inputs_S2 = log_and_sign(gradients_S, P)
         state = self.cell.zero_state(inputs_S2[0])
         for t in range(len(inputs_S2)):
             state = self.cell(inputs_S2[t], state)

@@ -1,1 +1,1 @@
-"""Learning to optimize: the rule of adaptation is itself learned."""
+"""Learned optimizers: the update rule itself is trained."""
