@@ -14,7 +14,7 @@ to another; that is the norm protocol `inductive` here (`transductive`: by the b
 
 Deviations: the two gates' biases start at fixed values, in the authors' code drawn from [4, 5] and [-5, -4]. In
 evaluation the support's statistics are those under the final weights; in the authors' code an average over the inner
-steps, the last one weighing 0.9. A gradient is that of the mean loss. All support examples are used in every step.
+steps, the last one weighing 0.9. A gradient is that of the mean loss.
 """
 
 import math
