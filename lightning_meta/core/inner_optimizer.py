@@ -43,10 +43,11 @@ class SGD:
 class Momentum:
     """Gradient descent with momentum, as `torch.optim.SGD`: `v <- momentum * v + grad; phi <- phi - lr * v`.
 
-    With `nesterov` the step is along `grad + momentum * v` (Nesterov's accelerated gradient).
+    With `nesterov` the step is along `grad + momentum * v` (Nesterov's accelerated gradient). `lr` is one rate, or
+    rates by parameter name.
     """
 
-    lr: float
+    lr: float | Params
     momentum: float = 0.9
     nesterov: bool = False
 
@@ -59,14 +60,17 @@ class Momentum:
         step = velocity
         if self.nesterov:
             step = {name: grad + self.momentum * velocity[name] for name, grad in grads.items()}
-        return {name: value - self.lr * step[name] for name, value in params.items()}, velocity
+        return {name: value - of(self.lr, name) * step[name] for name, value in params.items()}, velocity
 
 
 @dataclass(frozen=True)
 class RMSprop:
-    """RMSprop (Tieleman and Hinton 2012, lecture 6.5 of a course); `alpha` and `eps` as in `torch.optim.RMSprop`."""
+    """RMSprop (Tieleman and Hinton 2012, lecture 6.5 of a course); `alpha` and `eps` as in `torch.optim.RMSprop`.
 
-    lr: float
+    `lr` is one rate, or rates by parameter name.
+    """
+
+    lr: float | Params
     alpha: float = 0.99
     eps: float = 1e-8
 
@@ -77,7 +81,8 @@ class RMSprop:
     def update(self, grads: Params, state: Params, params: Params, loss: Tensor) -> tuple[Params, Params]:
         square = {name: self.alpha * state[name] + (1 - self.alpha) * grad.square() for name, grad in grads.items()}
         moved = {
-            name: value - self.lr * grads[name] / (_root(square[name]) + self.eps) for name, value in params.items()
+            name: value - of(self.lr, name) * grads[name] / (_root(square[name]) + self.eps)
+            for name, value in params.items()
         }
         return moved, square
 

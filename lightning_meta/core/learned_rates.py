@@ -20,7 +20,7 @@ class LearnedRates(nn.Module):
 
     Args:
         lr: value of every rate before training.
-        optimizer: makes the inner optimizer from its rates: a dataclass with a field `lr`, `SGD` or `Adam`.
+        optimizer: makes the inner optimizer from its rates: a dataclass with a field `lr`, such as `SGD` or `Adam`.
         per: what has a rate (and a weight decay) of its own: `element` (Meta-SGD), `tensor` (each weight and bias,
             MAML++) or `all` (one).
         steps: give each of so many adaptation steps its own (MAML++); later steps use the last. None: the same in every

@@ -1,5 +1,6 @@
 """Learned rates and weight decays against torch's optimizers and finite differences."""
 
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -8,12 +9,17 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lightning_meta.algorithms.optimizer.meta_lstm import GatedUpdate
-from lightning_meta.core import SGD, Adam, LearnedRates, Params, unroll
+from lightning_meta.core import SGD, Adam, LearnedRates, Momentum, Params, RMSprop, unroll
 from lightning_meta.errors import ConfigError
 
 STEPS = 4
-TORCH = {SGD: torch.optim.SGD, Adam: torch.optim.Adam}
-both = pytest.mark.parametrize("rule", [SGD, Adam])
+TORCH: dict[type, Callable[..., torch.optim.Optimizer]] = {
+    SGD: torch.optim.SGD,
+    Momentum: partial(torch.optim.SGD, momentum=0.9),
+    RMSprop: torch.optim.RMSprop,
+    Adam: torch.optim.Adam,
+}
+every_rule = pytest.mark.parametrize("rule", TORCH)
 
 
 def loss(params: Params) -> Tensor:
@@ -34,7 +40,7 @@ def fill(table: nn.ParameterDict, low: float, high: float) -> None:
         nn.init.uniform_(values, low, high)
 
 
-@both
+@every_rule
 @pytest.mark.parametrize("per", ["element", "tensor", "all"])
 @pytest.mark.parametrize("steps", [None, 2])
 def test_one_rate_and_no_decay_is_the_plain_optimizer(rule: type, per: str, steps: int | None) -> None:
@@ -48,9 +54,9 @@ def test_one_rate_and_no_decay_is_the_plain_optimizer(rule: type, per: str, step
         torch.testing.assert_close(path, plain, rtol=0, atol=0)
 
 
-@both
+@every_rule
 def test_fixed_rates_and_decays_are_torchs_parameter_groups(rule: type) -> None:
-    """`torch.optim.SGD` and `torch.optim.Adam` with a learning rate and a weight decay for each tensor."""
+    """Those of `torch.optim`, with a learning rate and a weight decay for each tensor."""
     optimizer = learned(rule, weight_decay=0.0)
     fill(optimizer.rates, 0.05, 0.2)
     fill(optimizer.decays, 0.1, 0.5)
@@ -78,7 +84,7 @@ class Path(nn.Module):
         return loss(unroll(loss, start(), self.optimizer, STEPS))
 
 
-@both
+@every_rule
 @pytest.mark.parametrize("per", ["element", "tensor", "all"])
 @pytest.mark.parametrize("steps", [None, 2])
 def test_meta_gradients_equal_finite_differences(rule: type, per: str, steps: int | None) -> None:
