@@ -130,7 +130,7 @@ class LearningCurves(Pictures):
                 row |= {name: mean, f"{name} ci95": ci95}
         write_csv(Path(log_dir, "learning_curves.csv"), rows)
         write_csv(Path(log_dir, "learning_rates.csv"), self.search)
-        title = f"{type(pl_module).__name__} on {data.name}, {data.describe('test')}"
+        title = f"{type(pl_module).__name__} on {data.name}\n{data.describe('test')}"
         figure = learning_curves(self.curves, self.count, title)
         self.write(figure, "learning_curves", trainer, Path(log_dir))
 

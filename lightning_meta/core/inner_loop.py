@@ -55,7 +55,7 @@ def unroll(
     state = optimizer.init(params)
     path = [params]
     for _, loss_of_step in zip(range(steps), losses, strict=True):
-        params, state, _ = take_step(loss_of_step, params, optimizer, state, first_order)
+        params, state, _, _ = _step(loss_of_step, params, optimizer, state, first_order)
         path.append(params)
     return path if trajectory else params
 
@@ -68,12 +68,18 @@ def take_step(
     With `first_order` the optimizer gets gradient and loss as constants. The loss that is returned has its gradient
     with respect to `params` nevertheless, which was taken already.
     """
-    if not first_order:
-        grads, loss = grad_and_value(loss_fn)(params)
-        return *optimizer.update(grads, state, params, loss), loss
-    grads, loss = grad_and_value(loss_fn)(detach(params))
-    grads, loss = detach(grads), loss.detach()
-    return *optimizer.update(grads, state, params, loss), with_gradient(loss, grads, params)
+    moved, state, loss, grads = _step(loss_fn, params, optimizer, state, first_order)
+    return moved, state, with_gradient(loss, grads, params) if first_order else loss
+
+
+def _step(
+    loss_fn: LossFn, params: Params, optimizer: InnerOptimizer, state: Any, first_order: bool
+) -> tuple[Params, Any, Tensor, Params]:
+    """As `take_step`, but with `first_order` the loss is a constant; and the gradient."""
+    grads, loss = grad_and_value(loss_fn)(detach(params) if first_order else params)
+    if first_order:
+        grads, loss = detach(grads), loss.detach()
+    return *optimizer.update(grads, state, params, loss), loss, grads
 
 
 class Progress(NamedTuple):
