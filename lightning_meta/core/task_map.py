@@ -83,7 +83,11 @@ class _LossWithGradient(torch.autograd.Function):
         sources = [source for source in (*trained, *leaves) if source.requires_grad]
         with torch.enable_grad():
             loss = play(*leaves).loss
-            gradients = iter(torch.autograd.grad(loss, sources, allow_unused=True))
+            # A loss may be constant: that of Reptile in evaluation is.
+            found = (
+                torch.autograd.grad(loss, sources, allow_unused=True) if loss.requires_grad else [None] * len(sources)
+            )
+        gradients = iter(found)
         # Contiguous: a layout that is fast for the query set would slow down second derivatives.
         ctx.save_for_backward(
             *(_contiguous(next(gradients)) if source.requires_grad else None for source in (*trained, *leaves))

@@ -117,6 +117,13 @@ def test_a_gradient_taken_at_once_can_be_nested_but_not_differentiated_twice() -
         torch.autograd.grad(slope, weight)
 
 
+def test_a_constant_loss_has_no_gradient() -> None:
+    weight = torch.tensor(3.0, requires_grad=True)
+    out = with_gradient(lambda x: TaskOutput(x**2, x), [weight], torch.tensor(2.0))
+    assert out.loss == 4
+    assert torch.autograd.grad(out.loss + weight, weight) == (1,)
+
+
 def test_transforms_are_seen_from_within() -> None:
     seen = []
 
