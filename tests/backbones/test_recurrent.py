@@ -30,8 +30,9 @@ def test_initial_values_are_spread_as_torch_s() -> None:
 def test_a_sequence_equals_torch_s_lstm_under_vmap() -> None:
     cell, fused = LSTMCell(3, 4).double(), nn.LSTM(3, 4).double()
     fused.load_state_dict({f"{name}_l0": value for name, value in cell.state_dict().items()})
-    x_LBI = torch.randn(6, 5, 3, dtype=torch.float64)
-    torch.testing.assert_close(vmap(cell.unroll, 1, 1)(x_LBI), fused(x_LBI)[0], rtol=1e-12, atol=1e-12)
+    x_LTBI = torch.randn(6, 2, 5, 3, dtype=torch.float64)
+    expected = torch.stack([fused(x_LBI)[0] for x_LBI in x_LTBI.unbind(1)], 1)
+    torch.testing.assert_close(vmap(cell.unroll, 1, 1)(x_LTBI), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_second_derivatives_equal_finite_differences() -> None:

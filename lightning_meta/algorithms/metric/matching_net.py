@@ -87,9 +87,10 @@ class FullContextMatchingNet(MatchingNet, StreamModule[EmbeddedSupport]):
         self.attention = LSTMCell(2 * size, size)
 
     def embed_support(self, features_SD: Tensor) -> Tensor:
-        forwards_SD = self.forwards.unroll(features_SD)
-        backwards_SD = self.backwards.unroll(features_SD.flip(0)).flip(0)
-        return forwards_SD + backwards_SD + features_SD
+        sequence_S1D = features_SD[:, None]
+        forwards_S1D = self.forwards.unroll(sequence_S1D)
+        backwards_S1D = self.backwards.unroll(sequence_S1D.flip(0)).flip(0)
+        return (forwards_S1D + backwards_S1D + sequence_S1D).squeeze(1)
 
     def embed_query(self, features_QD: Tensor, support_SD: Tensor) -> Tensor:
         h_QD = c_QD = torch.zeros_like(features_QD)

@@ -70,7 +70,7 @@ class MetaLSTM(MAML):
 
 
 class GateState(NamedTuple):
-    """Of each of `P` coordinates: state of the LSTM `(P, H)`, forget and input gate before their sigmoid `(P, 2)`."""
+    """Of each of `P` coordinates: state of the LSTM `(P, H)`, forget and input gate before their sigmoid `(2, P)`."""
 
     lstm: LSTMState
     gates: Tensor
@@ -96,18 +96,19 @@ class GatedUpdate(nn.Module):
             self.gates.bias.copy_(torch.tensor([forget_bias, math.log(lr / (1 - lr))]))
 
     def init(self, params: Params) -> GateState:
-        zeros_P2 = torch.zeros_like(flatten(params))[:, None].expand(-1, 2)
-        return GateState(self.lstm.zero_state(zeros_P2), zeros_P2)
+        zeros_2P = torch.zeros_like(flatten(params)).expand(2, -1)
+        return GateState(self.lstm.zero_state(zeros_2P.mT), zeros_2P)
 
     def update(self, grads: Params, state: GateState, params: Params, loss: Tensor) -> tuple[Params, GateState]:
         phi_P, grad_P = flatten(params), flatten(grads)
         seen_P4 = torch.cat([log_and_sign(grad_P), log_and_sign(loss).expand(len(grad_P), 2)], dim=1)
         hidden_PH, cell_PH = self.lstm(seen_P4, state.lstm)
-        gates_P2 = self.gates(hidden_PH) + phi_P[:, None] * self.from_value + state.gates * self.from_gate
-        forget_P, input_P = gates_P2.sigmoid().unbind(1)
+        seen_2P = self.from_value[:, None] * phi_P + self.from_gate[:, None] * state.gates
+        gates_2P = self.gates.weight @ hidden_PH.mT + self.gates.bias[:, None] + seen_2P
+        forget_P, input_P = gates_2P.sigmoid()
         parts = (forget_P * phi_P - input_P * grad_P).split([value.numel() for value in params.values()])
         moved = {name: part.view_as(params[name]) for name, part in zip(params, parts, strict=True)}
-        return moved, GateState((hidden_PH, cell_PH), gates_P2)
+        return moved, GateState((hidden_PH, cell_PH), gates_2P)
 
 
 def flatten(params: Params) -> Tensor:
