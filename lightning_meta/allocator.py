@@ -12,9 +12,9 @@ def keep_freed_memory() -> None:
     """Have freed memory kept for the next tensor instead of returned to the system.
 
     By default glibc returns blocks above 32 MiB at once, and the system zeroes every page of the next one: of a MAML
-    step on 84 x 84 images that was a third of the time. The peak of memory stays, and gaps between blocks add to it (making
-    and freeing one tensor of 64 MiB over and over takes 256 MiB); it is given back when the process ends. Without effect
-    where the C library is not glibc.
+    step on 84 x 84 images that was a third of the time. The peak of memory stays, and gaps between blocks add to it:
+    making and freeing one tensor of 64 MiB over and over takes 256 MiB. It is given back when the process ends. Without
+    effect where the C library is not glibc.
     """
     _set({MMAP_MAX: 0, TRIM_THRESHOLD: -1})
 

@@ -1,4 +1,7 @@
-"""Weights & Biases without surprises: offline by itself where it could not upload, never a prompt, never a hang."""
+"""Weights & Biases without surprises: offline by itself where it could not upload, never a prompt, never a hang.
+
+And a folder for each run, also for runs that start together.
+"""
 
 import os
 import socket
@@ -8,11 +11,28 @@ from typing import Any, Literal
 from urllib.parse import urlparse
 
 import torch
-from pytorch_lightning.loggers import WandbLogger
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.loggers import CSVLogger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 CONNECT_TIMEOUT = 3.0  # seconds; wandb itself would try for 40 s
 RUN_ID = "wandb_run_id"  # in checkpoints: the run that they were saved in
+
+
+class OwnFolderCSVLogger(CSVLogger):
+    """`CSVLogger` that takes its folder `version_<n>` when it chooses it.
+
+    Lightning's makes it later, so that two runs of an experiment that start at once choose the same.
+    """
+
+    def _get_next_version(self) -> int:
+        version = super()._get_next_version()
+        if rank_zero_only.rank:
+            return version
+        try:
+            Path(self.root_dir, f"version_{version}").mkdir(parents=True)
+        except FileExistsError:
+            return self._get_next_version()
+        return version
 
 
 class OfflineFirstWandbLogger(WandbLogger):

@@ -7,7 +7,8 @@ First their meta-gradients are compared in float64. Then they take turns with an
 query losses, meta-gradient, Adam. Images are noise: what they show does not change the time. learn2learn draws from its
 own `TaskDataset`; the others, which have no sampler, use ours. `peers.py` says how each library is used.
 
-Ours runs as the command line runs it, with the setting of `allocator.py`; the others with the C library's own.
+Ours runs as the command line runs it, with the setting of `allocator.py`; the others with the C library's own. In cells
+that say so it is compiled too, as by `--model.compile_training true`.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from math import exp, log
 from pathlib import Path
@@ -57,13 +58,14 @@ class Cell:
     shape: EpisodeShape
     inner_steps: int
     meta_batch_size: int
+    compiled: bool = False  # ours alone
 
     @property
     def name(self) -> str:
         n_way, k_shot, n_query = self.shape
         way = f"{n_way}w{k_shot}s" if n_way > 1 else f"{k_shot}s"
         work = f"{n_query} queries, {self.inner_steps} steps, {self.meta_batch_size} tasks"
-        return f"{self.algorithm} {self.data} {way}, {work}"
+        return f"{self.algorithm} {self.data} {way}, {work}{', compiled' if self.compiled else ''}"
 
     @property
     def is_conv_maml(self) -> bool:
@@ -83,14 +85,15 @@ def grid() -> list[Cell]:
         Cell("ANIL", "omniglot", many, 5, 16),
         Cell("ProtoNet", "omniglot", many, 0, 16),
         Cell("Reptile", "omniglot", many, 5, 16),
-        Cell("MAML", "sinusoid", waves, 1, 25),
-        Cell("MAML", "sinusoid", waves, 5, 25),
+        *(Cell("MAML", "sinusoid", waves, steps, 25, compiled) for compiled in (False, True) for steps in (1, 5)),
     ]
 
 
 def small_grid() -> list[Cell]:
     """What `--check` repeats: one cell of each kind that ours should win."""
-    return [cell for cell in grid() if cell.meta_batch_size in (16, 25) and cell.shape.n_query != 15]
+    return [
+        cell for cell in grid() if cell.meta_batch_size in (16, 25) and cell.shape.n_query != 15 and not cell.compiled
+    ]
 
 
 @dataclass
@@ -177,7 +180,8 @@ def contenders(cell: Cell, dtype: torch.dtype = torch.float32) -> list[Contender
     """Ours first; peers that are not installed are left out."""
     module = our_module(cell).to(dtype)
     network = cast(nn.Module, module.backbone if isinstance(module, ProtoNet) else module.learner)
-    entrants = [Contender("ours", our_episodes(cell), lambda tasks: module.play(tasks).loss.mean().backward(), module)]
+    play = torch.compile(module.play, dynamic=False) if cell.compiled else module.play
+    entrants = [Contender("ours", our_episodes(cell), lambda tasks: play(tasks).loss.mean().backward(), module)]
     for name, make in PEERS[cell.algorithm].items():
         theirs = stock_network(network)
         try:
@@ -222,6 +226,7 @@ def gradient(entrant: Contender, tasks: Episode) -> Tensor:
 
 def measure(cell: Cell) -> Row:
     """Check the gradients, then let the contenders take turns."""
+    torch.compiler.reset()
     check_gradients(cell)
     entrants = contenders(cell)
     peak = {entrant.name: peak_memory(entrant.step) for entrant in entrants}  # and a first step, not timed
@@ -325,11 +330,15 @@ def table(rows: Sequence[Row], rate: float) -> str:
 def summary(rows: Sequence[Row]) -> str:
     """Geometric means of the ratios, and the worst cell."""
     lines = []
+    plain, compiled = ([row for row in rows if row.cell.compiled == choice] for choice in (False, True))
+    replaced = {replace(row.cell, compiled=False) for row in compiled}
     groups: dict[str, list[Row]] = {
-        "second-order MAML on images": [row for row in rows if row.cell.is_conv_maml],
-        "ANIL": [row for row in rows if row.cell.algorithm == "ANIL"],
-        "sine waves": [row for row in rows if row.cell.data == "sinusoid"],
-        "all cells": list(rows),
+        "second-order MAML on images": [row for row in plain if row.cell.is_conv_maml],
+        "ANIL": [row for row in plain if row.cell.algorithm == "ANIL"],
+        "sine waves": [row for row in plain if row.cell.data == "sinusoid"],
+        "sine waves, compiled": compiled,
+        "all cells": plain,
+        "all cells, sine waves compiled": [row for row in plain if row.cell not in replaced] + compiled,
     }
     for group, members in groups.items():
         for peer in PEERS["MAML"]:

@@ -115,5 +115,10 @@ def _stack(results: Iterable[Any]) -> Any:
 
 
 def active_transforms() -> set[TransformType]:
-    """The transforms of `torch.func` (`Vmap`, `Grad`, ...) under which the caller runs."""
+    """The transforms of `torch.func` (`Vmap`, `Grad`, ...) under which the caller runs.
+
+    While `torch.compile` traces they cannot be told, so they are taken to be those of an inner loop over tasks.
+    """
+    if torch.compiler.is_compiling():
+        return {TransformType.Vmap, TransformType.Grad}
     return {interpreter.key() for interpreter in get_interpreter_stack() or ()}

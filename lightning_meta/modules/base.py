@@ -1,8 +1,10 @@
 """What every meta-algorithm shares with the others: metrics, logging, optimizers, checks of the Trainer."""
 
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import Any, ClassVar, Self, cast
 
 import pytorch_lightning as pl
@@ -35,6 +37,9 @@ class MetaModule(pl.LightningModule):
             constant.
         task_mode: how tasks are mapped over the meta-batch: `vmap`, `loop`, or `auto` by device and size.
         task_chunk_size: tasks vectorised at once; lower it when memory runs out. None: all.
+        compile_training: compile the training step with `torch.compile`, which takes half a minute to minutes and a C++
+            compiler. On a CPU it pays for long trainings of networks without convolutions, where most of the time goes
+            into calling small operations (see `benchmark/README.md`).
     """
 
     plays: ClassVar[type[TaskDataModule]] = TaskDataModule  # the data that it is for
@@ -45,10 +50,12 @@ class MetaModule(pl.LightningModule):
         lr_scheduler: MetaScheduler | None = None,
         task_mode: TaskMode = "auto",
         task_chunk_size: int | None = None,
+        compile_training: bool = False,
     ) -> None:
         super().__init__()
         self.optimizer, self.lr_scheduler = optimizer or Adam, lr_scheduler
         self.task_mode, self.task_chunk_size = task_mode, task_chunk_size
+        self.compile_training = compile_training
         self._save_plain_hyperparameters()
 
     def measure_by(self, metric: EpisodicMetric) -> None:
@@ -92,12 +99,23 @@ class MetaModule(pl.LightningModule):
             self.train()
 
     def training_step(self, tasks: Any, batch_idx: int) -> Tensor:
-        values, _ = self.measure(tasks)
+        values, _ = self._compiled_measure(tasks) if self.compile_training else self.measure(tasks)
         n_global = len(values["loss"]) * self.trainer.world_size
         for shown in (True, False):
             logged = {f"train/{k}": v.detach().mean() for k, v in values.items() if (k in self._shown) == shown}
             self.log_dict(logged, batch_size=n_global, prog_bar=shown)
         return values["loss"].mean()
+
+    @cached_property
+    def _compiled_measure(self) -> Callable[[Any], tuple[dict[str, Tensor], dict[str, Tensor]]]:
+        """Made by the process that trains: what is compiled cannot be sent to another."""
+        compiler = os.environ.get("CXX", "g++")
+        if shutil.which(compiler) is None:
+            raise ConfigError(
+                f"compile_training needs a C++ compiler, but there is no {compiler} on the PATH; install one, name it in "
+                "the environment variable CXX, or leave compile_training off."
+            )
+        return torch.compile(self.measure, dynamic=False)
 
     @property
     def _shown(self) -> tuple[str, str]:
