@@ -26,7 +26,7 @@ class OwnFolderCSVLogger(CSVLogger):
 
     def _get_next_version(self) -> int:
         version = super()._get_next_version()
-        if rank_zero_only.rank:
+        if getattr(rank_zero_only, "rank", 0) != 0:
             return version
         try:
             Path(self.root_dir, f"version_{version}").mkdir(parents=True)

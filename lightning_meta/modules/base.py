@@ -112,8 +112,8 @@ class MetaModule(pl.LightningModule):
         compiler = os.environ.get("CXX", "g++")
         if shutil.which(compiler) is None:
             raise ConfigError(
-                f"compile_training needs a C++ compiler, but there is no {compiler} on the PATH; install one, name it in "
-                "the environment variable CXX, or leave compile_training off."
+                f"compile_training needs a C++ compiler, but there is no {compiler} on the PATH; install one, name it "
+                "in the environment variable CXX, or leave compile_training off."
             )
         return torch.compile(self.measure, dynamic=False)
 
