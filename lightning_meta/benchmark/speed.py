@@ -1,6 +1,6 @@
 """Our outer step against that of other libraries, in one run. Tables in Markdown, a figure, the numbers as JSON.
 
-python -m lightning_meta benchmark speed [--out FOLDER] [--check]
+python -m lightning_meta benchmark speed [--out FOLDER] [--only TEXT] [--check]
 
 A cell of the grid is one algorithm on episodes of one shape. All contenders of a cell start from the same weights.
 First their meta-gradients are compared in float64. Then they take turns with an outer step: draw the episodes, adapt,
@@ -381,14 +381,19 @@ def main(arguments: Sequence[str]) -> None:
         "python -m lightning_meta benchmark speed", description=(__doc__ or "").split("\n\n")[0]
     )
     parser.add_argument("--out", type=Path, default=Path("runs/speed"), help="where the files go (%(default)s)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only cells with this in their name")
     parser.add_argument("--check", action="store_true", help="only a small grid, against the committed figures")
     given = parser.parse_args(arguments)
     if given.check:
         check()
         return
+    cells = [cell for cell in grid() if given.only in cell.name]
+    if not cells:
+        names = "; ".join(cell.name for cell in grid())
+        raise DataError(f"no cell has {given.only!r} in its name; there are: {names}.")
     rate, rows = matmul_rate(), []
     print(f"{machine()}; matrix multiplication: {rate:.0f} GFLOP/s", flush=True)
-    for cell in grid():
+    for cell in cells:
         rows.append(measure(cell))
         print(
             f"{cell.name}: " + ", ".join(f"{n} {rows[-1].tasks_per_second(n):.1f}/s" for n in rows[-1].seconds),

@@ -9,7 +9,17 @@ import pytest
 import torch
 
 from lightning_meta.benchmark import growth, speed
-from lightning_meta.benchmark.speed import Cell, Row, bank, check, check_gradients, contenders, geometric_mean, table
+from lightning_meta.benchmark.speed import (
+    Cell,
+    Row,
+    bank,
+    check,
+    check_gradients,
+    contenders,
+    geometric_mean,
+    summary,
+    table,
+)
 from lightning_meta.datamodules.episodes import EpisodeShape
 from lightning_meta.errors import DataError
 from tests.conftest import needs_learn2learn
@@ -82,6 +92,21 @@ def test_the_table_states_ratio_memory_limit_and_sampling() -> None:
     assert "10, 20" in line
     assert "25%" in line  # one GFLOP at 2 GFLOP/s would take half a second, the step took two
     assert "0.5%" in line
+
+
+def test_compiled_cells_replace_the_others_in_one_mean_only() -> None:
+    waves = Cell("MAML", "sinusoid", EpisodeShape(1, 10, 10), 1, 25)
+    ratios = {SMALL: 2.0, waves: 8.0, replace(waves, compiled=True): 18.0}
+    rows = [Row(cell, {"ours": [1.0], "plain": [ratio]}, {}, 1.0, {}) for cell, ratio in ratios.items()]
+    lines = summary(rows).splitlines()
+    assert any(line.startswith("- all cells: 4.00 times plain") for line in lines)
+    assert any(line.startswith("- all cells, sine waves compiled: 6.00 times plain") for line in lines)
+    assert any(line.startswith("- sine waves, compiled: 18.00 times plain") for line in lines)
+
+
+def test_an_unknown_cell_is_refused() -> None:
+    with pytest.raises(DataError, match="no cell has 'sinusiod'.*MAML sinusoid 10s"):
+        speed.main(["--only", "sinusiod"])
 
 
 @pytest.mark.parametrize(("now", "fails"), [(2.0, False), (1.75, False), (1.65, True)])
