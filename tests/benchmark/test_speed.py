@@ -105,7 +105,7 @@ def test_compiled_cells_replace_the_others_in_one_mean_only() -> None:
 
 
 def test_an_unknown_cell_is_refused() -> None:
-    with pytest.raises(DataError, match="no cell has 'sinusiod'.*MAML sinusoid 10s"):
+    with pytest.raises(DataError, match=r"no cell has 'sinusiod'.*MAML sinusoid 10s"):
         speed.main(["--only", "sinusiod"])
 
 
