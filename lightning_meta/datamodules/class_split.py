@@ -12,7 +12,7 @@ from lightning_meta.errors import ConfigError, DataError
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 SHUFFLE = 3  # the stream of random numbers that orders classes; episodes draw from 0, 1 and 2
-TEST_ONLY = (0, 0, 1)  # fractions
+IN_ONE_SPLIT = ((1, 0, 0), (0, 0, 1))  # fractions
 SHOWN = 5  # how many names an error lists
 
 
@@ -24,7 +24,7 @@ class ClassSplit:
         train, val, test: text files with the name of a class on each line. A relative path starts at the folder of the
             data.
         fractions: share out all classes, shuffled, for training, validation and test, e.g. `[0.64, 0.16, 0.2]`. Or
-            `[0, 0, 1]`: all for test, of what was trained on other data.
+            `[0, 0, 1]`: all for test, of what was trained on other data; or `[1, 0, 0]`: all for `ImageOptimizees`.
         seed: of that shuffle.
     """
 
@@ -48,10 +48,10 @@ def check_split(split: ClassSplit) -> None:
         missing = ", ".join(f"split.{name}" for name, path in lists.items() if path is None)
         raise ConfigError(f"{', '.join(named)} is set, but not {missing}; the classes of all three splits are needed.")
     shares = split.fractions
-    if shares and shares != TEST_ONLY and (len(shares) != 3 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6):
+    if shares and shares not in IN_ONE_SPLIT and (len(shares) != 3 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6):
         raise ConfigError(
             f"split.fractions={list(shares)} sum to {sum(shares):g}; they must be three positive numbers that sum to "
-            "1, or [0, 0, 1] for a test alone."
+            "1, or [0, 0, 1] for a test alone, or [1, 0, 0] for optimizees."
         )
     if split.seed < 0:
         raise ConfigError(f"split.seed={split.seed} must not be negative.")

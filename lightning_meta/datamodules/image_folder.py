@@ -43,7 +43,8 @@ class ImageFolder(ClassificationDataModule):
       `--data.split.train train.txt --data.split.val val.txt --data.split.test test.txt`;
     - by fraction: the classes are `<root>/<class>/`, shuffled by a seed and shared out,
       `--data.split.fractions [0.64,0.16,0.2] --data.split.seed 1`. The log names the classes of each split. To test on
-      all of them what was trained on other data: `--data.split.fractions [0,0,1]`.
+      all of them what was trained on other data: `--data.split.fractions [0,0,1]`. For optimizees, which learn the
+      classes of training and have no others: `--data.images.split.fractions [1,0,0]`.
 
     An image is any PNG, JPEG, WebP, BMP, GIF or TIFF file that is directly in the folder of its class. It is turned
     upright as its EXIF data say, laid on white if it is transparent, resized until its shorter side is `image_size`,

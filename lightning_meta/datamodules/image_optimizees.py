@@ -27,7 +27,8 @@ class ImageOptimizees(OptimizeeDataModule):
     Weights and biases of linear and convolutional layers start uniform within `fan_in^-1/2`, as torch draws them.
 
     Args:
-        images: where images come from; only its data are used, not its episodes. A class is what it has as one.
+        images: where images come from; only its data are used, not its episodes. A class is what it has as one. Your
+            own images are an `ImageFolder` with `split.fractions: [1, 0, 0]`, which has all its classes for training.
         backbone: of the network. Its parameters are called `backbone.*`.
         fc_hidden: units of fully connected layers with ReLU between the backbone and the output: `fc.*`.
         classes: how many classes to tell apart, taken at even distances in their order. None: all.

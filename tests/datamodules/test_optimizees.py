@@ -9,13 +9,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 from torchvision import datasets
 
 from lightning_meta.backbones import MLP
 from lightning_meta.core import Batch
-from lightning_meta.datamodules import CIFAR10, MNIST, ImageOptimizees, OptimizeeDataModule, QuadraticOptimizees
+from lightning_meta.datamodules import (
+    CIFAR10,
+    MNIST,
+    ImageFolder,
+    ImageOptimizees,
+    OptimizeeDataModule,
+    QuadraticOptimizees,
+)
+from lightning_meta.datamodules.class_split import ClassSplit
 from lightning_meta.errors import ConfigError, DataError
 from tests.conftest import CLASSES, SIZE, blobs, conv4
 
@@ -169,6 +178,23 @@ def test_cifar_10_is_read_from_torchvisions_files(tmp_path: Path, monkeypatch: p
     bank = data.load_source("test")
     assert bank.images.shape == (50, 3, 32, 32) and (bank.size == 5).all()
     assert torch.equal(bank.images[bank.first[7]], torch.from_numpy(pixels[7]))
+
+
+def test_all_classes_of_a_folder_of_images_may_be_learned(tmp_path: Path) -> None:
+    for label in range(3):
+        (tmp_path / f"class_{label}").mkdir()
+        for number in range(2):
+            Image.new("L", (4, 4), 50 * label + number).save(tmp_path / f"class_{label}" / f"{number}.png")
+    all_for_training = ClassSplit(fractions=(1.0, 0.0, 0.0))
+    folder = ImageFolder(str(tmp_path), 4, channels=1, split=all_for_training, k_shot=1, n_query=1)
+    folder.prepare_data()
+    optimizees = ImageOptimizees(folder, MLP(16), unroll_steps=2)
+    optimizees.setup("fit")
+    x, y = optimizees.dataset("test").__getitems__([0]).batches
+    assert set(x.unique().tolist()) == {0, 1, 50, 51, 100, 101}
+    assert torch.equal(x[..., 0, 0, 0] // 50, y)
+    with pytest.raises(ConfigError, match="no classes for val"):  # episodes need all three splits
+        folder.load_source("val")
 
 
 def test_missing_files_are_an_error_that_says_what_to_do(tmp_path: Path) -> None:
