@@ -1,7 +1,6 @@
 """What every meta-algorithm shares with the others: metrics, logging, optimizers, checks of the Trainer."""
 
 import os
-import shutil
 import warnings
 from collections.abc import Callable, Iterable
 from functools import cached_property
@@ -38,8 +37,8 @@ class MetaModule(pl.LightningModule):
         task_mode: how tasks are mapped over the meta-batch: `vmap`, `loop`, or `auto` by device and size.
         task_chunk_size: tasks vectorised at once; lower it when memory runs out. None: all.
         compile_training: compile the training step with `torch.compile`, which takes half a minute to minutes and a C++
-            compiler. On a CPU it pays for long trainings of networks without convolutions, where most of the time goes
-            into calling small operations (see `benchmark/README.md`).
+            compiler; iMAML cannot be. On a CPU it pays for long trainings of networks without convolutions, where most of
+            the time goes into calling small operations (see `benchmark/README.md`).
     """
 
     plays: ClassVar[type[TaskDataModule]] = TaskDataModule  # the data that it is for
@@ -99,22 +98,26 @@ class MetaModule(pl.LightningModule):
             self.train()
 
     def training_step(self, tasks: Any, batch_idx: int) -> Tensor:
-        values, _ = self._compiled_measure(tasks) if self.compile_training else self.measure(tasks)
+        values, _ = self._measure_compiled(tasks) if self.compile_training else self.measure(tasks)
         n_global = len(values["loss"]) * self.trainer.world_size
         for shown in (True, False):
             logged = {f"train/{k}": v.detach().mean() for k, v in values.items() if (k in self._shown) == shown}
             self.log_dict(logged, batch_size=n_global, prog_bar=shown)
         return values["loss"].mean()
 
+    def _measure_compiled(self, tasks: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        try:
+            return self._compiled_measure(tasks)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = str(error).partition("\n")[0]
+            raise ConfigError(
+                f"the training step of {type(self).__name__} cannot be compiled here; set compile_training to false. "
+                f"({type(error).__name__}: {reason})"
+            ) from error
+
     @cached_property
     def _compiled_measure(self) -> Callable[[Any], tuple[dict[str, Tensor], dict[str, Tensor]]]:
         """Made by the process that trains: what is compiled cannot be sent to another."""
-        compiler = os.environ.get("CXX", "g++")
-        if shutil.which(compiler) is None:
-            raise ConfigError(
-                f"compile_training needs a C++ compiler, but there is no {compiler} on the PATH; install one, name it "
-                "in the environment variable CXX, or leave compile_training off."
-            )
         return torch.compile(self.measure, dynamic=False)
 
     @property
