@@ -37,8 +37,8 @@ class MetaModule(pl.LightningModule):
         task_mode: how tasks are mapped over the meta-batch: `vmap`, `loop`, or `auto` by device and size.
         task_chunk_size: tasks vectorised at once; lower it when memory runs out. None: all.
         compile_training: compile the training step with `torch.compile`, which takes half a minute to minutes and a C++
-            compiler; iMAML cannot be. On a CPU it pays for long trainings of networks without convolutions, where most of
-            the time goes into calling small operations (see `benchmark/README.md`).
+            compiler; iMAML cannot be. On a CPU it pays for long trainings of networks without convolutions, where most
+            of the time goes into calling small operations (see `benchmark/README.md`).
     """
 
     plays: ClassVar[type[TaskDataModule]] = TaskDataModule  # the data that it is for
