@@ -1,11 +1,13 @@
 """Batch normalisation for episodes: right under `vmap` and second derivatives, with a stated protocol."""
 
-from contextlib import ExitStack
-from typing import Literal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import TransformType
+from torch.distributed.nn.functional import all_reduce
 from torch.func import functional_call
 from torch.nn import functional as F
 
@@ -15,6 +17,13 @@ from lightning_meta.errors import ConfigError
 NormProtocol = Literal["transductive", "inductive", "running", "per-step running"]
 
 
+class MetaBatch(NamedTuple):
+    """The rows of a batch that holds the images of `tasks` tasks: first all support sets, `support` rows in all."""
+
+    tasks: int
+    support: int
+
+
 class EpisodicBatchNorm2d(nn.Module):
     """Normalise the channels of `(B, C, H, W)`; the protocol says whose statistics are used.
 
@@ -22,12 +31,21 @@ class EpisodicBatchNorm2d(nn.Module):
       depend on the other query examples: more queries per class, other numbers.
     - `inductive`: the support's, for the query set too. See `support_statistics`.
     - `running`: the batch's in training and their moving average in evaluation, as `nn.BatchNorm2d` (Prototypical
-      Networks' paper). Inductive as well. Only for algorithms that take no gradient within a task, mapped by `loop`.
+      Networks' paper). Inductive as well. Only for algorithms that take no gradient within a task, not under vmap.
     - `per-step running`: moving averages for each inner step, which MAML++ keeps and puts here. Inductive as well.
+
+    The batch is one support or query set, unless `embedding_pass` says that it holds a whole meta-batch. Then the first
+    two protocols keep the tasks apart, and `running` takes all of them together.
+
+    Attributes:
+        synchronised: in training under `running`, take the statistics of the batches of all ranks (`Trainer(
+            sync_batchnorm=True)`). Otherwise each rank normalises its own share of the meta-batch, as is usual, so that
+            two ranks do not train exactly as one.
 
     Under vmap the affine part is applied outside the native operation: with it inside, vmap computes silently wrong
     second derivatives (relative error up to 5e-2 in float64 on torch 2.13-2.15) and fails under bf16 autocast. Under
-    bf16-mixed all of it is computed in fp32, which brings the meta-gradient closer to that of fp32.
+    bf16-mixed inputs of bfloat16 are taken as they are in embedding passes, where statistics are accumulated in fp32;
+    elsewhere all is computed in fp32, which brings the meta-gradient of inner loops closer to that of fp32.
     """
 
     mean: Tensor | None
@@ -39,7 +57,8 @@ class EpisodicBatchNorm2d(nn.Module):
         self, channels: int, protocol: NormProtocol = "transductive", eps: float = 1e-5, momentum: float = 0.1
     ) -> None:
         super().__init__()
-        self.protocol, self.eps, self.momentum = protocol, eps, momentum
+        self.protocol, self.eps, self.momentum, self.synchronised = protocol, eps, momentum, False
+        self.meta_batch: MetaBatch | None = None
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         # Filled for one call by functional_call(network, params | support_statistics(...), query.x).
@@ -50,21 +69,55 @@ class EpisodicBatchNorm2d(nn.Module):
             self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.to(torch.promote_types(x.dtype, self.weight.dtype))  # under bf16-mixed, convolutions give bfloat16
+        if self.meta_batch is None:
+            x = x.to(torch.promote_types(x.dtype, self.weight.dtype))  # under bf16-mixed, convolutions give bfloat16
         if self.protocol == "running":
-            normalised = self._normalise_running(x)
-        elif self.mean is not None and self.var is not None:
-            normalised = (x - self.mean[:, None, None]) * (self.var + self.eps).rsqrt()[:, None, None]
-        else:
-            if TransformType.Vmap not in active_transforms():
-                return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
+            return self._normalise_running(x)
+        if self.mean is not None and self.var is not None:
+            return self._normalise_by(self.mean, self.var, x)
+        if self.meta_batch is None:
+            return self._normalise_set(x)
+        tasks, support = self.meta_batch
+        parts = [x[:support], x[support:]]
+        if self.protocol == "inductive":
+            by_task = [part.unflatten(0, (tasks, -1)) for part in parts]
+            var_TC, mean_TC = torch.var_mean(at_least_fp32(by_task[0]), dim=(1, 3, 4), correction=0)
+            return torch.cat([self._normalise_by(mean_TC[:, None], var_TC[:, None], p).flatten(0, 1) for p in by_task])
+        return torch.cat([self._normalise_sets(part, tasks) for part in parts])
+
+    def _normalise_set(self, x: Tensor) -> Tensor:
+        """By the statistics of the batch."""
+        if TransformType.Vmap in active_transforms():
             normalised = F.batch_norm(x, None, None, training=True, eps=self.eps)
-        return torch.addcmul(self.bias[:, None, None], normalised, self.weight[:, None, None])
+            return torch.addcmul(self.bias[:, None, None], normalised, self.weight[:, None, None])
+        return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
+
+    def _normalise_sets(self, x: Tensor, tasks: int) -> Tensor:
+        """By the statistics of each task's rows: on a CPU one after another, which is faster there."""
+        if x.device.type == "cpu":
+            return torch.cat([self._normalise_set(of_task) for of_task in x.chunk(tasks)])
+        by_task = x.unflatten(0, (tasks, -1))
+        var_TC, mean_TC = torch.var_mean(at_least_fp32(by_task), dim=(1, 3, 4), correction=0)
+        return self._normalise_by(mean_TC[:, None], var_TC[:, None], by_task).flatten(0, 1)
+
+    def _normalise_by(self, mean: Tensor, var: Tensor, x: Tensor) -> Tensor:
+        """By given statistics, whose last axis is that of the channels."""
+        normalised = (x - mean[..., None, None]) * (var + self.eps).rsqrt()[..., None, None]
+        return torch.addcmul(self.bias[:, None, None], normalised, self.weight[:, None, None]).to(x.dtype)
 
     def _normalise_running(self, x: Tensor) -> Tensor:
+        if self.training and self.synchronised and torch.distributed.is_initialized():
+            return self._normalise_over_ranks(x)
         try:
             return F.batch_norm(
-                x, self.running_mean, self.running_var, training=self.training, momentum=self.momentum, eps=self.eps
+                x,
+                self.running_mean,
+                self.running_var,
+                self.weight,
+                self.bias,
+                training=self.training,
+                momentum=self.momentum,
+                eps=self.eps,
             )
         except RuntimeError as error:
             raise ConfigError(
@@ -73,8 +126,37 @@ class EpisodicBatchNorm2d(nn.Module):
                 f"loop. (torch: {str(error).splitlines()[0]})"
             ) from error
 
+    def _normalise_over_ranks(self, x: Tensor) -> Tensor:
+        """As `nn.SyncBatchNorm`, which is for GPUs only."""
+        values = at_least_fp32(x)
+        count = values.new_tensor([x.numel() / x.shape[1]])
+        sums = torch.cat([values.sum((0, 2, 3)), values.square().sum((0, 2, 3)), count])
+        total, squares, count = all_reduce(sums).split([x.shape[1], x.shape[1], 1])
+        mean, var = total / count, squares / count - (total / count).square()
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * count / (count - 1), self.momentum)
+        return self._normalise_by(mean, var, x)
+
     def extra_repr(self) -> str:
         return f"{len(self.weight)}, protocol={self.protocol}"
+
+
+def at_least_fp32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+@contextmanager
+def embedding_pass(network: nn.Module, meta_batch: MetaBatch) -> Iterator[None]:
+    """Within the block, a batch that `network` gets holds the images of a whole meta-batch."""
+    layers = batch_norm_layers(network).values()
+    for layer in layers:
+        layer.meta_batch = meta_batch
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.meta_batch = None
 
 
 def batch_norm_layers(network: nn.Module) -> dict[str, EpisodicBatchNorm2d]:

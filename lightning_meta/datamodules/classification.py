@@ -13,7 +13,7 @@ Deviations: the code of Pan et al. gives each class a random label, so some labe
 their numbers differ by one at most. Two classes are mixed with equal weights, where mixup draws the weight at random.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -21,7 +21,7 @@ from typing import Any, Literal, cast
 from torch import Tensor
 
 from lightning_meta.datamodules.base import EpisodicDataModule
-from lightning_meta.datamodules.episodes import ClassBank, Labels, Split, TaskAugmentation
+from lightning_meta.datamodules.episodes import ClassBank, EmbeddedBank, EpisodeDataset, Labels, Split, TaskAugmentation
 from lightning_meta.errors import ConfigError
 
 
@@ -55,6 +55,7 @@ class ClassificationDataModule(EpisodicDataModule):
             raise ConfigError(f"task_augmentation has {sorted(unknown)}; it may have rotate and mix.")
         self.labels, self.task_augmentation, self.train_classes = labels, tuple(task_augmentation), train_classes
         self.labelled_by_class: set[Split] = set()
+        self.embedding: Callable[[Tensor], Tensor] | None = None
 
     def load_source(self, split: Split) -> ClassBank:
         """The classes of a split. Called once per split and process; raises `DataError`."""
@@ -75,6 +76,7 @@ class ClassificationDataModule(EpisodicDataModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         self.labelled_by_class.clear()  # the next algorithm may want ordinary episodes
+        self.embedding = None
 
     def label_by_class(self, split: Split = "train") -> None:
         """From now on, label the split's episodes with the indices of their classes, 0..n_classes-1.
@@ -87,6 +89,28 @@ class ClassificationDataModule(EpisodicDataModule):
                 f"task_augmentation={list(self.task_augmentation)} makes classes that have no name; set it to []."
             )
         self.labelled_by_class.add(split)
+
+    def embed_by(self, embedding: Callable[[Tensor], Tensor]) -> None:
+        """From now on, episodes hold the features of their examples.
+
+        For algorithms with a frozen backbone, which call it in their `setup`. It holds until the datamodule's next
+        `setup`. A split is embedded as a whole when its first episode is drawn.
+
+        Args:
+            embedding: from all examples of a split `(E, ...)`, as the bank holds them, to their features `(E, D)`.
+        """
+        if self.num_workers:
+            raise ConfigError(
+                f"features of a frozen backbone are computed in the main process, but num_workers={self.num_workers}; "
+                "set data.num_workers to 0."
+            )
+        self.embedding = embedding
+
+    def dataset(self, split: Split) -> EpisodeDataset:
+        dataset = super().dataset(split)
+        if self.embedding is not None:
+            dataset.source = EmbeddedBank(cast(ClassBank, dataset.source), self.embedding)
+        return dataset
 
     def n_classes(self, split: Split) -> int:
         """The number of classes of a split (after `setup`)."""

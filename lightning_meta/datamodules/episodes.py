@@ -187,6 +187,26 @@ class ClassBank:
         return replace(self, images=self.images.to(device))
 
 
+class EmbeddedBank:
+    """A `ClassBank` whose episodes hold features of its examples, computed when the first one is drawn."""
+
+    def __init__(self, bank: ClassBank, embedding: Callable[[Tensor], Tensor]) -> None:
+        self.bank, self.embedding = bank, embedding
+
+    @cached_property
+    def features(self) -> ClassBank:
+        return replace(self.bank, images=self.embedding(self.bank.images))
+
+    def check(self, shape: EpisodeShape) -> None:
+        self.bank.check(shape)
+
+    def sample(self, keys: Keys, shape: EpisodeShape) -> Episode:
+        return self.features.sample(keys, shape)
+
+    def to(self, device: torch.device) -> "EmbeddedBank":
+        return EmbeddedBank(self.bank.to(device), self.embedding)
+
+
 def quarter_turns(images: Tensor, turns: Tensor) -> Tensor:
     """Turn each group of images `(*groups, K, C, H, H)` by its multiple of 90 degrees, `(*groups)`."""
     turned = images.clone()

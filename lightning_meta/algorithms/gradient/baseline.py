@@ -3,7 +3,7 @@
 Chen, Liu, Kira, Wang, Huang: "A Closer Look at Few-shot Classification" (2019), arXiv:1904.04232, section 3.2.
 
 Deviations: a training step's batch is an episode, support and query pooled, so it has `n_way` classes with `k_shot +
-n_query` examples each (several episodes: the mean of their losses, each normalised by itself). The head is fitted by
+n_query` examples each (several episodes: the mean of their losses). The head is fitted by
 plain gradient descent on the whole support set from zeros; in the paper, from a random draw, by mini-batches of 4 and
 with momentum, dampening and weight decay. Images are not augmented.
 """
@@ -12,26 +12,24 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
-from lightning_meta.backbones import Backbone, support_statistics
+from lightning_meta.backbones import Backbone
 from lightning_meta.core import SGD, Batch, InnerOptimizer, Params, TaskOutput, unroll
 from lightning_meta.core.prototypes import exclude_absent
 from lightning_meta.datamodules import ClassificationDataModule
 from lightning_meta.errors import ConfigError
-from lightning_meta.modules import EpisodicModule
+from lightning_meta.modules import EmbeddingModule
 
 
 class Fitted(NamedTuple):
-    """A head for one task, which class slots `(C,)` exist in it, and statistics for the query's normalisation."""
+    """A head for one task, and which class slots `(C,)` exist in it."""
 
     head: Params
     present: Tensor
-    statistics: Params
 
 
-class Baseline(EpisodicModule[Batch | Fitted]):
+class Baseline(EmbeddingModule[Batch | Fitted]):
     """Supervised training on class labels; in evaluation, a head fitted to frozen features of the support set.
 
     Args:
@@ -39,9 +37,10 @@ class Baseline(EpisodicModule[Batch | Fitted]):
         n_classes: of meta-training. None: as many as the datamodule has.
         inner_lr: step size when a head is fitted.
         eval_inner_steps: steps when a head is fitted, in validation and test. Training has no inner loop.
-        **kwargs: of `EpisodicModule`.
+        **kwargs: of `EmbeddingModule`.
     """
 
+    backbone: Backbone
     bias = True
 
     def __init__(
@@ -52,10 +51,10 @@ class Baseline(EpisodicModule[Batch | Fitted]):
         eval_inner_steps: int = 100,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(backbone, **kwargs)
         if eval_inner_steps < 0:
             raise ConfigError(f"eval_inner_steps={eval_inner_steps} must not be negative.")
-        self.backbone, self.eval_inner_steps = backbone, eval_inner_steps
+        self.eval_inner_steps = eval_inner_steps
         self.inner_optimizer: InnerOptimizer = SGD(inner_lr)
         self.classifier: nn.Linear | None = None if n_classes is None else self.new_classifier(n_classes)
 
@@ -70,11 +69,11 @@ class Baseline(EpisodicModule[Batch | Fitted]):
         """Where the fit to a task starts. As many class slots as support examples: the way is not known from shapes."""
         return {"weight": torch.zeros_like(features_SD), "bias": torch.zeros_like(features_SD[:, 0])}
 
-    def adapt(self, support: Batch) -> Batch | Fitted:
+    def adapt_head(self, support: Batch) -> Batch | Fitted:
         """In training the support set itself: it is part of the supervised batch."""
         if self.training:
             return support
-        features_SD = self.backbone(support.x).detach()
+        features_SD = support.x.detach()
         present_C = F.one_hot(support.y, len(support.y)).any(0)
 
         def loss(head: Params) -> Tensor:
@@ -82,17 +81,15 @@ class Baseline(EpisodicModule[Batch | Fitted]):
 
         start = self.first_head(features_SD, support.y)
         head = unroll(loss, start, self.inner_optimizer, self.eval_inner_steps, first_order=True)
-        return Fitted(head, present_C, support_statistics(self.backbone, {}, support.x))
+        return Fitted(head, present_C)
 
-    def query_loss(self, adapted: Batch | Fitted, query: Batch) -> TaskOutput:
+    def head_loss(self, adapted: Batch | Fitted, query: Batch) -> TaskOutput:
         if isinstance(adapted, Fitted):
-            features_QD = functional_call(self.backbone, adapted.statistics, (query.x,))
-            logits_QC = exclude_absent(self.logits(adapted.head, features_QD), adapted.present)
+            logits_QC = exclude_absent(self.logits(adapted.head, query.x), adapted.present)
             return TaskOutput(F.cross_entropy(logits_QC, query.y), logits_QC)
         if self.classifier is None:
             raise ConfigError(f"{type(self).__name__} has no classifier to train yet; pass n_classes.")
-        features_BD = self.backbone(torch.cat([adapted.x, query.x]))
-        logits_BC = self.logits(dict(self.classifier.named_parameters()), features_BD)
+        logits_BC = self.logits(dict(self.classifier.named_parameters()), torch.cat([adapted.x, query.x]))
         loss = F.cross_entropy(logits_BC, torch.cat([adapted.y, query.y]))
         return TaskOutput(loss, logits_BC[len(adapted.y) :])
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_meta.algorithms.gradient.baseline import Baseline, Fitted
-from lightning_meta.backbones import Backbone, support_statistics
+from lightning_meta.backbones import Backbone
 from lightning_meta.core import Batch, Params
 from lightning_meta.core.prototypes import cosine_similarities
 
@@ -24,7 +24,7 @@ class BaselineNearestNeighbour(Baseline):
     Args:
         backbone, n_classes: of `Baseline`.
         scale: of the cosines when they are turned into probabilities; it does not change which class is the likeliest.
-        **kwargs: of `EpisodicModule`.
+        **kwargs: of `EmbeddingModule`.
     """
 
     def __init__(self, backbone: Backbone, n_classes: int | None = None, scale: float = 10.0, **kwargs: Any) -> None:
@@ -32,13 +32,13 @@ class BaselineNearestNeighbour(Baseline):
         del self.eval_inner_steps  # nothing is fitted, so there is no adaptation to draw a curve of
         self.scale = scale
 
-    def adapt(self, support: Batch) -> Batch | Fitted:
+    def adapt_head(self, support: Batch) -> Batch | Fitted:
         """In training, as in `Baseline`, the support set itself."""
         if self.training:
             return support
-        head = {"examples": self.backbone(support.x).detach(), "labels": support.y}
+        head = {"examples": support.x.detach(), "labels": support.y}
         present_C = F.one_hot(support.y, len(support.y)).any(0)
-        return Fitted(head, present_C, support_statistics(self.backbone, {}, support.x))
+        return Fitted(head, present_C)
 
     def logits(self, head: Params, features_BD: Tensor) -> Tensor:
         """In evaluation, a class's score is that of its nearest example."""

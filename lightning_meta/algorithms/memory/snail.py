@@ -5,34 +5,26 @@ Mishra, Rohaninejad, Chen, Abbeel: "A Simple Neural Attentive Meta-Learner" (201
 The sequence is the support set, each example with its label, and one query example without.
 
 Deviations: dilations are 1, 2, 4, ...; the paper's pseudo-code begins with 2, which would skip every second example.
-Support and query are embedded in two passes, each normalised by its own statistics where the protocol is transductive.
-All query examples of an episode share its support set.
+Where the protocol is transductive, support and query set are each normalised by their own statistics. All query
+examples of an episode share its support set.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
-from lightning_meta.backbones import Backbone, support_statistics
-from lightning_meta.core import Batch, Params, TaskOutput
+from lightning_meta.backbones import Backbone
+from lightning_meta.core import Batch, TaskOutput
 from lightning_meta.datamodules.episodes import EpisodeShape, Split
 from lightning_meta.errors import ConfigError
-from lightning_meta.modules import StreamModule
+from lightning_meta.modules import EmbeddingModule, StreamModule
 
 
-class EmbeddedSupport(NamedTuple):
-    """The sequence up to the query example `(S, D + N)`, and statistics for the query's normalisation."""
-
-    sequence: Tensor
-    statistics: Params
-
-
-class SNAIL(StreamModule[EmbeddedSupport]):
+class SNAIL(EmbeddingModule[Tensor], StreamModule):
     """Classify a query example as the last element of a sequence that begins with the support set.
 
     Shape letters: `L` elements of a sequence, `C` their channels; the rest as in `core/episode.py`.
@@ -44,7 +36,7 @@ class SNAIL(StreamModule[EmbeddedSupport]):
             there are. Episodes may have more or fewer. On the command line it follows `data.k_shot`.
         embedding: features of an image.
         filters: of each temporal convolution.
-        **kwargs: of `EpisodicModule`.
+        **kwargs: of `EmbeddingModule`.
     """
 
     def __init__(
@@ -56,10 +48,10 @@ class SNAIL(StreamModule[EmbeddedSupport]):
         filters: int = 128,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(backbone, **kwargs)
         if n_way is None or k_shot is None:
             raise ConfigError(f"SNAIL needs n_way and k_shot, the length of its sequences; got {n_way} and {k_shot}.")
-        self.n_way, self.backbone = n_way, backbone
+        self.n_way = n_way
         self.project = nn.Linear(backbone.out_features, embedding)
         blocks: list[CausalBlock] = []
         channels = embedding + n_way
@@ -78,19 +70,15 @@ class SNAIL(StreamModule[EmbeddedSupport]):
         self.blocks = nn.ModuleList(blocks)
         self.classifier = nn.Linear(channels, n_way)
 
-    def features(self, x: Tensor, statistics: Params) -> Tensor:
-        return self.project(functional_call(self.backbone, statistics, (x,)))
+    def adapt_head(self, support: Batch) -> Tensor:
+        """The sequence up to the query example `(S, D + N)`."""
+        features_SD = self.project(support.x)
+        return torch.cat([features_SD, F.one_hot(support.y, self.n_way).to(features_SD.dtype)], dim=1)
 
-    def adapt(self, support: Batch) -> EmbeddedSupport:
-        features_SD = self.features(support.x, {})
-        labels_SN = F.one_hot(support.y, self.n_way).to(features_SD.dtype)
-        statistics = support_statistics(self.backbone, {}, support.x)
-        return EmbeddedSupport(torch.cat([features_SD, labels_SN], dim=1), statistics)
-
-    def query_loss(self, support: EmbeddedSupport, query: Batch) -> TaskOutput:
-        features_QD = self.features(query.x, support.statistics)
-        x_LC = torch.cat([support.sequence, F.pad(features_QD, (0, self.n_way))])  # a query's label is not known
-        n_past = len(support.sequence)
+    def head_loss(self, sequence_SC: Tensor, query: Batch) -> TaskOutput:
+        # A query's label is not known.
+        x_LC = torch.cat([sequence_SC, F.pad(self.project(query.x), (0, self.n_way))])
+        n_past = len(sequence_SC)
         for block in self.blocks:
             x_LC = block(x_LC, n_past)
         logits_QN = self.classifier(x_LC[n_past:])

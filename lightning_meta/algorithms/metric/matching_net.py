@@ -4,34 +4,25 @@ Vinyals, Blundell, Lillicrap, Kavukcuoglu, Wierstra: "Matching Networks for One 
 Full context embeddings are those of the paper's appendix A.
 
 Deviations: cosines are multiplied by a scale (the paper's is 1) before the softmax. Support and query share one
-backbone (the paper's f' and g' may differ) and are embedded in two passes, so in training each is normalised by its own
-statistics. The attention LSTM starts from zeros, where the paper says nothing. No fine-tuning on the test task.
+backbone (the paper's f' and g' may differ). The attention LSTM starts from zeros, where the paper says nothing. No
+fine-tuning on the test task.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 from torch.nn import functional as F
 
-from lightning_meta.backbones import Backbone, support_statistics
+from lightning_meta.backbones import Backbone
 from lightning_meta.backbones.recurrent import LSTMCell
-from lightning_meta.core import Batch, Params, TaskOutput
+from lightning_meta.core import Batch, TaskOutput
 from lightning_meta.core.prototypes import cosine_similarities, exclude_absent
 from lightning_meta.errors import ConfigError
-from lightning_meta.modules import EpisodicModule, StreamModule
+from lightning_meta.modules import EmbeddingModule, StreamModule
 
 
-class EmbeddedSupport(NamedTuple):
-    """Features of the support `(S, D)`, its labels `(S,)`, and statistics for the query's normalisation."""
-
-    features: Tensor
-    labels: Tensor
-    statistics: Params
-
-
-class MatchingNet(EpisodicModule[EmbeddedSupport]):
+class MatchingNet(EmbeddingModule[Batch]):
     """Attention over the support set: softmax of the scaled cosines between a query and all support examples.
 
     The way is read from the episode, so it may differ between training and testing.
@@ -39,12 +30,12 @@ class MatchingNet(EpisodicModule[EmbeddedSupport]):
     Args:
         backbone: the embedding.
         scale: of the cosines.
-        **kwargs: of `EpisodicModule`.
+        **kwargs: of `EmbeddingModule`.
     """
 
     def __init__(self, backbone: Backbone, scale: float = 1.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.backbone, self.scale = backbone, scale
+        super().__init__(backbone, **kwargs)
+        self.scale = scale
 
     def embed_support(self, features_SD: Tensor) -> Tensor:
         """The paper's g, from the features g' of the backbone."""
@@ -54,19 +45,18 @@ class MatchingNet(EpisodicModule[EmbeddedSupport]):
         """The paper's f, from the features f' of the backbone and the embedded support set."""
         return features_QD
 
-    def adapt(self, support: Batch) -> EmbeddedSupport:
-        statistics = support_statistics(self.backbone, {}, support.x)
-        return EmbeddedSupport(self.embed_support(self.backbone(support.x)), support.y, statistics)
+    def adapt_head(self, support: Batch) -> Batch:
+        """The support set's embedding and labels, to which every query attends."""
+        return Batch(self.embed_support(support.x), support.y)
 
-    def query_loss(self, support: EmbeddedSupport, query: Batch) -> TaskOutput:
-        features_QD = functional_call(self.backbone, support.statistics, (query.x,))
-        features_QD = self.embed_query(features_QD, support.features)
-        log_attention_QS = (self.scale * cosine_similarities(features_QD, support.features)).log_softmax(1)
-        log_probs_QC = sum_by_class(log_attention_QS, support.labels)
+    def head_loss(self, support: Batch, query: Batch) -> TaskOutput:
+        features_QD = self.embed_query(query.x, support.x)
+        log_attention_QS = (self.scale * cosine_similarities(features_QD, support.x)).log_softmax(1)
+        log_probs_QC = sum_by_class(log_attention_QS, support.y)
         return TaskOutput(F.nll_loss(log_probs_QC, query.y), log_probs_QC)
 
 
-class FullContextMatchingNet(MatchingNet, StreamModule[EmbeddedSupport]):
+class FullContextMatchingNet(MatchingNet, StreamModule):
     """Matching Networks in which support and query are embedded in the context of the whole support set.
 
     The support is read forwards and backwards as a sequence, so its order has an influence.
@@ -74,7 +64,7 @@ class FullContextMatchingNet(MatchingNet, StreamModule[EmbeddedSupport]):
     Args:
         backbone, scale: of `MatchingNet`.
         processing_steps: how often a query attends to the support before it is compared with it (the paper's K).
-        **kwargs: of `EpisodicModule`.
+        **kwargs: of `EmbeddingModule`.
     """
 
     def __init__(self, backbone: Backbone, scale: float = 1.0, processing_steps: int = 5, **kwargs: Any) -> None:

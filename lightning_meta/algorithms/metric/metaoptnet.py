@@ -14,17 +14,15 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from lightning_meta.algorithms.metric.r2d2 import LinearHead, ridge_regression
-from lightning_meta.backbones import support_statistics
 from lightning_meta.core import Batch, TaskOutput
 from lightning_meta.core.prototypes import exclude_absent
 from lightning_meta.datamodules.episodes import EpisodeShape, Split
 from lightning_meta.errors import ConfigError
 from lightning_meta.interop.qpth import import_qpth, solve_qp
-from lightning_meta.modules import EpisodicModule
+from lightning_meta.modules import EmbeddingModule
 
 JITTER = 1e-6  # on the Gram matrix: two equal support features would make it singular
 
@@ -53,7 +51,7 @@ def support_vector_machine(features_SD: Tensor, targets_SC: Tensor, c_reg: float
     return (x_SD.T @ dual.view(n_support, n_slots)).to(features_SD.dtype)
 
 
-class MetaOptNet(EpisodicModule[LinearHead]):
+class MetaOptNet(EmbeddingModule[LinearHead]):
     """A linear classifier of support features at its optimum; logits are `scale * X W` with a learned scale.
 
     Args:
@@ -64,7 +62,7 @@ class MetaOptNet(EpisodicModule[LinearHead]):
             `data.n_way`.
         c_reg: C of the SVM: the most that one support example can weigh.
         ridge_penalty: lambda of ridge regression.
-        **kwargs: of `EpisodicModule`.
+        **kwargs: of `EmbeddingModule`.
     """
 
     def __init__(
@@ -76,27 +74,25 @@ class MetaOptNet(EpisodicModule[LinearHead]):
         ridge_penalty: float = 50.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(backbone, **kwargs)
         if min(c_reg, ridge_penalty) <= 0:
             raise ConfigError(f"c_reg={c_reg} and ridge_penalty={ridge_penalty} must be positive.")
         if head == "svm":
             import_qpth()
-        self.backbone, self.head, self.n_way = backbone, head, n_way
+        self.head, self.n_way = head, n_way
         self.c_reg, self.ridge_penalty = c_reg, ridge_penalty
         self.log_scale = nn.Parameter(torch.tensor(10.0).log())
 
-    def adapt(self, support: Batch) -> LinearHead:
-        features_SD = self.backbone(support.x)
+    def adapt_head(self, support: Batch) -> LinearHead:
         one_hot_SC = F.one_hot(support.y, self.n_way or len(support.y))
         if self.head == "svm":
-            weights_DC = support_vector_machine(features_SD, one_hot_SC, self.c_reg)
+            weights_DC = support_vector_machine(support.x, one_hot_SC, self.c_reg)
         else:
-            weights_DC = ridge_regression(features_SD, one_hot_SC, self.ridge_penalty)
-        return LinearHead(weights_DC, one_hot_SC.any(0), support_statistics(self.backbone, {}, support.x))
+            weights_DC = ridge_regression(support.x, one_hot_SC, self.ridge_penalty)
+        return LinearHead(weights_DC, one_hot_SC.any(0))
 
-    def query_loss(self, head: LinearHead, query: Batch) -> TaskOutput:
-        features_QD = functional_call(self.backbone, head.statistics, (query.x,))
-        logits_QC = exclude_absent(self.log_scale.exp() * features_QD @ head.weights, head.present)
+    def head_loss(self, head: LinearHead, query: Batch) -> TaskOutput:
+        logits_QC = exclude_absent(self.log_scale.exp() * query.x @ head.weights, head.present)
         return TaskOutput(F.cross_entropy(logits_QC, query.y), logits_QC)
 
     def check_task(self, shape: EpisodeShape, split: Split) -> None:

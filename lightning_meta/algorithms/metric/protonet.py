@@ -10,24 +10,21 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
-from lightning_meta.backbones import support_statistics
-from lightning_meta.core import Batch, Params, TaskOutput
+from lightning_meta.core import Batch, TaskOutput
 from lightning_meta.core.prototypes import class_means, cosine_similarities, exclude_absent, squared_distances
-from lightning_meta.modules import EpisodicModule
+from lightning_meta.modules import EmbeddingModule
 
 
 class Prototypes(NamedTuple):
-    """Class means `(C, D)`, which class slots have one `(C,)`, and statistics for the query's normalisation."""
+    """Class means `(C, D)`, and which class slots have one `(C,)`."""
 
     means: Tensor
     present: Tensor
-    statistics: Params
 
 
-class ProtoNet(EpisodicModule[Prototypes]):
+class ProtoNet(EmbeddingModule[Prototypes]):
     """Class prototypes from the support set; logits are negative squared distances (or scaled cosines) to them.
 
     The way is read from the episode, so training may use more classes than testing (60 against 5 in the paper).
@@ -35,26 +32,24 @@ class ProtoNet(EpisodicModule[Prototypes]):
     Args:
         backbone: the embedding.
         distance: `euclidean` (squared; the paper's choice) or `cosine`.
-        **kwargs: of `EpisodicModule`.
+        **kwargs: of `EmbeddingModule`.
     """
 
     def __init__(
         self, backbone: nn.Module, distance: Literal["euclidean", "cosine"] = "euclidean", **kwargs: Any
     ) -> None:
-        super().__init__(**kwargs)
-        self.backbone, self.distance = backbone, distance
+        super().__init__(backbone, **kwargs)
+        self.distance = distance
         if distance == "cosine":
             self.log_scale = nn.Parameter(torch.tensor(10.0).log())
 
-    def adapt(self, support: Batch) -> Prototypes:
-        statistics = support_statistics(self.backbone, {}, support.x)
-        return Prototypes(*class_means(self.backbone(support.x), support.y), statistics)
+    def adapt_head(self, support: Batch) -> Prototypes:
+        return Prototypes(*class_means(support.x, support.y))
 
-    def query_loss(self, prototypes: Prototypes, query: Batch) -> TaskOutput:
-        features_QD = functional_call(self.backbone, prototypes.statistics, (query.x,))
+    def head_loss(self, prototypes: Prototypes, query: Batch) -> TaskOutput:
         if self.distance == "euclidean":
-            logits_QC = -squared_distances(features_QD, prototypes.means)
+            logits_QC = -squared_distances(query.x, prototypes.means)
         else:
-            logits_QC = self.log_scale.exp() * cosine_similarities(features_QD, prototypes.means)
+            logits_QC = self.log_scale.exp() * cosine_similarities(query.x, prototypes.means)
         logits_QC = exclude_absent(logits_QC, prototypes.present)
         return TaskOutput(F.cross_entropy(logits_QC, query.y), logits_QC)

@@ -11,21 +11,18 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
-from lightning_meta.backbones import support_statistics
-from lightning_meta.core import Batch, Params, TaskOutput
+from lightning_meta.core import Batch, TaskOutput
 from lightning_meta.core.prototypes import exclude_absent
-from lightning_meta.modules import EpisodicModule
+from lightning_meta.modules import EmbeddingModule
 
 
 class LinearHead(NamedTuple):
-    """Weights `(D, C)`, which class slots have examples `(C,)`, and statistics for the query's normalisation."""
+    """Weights `(D, C)`, and which class slots have examples `(C,)`."""
 
     weights: Tensor
     present: Tensor
-    statistics: Params
 
 
 def ridge_regression(features_SD: Tensor, targets_SC: Tensor, penalty: Tensor | float) -> Tensor:
@@ -39,7 +36,7 @@ def ridge_regression(features_SD: Tensor, targets_SC: Tensor, penalty: Tensor | 
     return (x_SD.T @ torch.linalg.solve(gram_SS, y_SC)).to(features_SD.dtype)
 
 
-class R2D2(EpisodicModule[LinearHead]):
+class R2D2(EmbeddingModule[LinearHead]):
     """Ridge regression from features to one-hot labels; logits are `alpha X W + beta`.
 
     The penalty lambda, `alpha` and `beta` are learned with the embedding. (`beta`, one number for all classes, does not
@@ -49,22 +46,20 @@ class R2D2(EpisodicModule[LinearHead]):
 
     Args:
         backbone: the embedding.
-        **kwargs: of `EpisodicModule`.
+        **kwargs: of `EmbeddingModule`.
     """
 
     def __init__(self, backbone: nn.Module, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.backbone = backbone
+        super().__init__(backbone, **kwargs)
         self.log_lambda = nn.Parameter(torch.tensor(0.0))
         self.alpha = nn.Parameter(torch.tensor(10.0))
         self.beta = nn.Parameter(torch.tensor(0.0))
 
-    def adapt(self, support: Batch) -> LinearHead:
+    def adapt_head(self, support: Batch) -> LinearHead:
         one_hot_SC = F.one_hot(support.y, len(support.y))  # class slots, see core/prototypes.py
-        weights_DC = ridge_regression(self.backbone(support.x), one_hot_SC, self.log_lambda.exp())
-        return LinearHead(weights_DC, one_hot_SC.any(0), support_statistics(self.backbone, {}, support.x))
+        weights_DC = ridge_regression(support.x, one_hot_SC, self.log_lambda.exp())
+        return LinearHead(weights_DC, one_hot_SC.any(0))
 
-    def query_loss(self, head: LinearHead, query: Batch) -> TaskOutput:
-        features_QD = functional_call(self.backbone, head.statistics, (query.x,))
-        logits_QC = exclude_absent(self.alpha * features_QD @ head.weights + self.beta, head.present)
+    def head_loss(self, head: LinearHead, query: Batch) -> TaskOutput:
+        logits_QC = exclude_absent(self.alpha * query.x @ head.weights + self.beta, head.present)
         return TaskOutput(F.cross_entropy(logits_QC, query.y), logits_QC)

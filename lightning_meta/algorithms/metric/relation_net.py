@@ -21,22 +21,21 @@ from lightning_meta.backbones.norm import NormProtocol
 from lightning_meta.core import Batch, Params, TaskOutput
 from lightning_meta.core.prototypes import class_means, exclude_absent
 from lightning_meta.errors import ConfigError
-from lightning_meta.modules import EpisodicModule
+from lightning_meta.modules import EmbeddingModule
 
 
 class ClassMaps(NamedTuple):
     """For each support example the summed maps of its class `(S, D, H, W)` and its label `(S,)`.
 
-    With them statistics for the query's normalisation in the backbone and in the relation module.
+    With them statistics for the query's normalisation in the relation module.
     """
 
     maps: Tensor
     labels: Tensor
-    backbone: Params
-    relation: Params
+    statistics: Params
 
 
-class RelationNet(EpisodicModule[ClassMaps]):
+class RelationNet(EmbeddingModule[ClassMaps]):
     """A convolutional network scores pairs of a query and a class by their feature maps, side by side in depth.
 
     The way is read from the episode, so it may differ between training and testing. Class slots are the support
@@ -50,7 +49,7 @@ class RelationNet(EpisodicModule[ClassMaps]):
         hidden_linear: units between its two linear layers.
         norm: whose statistics normalise in the relation module, see `EpisodicBatchNorm2d`. For `inductive` they are
             those of all pairs of a support example and a class.
-        **kwargs: of `EpisodicModule`.
+        **kwargs: of `EmbeddingModule`.
     """
 
     def __init__(
@@ -61,8 +60,7 @@ class RelationNet(EpisodicModule[ClassMaps]):
         norm: NormProtocol = "transductive",
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        self.backbone = backbone
+        super().__init__(backbone, **kwargs)
         self.map_shape = getattr(backbone, "map_shape", (backbone.out_features, 1, 1))
         channels, height, width = self.map_shape
         self.compare = nn.Conv2d(2 * channels, hidden, 3, padding=1, bias=False)
@@ -85,9 +83,6 @@ class RelationNet(EpisodicModule[ClassMaps]):
             nn.Linear(hidden_linear, 1),
         )
 
-    def embed(self, x: Tensor, statistics: Params) -> Tensor:
-        return functional_call(self.backbone, statistics, (x,)).unflatten(1, self.map_shape)
-
     def pairs(self, maps_QDHW: Tensor, class_maps_SDHW: Tensor) -> Tensor:
         """The first convolution of all pairs' concatenated maps, `(Q * S, hidden, H, W)`.
 
@@ -98,21 +93,17 @@ class RelationNet(EpisodicModule[ClassMaps]):
         from_query = F.conv2d(maps_QDHW, for_query, padding=1)
         return (from_query[:, None] + from_class).flatten(0, 1)
 
-    def adapt(self, support: Batch) -> ClassMaps:
-        maps_SDHW = self.embed(support.x, {})
+    def adapt_head(self, support: Batch) -> ClassMaps:
+        maps_SDHW = support.x.unflatten(1, self.map_shape)
         same_SS = (support.y[:, None] == support.y).to(maps_SDHW.dtype)
         class_maps_SDHW = (same_SS @ maps_SDHW.flatten(1)).view_as(maps_SDHW)
-        return ClassMaps(
-            class_maps_SDHW,
-            support.y,
-            support_statistics(self.backbone, {}, support.x),
-            support_statistics(self.relation, {}, self.pairs(maps_SDHW, class_maps_SDHW)),
-        )
+        statistics = support_statistics(self.relation, {}, self.pairs(maps_SDHW, class_maps_SDHW))
+        return ClassMaps(class_maps_SDHW, support.y, statistics)
 
-    def query_loss(self, classes: ClassMaps, query: Batch) -> TaskOutput:
+    def head_loss(self, classes: ClassMaps, query: Batch) -> TaskOutput:
         """Mean squared error of the relation scores; predictions are the scores before their sigmoid."""
-        pairs = self.pairs(self.embed(query.x, classes.backbone), classes.maps)
-        logits_QS = functional_call(self.relation, classes.relation, (pairs,)).view(len(query.y), -1)
+        pairs = self.pairs(query.x.unflatten(1, self.map_shape), classes.maps)
+        logits_QS = functional_call(self.relation, classes.statistics, (pairs,)).view(len(query.y), -1)
         same_QS = query.y[:, None] == classes.labels
         loss = F.mse_loss(logits_QS.sigmoid(), same_QS.to(logits_QS.dtype))
         logits_CQ, present_C = class_means(logits_QS.T, classes.labels)

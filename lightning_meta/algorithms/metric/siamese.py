@@ -9,27 +9,18 @@ network is larger, ends in a layer of sigmoid units and reads 105x105 pixels. No
 rates or penalties of single layers. With several examples of a class the best match decides; the paper has one.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
-from lightning_meta.backbones import Backbone, support_statistics
-from lightning_meta.core import Batch, Params, TaskOutput
-from lightning_meta.modules import EpisodicModule
+from lightning_meta.backbones import Backbone
+from lightning_meta.core import Batch, TaskOutput
+from lightning_meta.modules import EmbeddingModule
 
 
-class EmbeddedSupport(NamedTuple):
-    """Features of the support `(S, D)`, its labels `(S,)`, and statistics for the query's normalisation."""
-
-    features: Tensor
-    labels: Tensor
-    statistics: Params
-
-
-class Siamese(EpisodicModule[EmbeddedSupport]):
+class Siamese(EmbeddingModule[Batch]):
     """The log-odds that two images are of the same class are a weighted L1 distance of their features plus a bias.
 
     Logs `verification_acc`: how often the probability is on the right side of 1/2, where pairs of the same and of
@@ -37,28 +28,27 @@ class Siamese(EpisodicModule[EmbeddedSupport]):
 
     Args:
         backbone: the embedding.
-        **kwargs: of `EpisodicModule`.
+        **kwargs: of `EmbeddingModule`.
     """
 
     def __init__(self, backbone: Backbone, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.backbone, self.score = backbone, nn.Linear(backbone.out_features, 1)
+        super().__init__(backbone, **kwargs)
+        self.score = nn.Linear(backbone.out_features, 1)
 
-    def adapt(self, support: Batch) -> EmbeddedSupport:
-        statistics = support_statistics(self.backbone, {}, support.x)
-        return EmbeddedSupport(self.backbone(support.x), support.y, statistics)
+    def adapt_head(self, support: Batch) -> Batch:
+        """The support set's features and labels, with which every query is compared."""
+        return support
 
-    def query_loss(self, support: EmbeddedSupport, query: Batch) -> TaskOutput:
-        features_QD = functional_call(self.backbone, support.statistics, (query.x,))
-        log_odds_QS = self.score((features_QD[:, None] - support.features).abs()).squeeze(-1)
-        same_QS = query.y[:, None] == support.labels
+    def head_loss(self, support: Batch, query: Batch) -> TaskOutput:
+        log_odds_QS = self.score((query.x[:, None] - support.x).abs()).squeeze(-1)
+        same_QS = query.y[:, None] == support.y
         weights_QS = balanced_weights(same_QS, log_odds_QS.dtype)
         loss = F.binary_cross_entropy_with_logits(
             log_odds_QS, same_QS.to(log_odds_QS.dtype), weights_QS, reduction="sum"
         )
         right_QS = (log_odds_QS > 0) == same_QS
         return TaskOutput(
-            loss, best_of_class(log_odds_QS, support.labels), {"verification_acc": (weights_QS * right_QS).sum()}
+            loss, best_of_class(log_odds_QS, support.y), {"verification_acc": (weights_QS * right_QS).sum()}
         )
 
 
