@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_meta.benchmark.results_table import PLACES, settings
+from lightning_meta.benchmark.results_table import says_where, settings
 from lightning_meta.callbacks.tables import write_csv
 from lightning_meta.core.statistics import Z95, mean_and_ci95
 from lightning_meta.errors import DataError
@@ -149,7 +149,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def _name(result: dict[str, Any]) -> str:
     """The experiment and what its command changed, the training seed apart."""
-    changed = [pair for pair in settings(result["command"]) if pair[0] not in (*PLACES, "--seed_everything")]
+    pairs = settings(result["command"])
+    changed = [pair for pair in pairs if not says_where(pair[0]) and pair[0] != "--seed_everything"]
     return shlex.join([result["experiment"], *(word for pair in changed for word in pair)])
 
 

@@ -10,6 +10,7 @@ import json
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ HEADER = (
     "| experiment | options | score | paper | tested on | normalisation | inner steps | outer steps | trained in "
     "| hardware |\n|---|---|---|---|---|---|---|---|---|---|"
 )
-# Options that say where, not what.
-PLACES = ("--config", "--ckpt_path", "--name", "--trainer.logger", "--data.root")
+# Options that say where, not what; so do those below them, such as `--trainer.logger.save_dir`.
+PLACES = (
+    "--config", "--ckpt_path", "--name", "--trainer.logger", "--trainer.accelerator", "--trainer.enable_progress_bar",
+    "--data.root",
+)  # fmt: skip
 
 
 def row(result: dict[str, Any], paper: str = "-") -> str:
@@ -49,14 +53,28 @@ def row(result: dict[str, Any], paper: str = "-") -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def trained_steps(result: dict[str, Any]) -> int:
+    """How long the training was; in results of version 0.1 at least as long as to the weights that were tested."""
+    return result.get("trained_steps", result["outer_steps"]) or 0
+
+
 def options(command: str) -> str:
     """What a command changes in its experiment: its options, without those of `PLACES`."""
-    return shlex.join(word for pair in settings(command) if pair[0] not in PLACES for word in pair)
+    return shlex.join(word for pair in settings(command) if not says_where(pair[0]) for word in pair)
+
+
+def says_where(option: str) -> bool:
+    """Whether an option is one of `PLACES` or below one."""
+    return f"{option}.".startswith(tuple(f"{place}." for place in PLACES))
 
 
 def settings(command: str) -> list[tuple[str, str]]:
     """The options of a command with their values, whether written `--key value` or `--key=value`."""
-    _, _, _, _, *words = shlex.split(command)  # python -m lightning_meta fit
+    return pairs(shlex.split(command)[4:])  # after python -m lightning_meta fit
+
+
+def pairs(words: Sequence[str]) -> list[tuple[str, str]]:
+    """The options among words of a command line with their values."""
     parts = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
     return list(zip(parts[::2], parts[1::2], strict=True))
 

@@ -14,6 +14,7 @@ import torch
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
 from lightning_meta.backbones import norm_protocol
+from lightning_meta.callbacks.checkpoint import newest_checkpoint
 from lightning_meta.callbacks.episode_table import EpisodeTable
 from lightning_meta.callbacks.pictures import Pictures
 from lightning_meta.callbacks.throughput import Throughput
@@ -104,6 +105,7 @@ class RunSummary(pl.Callback):
             "normalisation": norm_protocol(module),
             "eval_inner_steps": getattr(module, "eval_inner_steps", None),
             "outer_steps": _outer_steps(trainer),
+            "trained_steps": _trained_steps(trainer),
             "trained_on": self.trained_on,
             "fit_seconds": self.fit_seconds or None,
             "test_seconds": self.test_seconds,
@@ -127,8 +129,21 @@ def _logged(trainer: pl.Trainer, metric: str) -> dict[str, float]:
 def _outer_steps(trainer: pl.Trainer) -> int | None:
     """How many outer updates made the weights that were tested; None for none."""
     if trainer.ckpt_path:
-        return int(torch.load(trainer.ckpt_path, map_location="cpu", weights_only=True)["global_step"])
+        return _global_step(trainer.ckpt_path)
     return trainer.global_step or None
+
+
+def _trained_steps(trainer: pl.Trainer) -> int | None:
+    """How long the training was in which these weights were the best: up to the last checkpoint, beside theirs."""
+    tested = _outer_steps(trainer)
+    if tested is None or not trainer.ckpt_path:
+        return tested
+    last = newest_checkpoint(Path(trainer.ckpt_path).parent, "last*.ckpt")
+    return max(tested, _global_step(last)) if last else tested
+
+
+def _global_step(checkpoint: str | Path) -> int:
+    return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
 
 
 def _experiment(trainer: pl.Trainer) -> str:
