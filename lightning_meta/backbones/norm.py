@@ -77,13 +77,22 @@ class EpisodicBatchNorm2d(nn.Module):
             return self._normalise_by(self.mean, self.var, x)
         if self.meta_batch is None:
             return self._normalise_set(x)
-        tasks, support = self.meta_batch
-        parts = [x[:support], x[support:]]
-        if self.protocol == "inductive":
-            by_task = [part.unflatten(0, (tasks, -1)) for part in parts]
-            var_TC, mean_TC = torch.var_mean(at_least_fp32(by_task[0]), dim=(1, 3, 4), correction=0)
-            return torch.cat([self._normalise_by(mean_TC[:, None], var_TC[:, None], p).flatten(0, 1) for p in by_task])
-        return torch.cat([self._normalise_sets(part, tasks) for part in parts])
+        return self._normalise_tasks(x, *self.meta_batch)
+
+    def _normalise_tasks(self, x: Tensor, tasks: int, support: int) -> Tensor:
+        """Each task by itself, the rows being those of a meta-batch."""
+        sets = [x[:support], x[support:]]
+        if self.protocol == "transductive" and x.device.type == "cpu":  # one after another is faster there
+            return torch.cat([self._normalise_set(of_task) for rows in sets for of_task in rows.chunk(tasks)])
+        sets = [rows.unflatten(0, (tasks, -1)) for rows in sets]
+        sources = sets if self.protocol == "transductive" else sets[:1]
+        statistics = [torch.var_mean(at_least_fp32(rows), (1, 3, 4), correction=0) for rows in sources]
+        return torch.cat(
+            [
+                self._normalise_by(mean_TC[:, None], var_TC[:, None], rows).flatten(0, 1)
+                for rows, (var_TC, mean_TC) in zip(sets, statistics * (2 // len(statistics)), strict=True)
+            ]
+        )
 
     def _normalise_set(self, x: Tensor) -> Tensor:
         """By the statistics of the batch."""
@@ -91,14 +100,6 @@ class EpisodicBatchNorm2d(nn.Module):
             normalised = F.batch_norm(x, None, None, training=True, eps=self.eps)
             return torch.addcmul(self.bias[:, None, None], normalised, self.weight[:, None, None])
         return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
-
-    def _normalise_sets(self, x: Tensor, tasks: int) -> Tensor:
-        """By the statistics of each task's rows: on a CPU one after another, which is faster there."""
-        if x.device.type == "cpu":
-            return torch.cat([self._normalise_set(of_task) for of_task in x.chunk(tasks)])
-        by_task = x.unflatten(0, (tasks, -1))
-        var_TC, mean_TC = torch.var_mean(at_least_fp32(by_task), dim=(1, 3, 4), correction=0)
-        return self._normalise_by(mean_TC[:, None], var_TC[:, None], by_task).flatten(0, 1)
 
     def _normalise_by(self, mean: Tensor, var: Tensor, x: Tensor) -> Tensor:
         """By given statistics, whose last axis is that of the channels."""

@@ -27,9 +27,11 @@ ALGORITHMS: dict[str, Callable[[], MetaModule]] = {
     "maml": lambda: MAML(conv4(), n_way=3, inner_lr=0.1, inner_steps=1),
     "reptile": lambda: Reptile(conv4(), n_way=3, inner_lr=0.01, inner_steps=2),
     "protonet": lambda: ProtoNet(conv4()),
+    "protonet-running": lambda: ProtoNet(conv4("running")),
     "mann": lambda: MANN(n_way=3, image_size=SIZE, hidden=10, slots=8, width=6, heads=2),
     "lstm_optimizer": lambda: LSTMOptimizer(hidden=4),
 }
+SWITCHES: dict[str, dict[str, Any]] = {"protonet-running": {"sync_batchnorm": True}}
 LAUNCHERS = {
     "trainer": [[]],
     "torchrun": [["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29611"]],
@@ -61,7 +63,8 @@ def play(name: str, folder: Path, **how: Any) -> dict[str, Any]:
         pl.Trainer, max_epochs=-1, accelerator="cpu", precision="64-true", inference_mode=False, logger=False,
         use_distributed_sampler=False, num_sanity_val_steps=0, enable_progress_bar=False, enable_model_summary=False,
         enable_checkpointing=False, default_root_dir=folder / name,
-        callbacks=[diary, EpisodeTable(), Calibration(), LearningCurves(rates=(0.001, 0.01, 0.1))], **how,
+        callbacks=[diary, EpisodeTable(), Calibration(), LearningCurves(rates=(0.001, 0.01, 0.1))],
+        **SWITCHES.get(name, {}), **how,
     )  # fmt: skip
     trainer = make_trainer(max_steps=STEPS)
     sizes = dict(meta_batch_size=META_BATCH, steps_per_epoch=STEPS, test_episodes=TEST_EPISODES, eval_meta_batch_size=2)
