@@ -4,7 +4,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import pytorch_lightning as pl
 import torch
@@ -13,8 +13,10 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.utils._pytree import tree_leaves
 
 from lightning_meta.core import TaskMode
+from lightning_meta.core.cuda_graph import CannotRecord, Means, RecordedStep, Schedule
 from lightning_meta.datamodules.base import TaskDataModule
 from lightning_meta.datamodules.sampling import episode_keys
 from lightning_meta.errors import ConfigError
@@ -36,9 +38,11 @@ class MetaModule(pl.LightningModule):
             constant.
         task_mode: how tasks are mapped over the meta-batch: `vmap`, `loop`, or `auto` by device and size.
         task_chunk_size: tasks vectorised at once; lower it when memory runs out. None: all.
-        compile_training: compile the training step with `torch.compile`, which takes half a minute to minutes and a C++
-            compiler; iMAML cannot be. On a CPU it pays for long trainings of networks without convolutions, where most
-            of the time goes into calling small operations (see `benchmark/README.md`).
+        compile_training: `true`: compile the training step with `torch.compile`, which takes half a minute to minutes
+            and a C++ compiler; iMAML cannot be. On a CPU it pays for long trainings of networks without convolutions,
+            where most of the time goes into calling small operations (see `benchmark/README.md`). `cuda_graph`: on a
+            GPU, record the step's kernels once and launch them together, which takes seconds. It pays for small
+            networks, whose kernels take longer to launch than to run.
     """
 
     plays: ClassVar[type[TaskDataModule]] = TaskDataModule  # the data that it is for
@@ -49,12 +53,13 @@ class MetaModule(pl.LightningModule):
         lr_scheduler: MetaScheduler | None = None,
         task_mode: TaskMode = "auto",
         task_chunk_size: int | None = None,
-        compile_training: bool = False,
+        compile_training: bool | Literal["cuda_graph"] = False,
     ) -> None:
         super().__init__()
         self.optimizer, self.lr_scheduler = optimizer or Adam, lr_scheduler
         self.task_mode, self.task_chunk_size = task_mode, task_chunk_size
         self.compile_training = compile_training
+        self._schedule: Schedule | None = None  # fixed while a step is recorded
         self._save_plain_hyperparameters()
 
     def measure_by(self, metric: EpisodicMetric) -> None:
@@ -97,28 +102,66 @@ class MetaModule(pl.LightningModule):
         if not self.training:
             self.train()
 
-    def training_step(self, tasks: Any, batch_idx: int) -> Tensor:
-        values, _ = self._measure_compiled(tasks) if self.compile_training else self.measure(tasks)
-        n_global = len(values["loss"]) * self.trainer.world_size
-        for shown in (True, False):
-            logged = {f"train/{k}": v.detach().mean() for k, v in values.items() if (k in self._shown) == shown}
-            self.log_dict(logged, batch_size=n_global, prog_bar=shown)
-        return values["loss"].mean()
+    def schedule(self) -> Schedule:
+        """What the training hooks need to know of the step, by name. They read it by `scheduled`.
 
-    def _measure_compiled(self, tasks: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        A float may change with every step; a step that is recorded reads it anew. When another value changes, the step
+        is recorded anew.
+        """
+        return {}
+
+    def scheduled(self, name: str) -> Any:
+        """A value of `schedule` for the step at hand; in place of a float there may be a tensor."""
+        return (self.schedule() if self._schedule is None else self._schedule)[name]
+
+    @property
+    def global_step(self) -> int:
+        if self._schedule is not None:
+            raise ConfigError(
+                f"the hooks of {type(self).__name__} read global_step, but a step that is recorded would be that step "
+                "for ever; let `schedule` return what they need of it, or set compile_training to false."
+            )
+        return super().global_step
+
+    def means(self, tasks: Any) -> Means:
+        """What a training step computes: means over tasks of what `measure` returns; `loss` is differentiated."""
+        values, _ = self.measure(tasks)
+        return {name: value.mean() for name, value in values.items()}
+
+    def _means_at(self, tasks: Any, schedule: Schedule) -> Means:
+        """`means` where the schedule is this one."""
+        self._schedule = schedule
         try:
-            return self._compiled_measure(tasks)
-        except torch._dynamo.exc.TorchDynamoException as error:
+            return self.means(tasks)
+        finally:
+            self._schedule = None
+
+    def training_step(self, tasks: Any, batch_idx: int) -> Tensor:
+        try:
+            means = self._training_means(tasks)
+        except (torch._dynamo.exc.TorchDynamoException, CannotRecord) as error:
             reason = str(error).partition("\n")[0]
             raise ConfigError(
                 f"the training step of {type(self).__name__} cannot be compiled here; set compile_training to false. "
                 f"({type(error).__name__}: {reason})"
             ) from error
+        n_global = len(tree_leaves(tasks)[0]) * self.trainer.world_size
+        for shown in (True, False):
+            logged = {f"train/{k}": v.detach() for k, v in means.items() if (k in self._shown) == shown}
+            self.log_dict(logged, batch_size=n_global, prog_bar=shown)
+        return means["loss"]
 
     @cached_property
-    def _compiled_measure(self) -> Callable[[Any], tuple[dict[str, Tensor], dict[str, Tensor]]]:
-        """Made by the process that trains: what is compiled cannot be sent to another."""
-        return torch.compile(self.measure, dynamic=False)
+    def _training_means(self) -> Callable[[Any], Means]:
+        """`means` as `compile_training` says, made by the process that trains: it cannot be sent to another."""
+        if self.compile_training == "cuda_graph":
+            recorded = RecordedStep(self, self._means_at)
+            return lambda tasks: recorded(tasks, self.schedule())
+        return torch.compile(self.means, dynamic=False) if self.compile_training else self.means
+
+    def teardown(self, stage: str) -> None:
+        """What was recorded reads the weights where they are now."""
+        self.__dict__.pop("_training_means", None)
 
     @property
     def _shown(self) -> tuple[str, str]:
@@ -176,6 +219,12 @@ class MetaModule(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         _check_trainer(self.trainer)
+        device = self.trainer.strategy.root_device.type
+        if self.compile_training == "cuda_graph" and stage == "fit" and device != "cuda":
+            raise ConfigError(
+                f"compile_training=cuda_graph records what is launched on a CUDA GPU, but this training is on the "
+                f"{device}; set it to false, or trainer.accelerator to gpu."
+            )
         datamodule = getattr(self.trainer, "datamodule", None)
         if isinstance(datamodule, TaskDataModule):
             self.check_data(type(datamodule))

@@ -39,6 +39,11 @@ class TruncatedModule(MetaModule):
 
     def __init__(self, rule: InnerOptimizer, second_order: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if self.compile_training == "cuda_graph":
+            raise ConfigError(
+                f"{type(self).__name__} carries weights from segment to segment, which a recorded step would not read "
+                "anew; set compile_training to true or false."
+            )
         self.measure_by(FinalLoss())
         self.rule, self.second_order = rule, second_order
         self.loss_of: BatchLoss | None = None  # the datamodule's

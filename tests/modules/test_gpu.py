@@ -1,16 +1,21 @@
-"""On a CUDA device: the same meta-gradient as on the CPU, and a fit with the data on the device."""
+"""On a CUDA device: the same meta-gradient as on the CPU, and the same training when its steps are recorded."""
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from torch.utils._pytree import tree_map
 
-from lightning_meta.algorithms import MAML, ProtoNet
+from lightning_meta.algorithms import MAML, MAMLPlusPlus, ProtoNet, Reptile
 from lightning_meta.core import Episode
+from lightning_meta.errors import ConfigError
 from lightning_meta.modules import EpisodicModule
-from tests.conftest import blobs, conv4, meta_gradient
+from tests.algorithms.test_contract import REGRESSORS, Make
+from tests.conftest import blobs, conv4, meta_gradient, sinusoids
+from tests.modules.test_cuda_graph import MARKED, make_of
 
 pytestmark = [
     pytest.mark.gpu,
@@ -44,3 +49,99 @@ def test_fit_and_test_with_the_data_on_the_device(precision: str, tolerance: flo
     tasks = on_cpu.dataset("test").__getitems__(range(7))
     accuracy = module.cpu().eval().metric.per_episode(module.play(tasks).preds, tasks.query.y).mean().item()
     assert result["test/acc"] == pytest.approx(accuracy, abs=tolerance)
+
+
+def fitted(
+    make: Make, recorded: bool, folder: Path, steps: int = 5, **options: Any
+) -> tuple[EpisodicModule, list[dict]]:
+    """A short training in float64; the module, and what was logged in each step."""
+    rows: list[dict] = []
+
+    class Diary(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+            rows.append({name: float(value) for name, value in trainer.callback_metrics.items() if "train" in name})
+
+    torch.manual_seed(0)
+    module = make()
+    module.compile_training = "cuda_graph" if recorded else False
+    data = sinusoids() if make in REGRESSORS.values() else blobs(on_device=True)
+    settings = dict(max_steps=steps, limit_val_batches=1, log_every_n_steps=1, precision="64-true") | options
+    trainer = pl.Trainer(
+        accelerator="gpu", devices=1, inference_mode=False, logger=False, callbacks=[Diary()], default_root_dir=folder,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, **settings,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=data)
+    return module.cpu(), rows
+
+
+def assert_recorded_is_the_same(make: Make, folder: Path, **options: Any) -> None:
+    """Up to the order in which a GPU adds up."""
+    (plain, rows), (recorded, recorded_rows) = (fitted(make, on, folder, **options) for on in (False, True))
+    torch.testing.assert_close(recorded.state_dict(), plain.state_dict(), rtol=1e-7, atol=1e-9)
+    assert recorded_rows == [pytest.approx(row, rel=1e-6) for row in rows]
+    assert len({row["train/loss"] for row in rows}) == len(rows)
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_recorded_steps_are_the_same_training(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients, buffers and logs, of every algorithm. Its noise is gentle here, as in the contract."""
+    monkeypatch.setattr("torch.randn_like", lambda x: torch.cos(10 * x).detach())
+    assert_recorded_is_the_same(make_of(name), tmp_path)
+
+
+NOISY: dict[str, Make] = {
+    "mini-batches": lambda: Reptile(conv4(), n_way=3, inner_lr=0.01, inner_steps=3, inner_batch_size=2),
+    "dropout": lambda: ProtoNet(torch.nn.Sequential(conv4(), torch.nn.Dropout(0.5))),
+}
+
+
+@pytest.mark.parametrize("make", NOISY.values(), ids=[*NOISY])
+def test_noise_of_recorded_steps_is_that_of_the_step(make: Make, tmp_path: Path) -> None:
+    assert_recorded_is_the_same(make, tmp_path)
+
+
+def test_schedules_go_on_in_recorded_steps(tmp_path: Path) -> None:
+    """First order for two steps; the multi-step loss fades until the fourth."""
+    switches = dict(multi_step_until=4, first_order_until=2, per_step_statistics=True)
+    assert_recorded_is_the_same(lambda: MAMLPlusPlus(conv4(), n_way=3, inner_steps=2, **switches), tmp_path)
+
+
+def test_running_averages_go_on_in_recorded_steps(tmp_path: Path) -> None:
+    assert_recorded_is_the_same(lambda: ProtoNet(conv4("running"), task_mode="loop"), tmp_path)
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "clipping": dict(gradient_clip_val=0.01),
+    "accumulation": dict(accumulate_grad_batches=2),
+    "ddp": dict(strategy="ddp"),
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=[*OPTIONS])
+def test_the_trainers_options_hold_for_recorded_steps(options: dict[str, Any], tmp_path: Path) -> None:
+    plain, recorded = (
+        fitted(lambda: MAML(conv4(), n_way=3, inner_lr=0.1), on, tmp_path, steps=3, **options)[0]
+        for on in (False, True)
+    )
+    torch.testing.assert_close(recorded.state_dict(), plain.state_dict(), rtol=1e-7, atol=1e-9)
+
+
+def test_recorded_bf16_is_the_same_training_up_to_rounding(tmp_path: Path) -> None:
+    """The weights are rounded anew in each replay."""
+
+    def make() -> ProtoNet:
+        return ProtoNet(conv4(), optimizer=partial(torch.optim.Adam, lr=0.02))
+
+    plain, recorded = (fitted(make, on, tmp_path, precision="bf16-mixed")[1] for on in (False, True))
+    for before, after in zip(plain, recorded, strict=True):
+        assert after["train/loss"] == pytest.approx(before["train/loss"], rel=0.02)
+
+
+def test_what_cannot_be_recorded_is_refused(tmp_path: Path) -> None:
+    class Waits(ProtoNet):
+        def query_loss(self, adapted: Any, query: Any) -> Any:
+            out = super().query_loss(adapted, query)
+            return out._replace(loss=out.loss * (1 + bool(out.loss > 0)))
+
+    with pytest.raises(ConfigError, match="step of Waits cannot be compiled here; set compile_training to false"):
+        fitted(lambda: Waits(conv4(), task_mode="loop"), True, tmp_path)

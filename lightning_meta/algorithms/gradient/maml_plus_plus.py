@@ -35,6 +35,7 @@ from lightning_meta.core import (
     inner_optimizer_for,
     unroll,
 )
+from lightning_meta.core.cuda_graph import Schedule
 from lightning_meta.core.inner_loop import detach
 from lightning_meta.core.inner_optimizer import module_key
 
@@ -87,16 +88,25 @@ class MAMLPlusPlus(MAML):
     def theta(self) -> Params:
         return super().theta() | self.norm.at(0)
 
-    def loss_weights(self) -> list[float]:
-        """Weight of the query loss after each inner step; they sum to 1. A single one when only the last step counts.
+    def schedule(self) -> Schedule:
+        """Is the derivative of first order; does every inner step's query loss count, and how much an early one.
 
-        From 1/K each, those of the first K - 1 steps fall linearly to 0.03/K, then all of it is the last one's.
+        From 1/K each, the weights of the first K - 1 steps fall linearly to 0.03/K, then all of it is the last one's.
         """
-        steps, step = self.steps, self.global_step
-        if not self.training or steps == 0 or step >= self.multi_step_until:
+        step = self.global_step
+        multi_step = self.inner_steps > 0 and step < self.multi_step_until
+        return {
+            "first_order": self.first_order or step < self.first_order_until,
+            "multi_step": multi_step,
+            "early_weight": max(1 - step / self.multi_step_until, 0.03) / self.inner_steps if multi_step else 0.0,
+        }
+
+    def loss_weights(self) -> list[float | Tensor]:
+        """Weight of the query loss after each inner step; they sum to 1. A single one when only the last counts."""
+        if not self.training or not self.scheduled("multi_step"):
             return [1.0]
-        early = max(1 - step / self.multi_step_until, 0.03) / steps
-        return [early] * (steps - 1) + [1 - early * (steps - 1)]
+        early, others = self.scheduled("early_weight"), self.inner_steps - 1
+        return [early] * others + [1 - early * others]
 
     def adapt(self, support: Batch) -> Path:  # type: ignore[override]
         """The path of the fast weights, as far as its points count in the query loss."""
@@ -105,7 +115,7 @@ class MAMLPlusPlus(MAML):
             self.theta(),
             PerStep(self.inner_optimizer, self.norm),
             self.steps,
-            self.first_order or (self.training and self.global_step < self.first_order_until),
+            self.scheduled("first_order") if self.training else self.first_order,
             trajectory=True,
         )
         statistics = self.norm.observe(self.learner, path, support.x) if self.training else {}

@@ -117,7 +117,7 @@ class MANN(StreamModule[Stream]):
             contents=zeros(size, self.slots, self.width),
             usage=zeros(size, self.slots),
             read_weights=zeros(size, self.heads, self.slots),
-            least_used=torch.eye(self.heads, self.slots).to(x_BF).expand(size, -1, -1),
+            least_used=torch.eye(self.heads, self.slots, dtype=x_BF.dtype, device=x_BF.device).expand(size, -1, -1),
         )
         reads_BRW = zeros(size, self.heads, self.width)
         return State(self.controller.zero_state(x_BF), memory, reads_BRW, zeros(size, self.n_way))

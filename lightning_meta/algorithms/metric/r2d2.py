@@ -33,7 +33,8 @@ def ridge_regression(features_SD: Tensor, targets_SC: Tensor, penalty: Tensor | 
     """
     x_SD, y_SC = features_SD.double(), targets_SC.double()
     gram_SS = x_SD @ x_SD.T + penalty * torch.eye(len(x_SD), dtype=x_SD.dtype, device=x_SD.device)
-    return (x_SD.T @ torch.linalg.solve(gram_SS, y_SC)).to(features_SD.dtype)
+    # solve_ex: solve would wait for the GPU to see whether the matrix is singular.
+    return (x_SD.T @ torch.linalg.solve_ex(gram_SS, y_SC).result).to(features_SD.dtype)
 
 
 class R2D2(EmbeddingModule[LinearHead]):
