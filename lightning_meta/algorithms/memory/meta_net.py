@@ -78,9 +78,13 @@ class MetaNet(StreamModule[FastWeights]):
         self.m = GradientMLP(meta_hidden)
 
     def represent(self, features_BD: Tensor, fast: Params | None = None, slow: Params | None = None) -> Tensor:
-        """u after its convolutions, `(B, R)`: with fast weights, layer augmentation."""
-        r_BR = F.relu(functional_call(self.representation, slow or {}, (features_BD,)))
-        return r_BR if fast is None else r_BR + F.relu(F.linear(features_BD, fast["weight"], fast["bias"]))
+        """u after its convolutions, `(B, R)`: with fast weights, layer augmentation.
+
+        Linear, so that keys may point in opposite directions. After a ReLU their cosines would not be negative, and
+        of five classes none could have more than e / (e + 4) = 40 % of the attention.
+        """
+        r_BR = functional_call(self.representation, slow or {}, (features_BD,))
+        return r_BR if fast is None else r_BR + F.linear(features_BD, fast["weight"], fast["bias"])
 
     def logits(self, r_BR: Tensor, fast: Params | None = None, slow: Params | None = None) -> Tensor:
         """b, `(B, N)`; fast weights are those of each example, `(B, ...)`."""
