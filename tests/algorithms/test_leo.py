@@ -38,13 +38,16 @@ def directly(module: LEO, tasks: Episode, t: int, noise: Callable[[Tensor], Tens
     """Training loss and plain query loss of task `t` after one latent and one fine-tuning step.
 
     Takes nothing but weights from the module. Loops over pairs, classes and examples; inner gradients by autograd. As in
-    the authors' code, a class has a copy of its code for each of its K examples, its score is the mean over the copies'
+    the authors' code, features have length 1, a class has a copy of its code for each of its K examples, its score is the mean over the copies'
     weights, and the gradient is that of the sum over examples.
     """
     encoder, decoder = module.encoder.weight, module.decoder.weight
     first, second, third = (module.relation[i].weight for i in (0, 2, 4))
     latent_rates, weight_rates = module.latent_optimizer.rates["z"], module.finetune_optimizer.rates["w"]
-    x, labels = module.backbone(tasks.support.x[t]), tasks.support.y[t].tolist()
+    x, query_x = (
+        torch.stack([v / (v @ v).sqrt() for v in module.backbone(part.x[t])]) for part in (tasks.support, tasks.query)
+    )
+    labels, query_labels = tasks.support.y[t].tolist(), tasks.query.y[t].tolist()
     shot = len(labels) // WAY
 
     def draw(mean: Tensor, std: Tensor) -> Tensor:
@@ -82,8 +85,7 @@ def directly(module: LEO, tasks: Episode, t: int, noise: Callable[[Tensor], Tens
     weights = decoded(codes)
     grads = torch.autograd.grad(loss(weights, x, labels), weights, create_graph=True)
     weights = [w - weight_rates * g for w, g in zip(weights, grads, strict=True)]
-    query = tasks.query.y[t].tolist()
-    plain = loss(weights, module.backbone(tasks.query.x[t]), query) / len(query)
+    plain = loss(weights, query_x, query_labels) / len(query_labels)
 
     kl = sum((m**2 + s**2 - 1).sum() / 2 - s.log().sum() for m, s in zip(means, stds, strict=True)) / (WAY * LATENT)
     moved = sum(((z.detach() - z0) ** 2).mean() for z, z0 in zip(codes, start, strict=True)) / len(codes)
@@ -133,12 +135,13 @@ def test_every_task_draws_its_own_noise(episodes: Episode) -> None:
 
 
 def test_dropout_acts_on_features_in_training(episodes: Episode) -> None:
-    module, kept = leo(dropout=0.5), 1 + torch.rand(50, FEATURES, dtype=torch.float64)
-    dropped = module.drop(kept)
+    module, features = leo(dropout=0.5), 1 + torch.rand(50, FEATURES, dtype=torch.float64)
+    kept = features / features.square().sum(1, keepdim=True).sqrt()
+    dropped = module.prepare(features)
     zeros = dropped == 0
     assert 0.4 < zeros.double().mean() < 0.6
     torch.testing.assert_close(dropped[~zeros], 2 * kept[~zeros])
-    assert torch.equal(module.eval().drop(kept), kept)
+    torch.testing.assert_close(module.eval().prepare(features), kept)
 
 
 def test_dropout_is_drawn_again_for_every_use_of_the_features(
@@ -203,15 +206,13 @@ def test_the_correlation_penalty_is_zero_for_orthogonal_rows_of_any_length() -> 
 
 
 def test_a_class_moves_as_far_whatever_the_number_of_classes() -> None:
-    """Two tasks side by side whose features do not overlap, and classifiers that start at 0, so that each class is
-    moved by its own examples and, equally, by the others: by lr (1 - 1 / N) x, and not by a share of it.
-    """
-    for n_way in (2, 5, 20):
+    """From weights of 0, and with features at right angles, one step takes a class to lr (1 - 1 / N) x of its own x."""
+    for n_way in (2, 3, 6):
         module = leo(n_way=n_way, inner_steps=0, finetune_lr=0.25).eval()
         torch.nn.init.zeros_(module.decoder.weight)
-        features = 0.1 * torch.eye(n_way, FEATURES, dtype=torch.float64)
+        features = torch.eye(n_way, FEATURES, dtype=torch.float64)
         weights = module.adapt_head(Batch(features, torch.arange(n_way))).weights
-        assert weights[0, 0].item() == pytest.approx(0.25 * (1 - 1 / n_way) * 0.1, rel=1e-9)
+        assert weights[0, 0].item() == pytest.approx(0.25 * (1 - 1 / n_way), rel=1e-9)
 
 
 def test_gradients_are_clipped_by_number_and_then_by_the_norm_of_each_tensor() -> None:

@@ -3,13 +3,12 @@
 Rusu, Rao, Sygnowski, Vinyals, Pascanu, Osindero, Hadsell: "Meta-Learning with Latent Embedding Optimization" (2019),
 arXiv:1807.05960.
 
-The inner loss is the sum over classes of their examples' mean losses, so that the rate of a class does not depend on how
-many classes there are. It is what the authors' code (github.com/deepmind/leo) descends: there each of the K examples of
-a class has a copy of its code, which gets 1 / K of the gradient of the sum over all examples.
+As in the authors' code (github.com/deepmind/leo), features have length 1, and the inner loss is the sum over classes of
+their examples' mean losses: the learned rates depend on both. (There each of the K examples of a class has a copy of its
+code, which gets 1 / K of the gradient of the sum over all examples.)
 
 Deviations: the backbone is trained with everything else; the paper's features are pre-trained and fixed (for that, pass
-a pre-trained backbone and `freeze`), and its authors normalise them to length 1. One code is drawn for a class, not K
-copies. KL, stop-gradient and orthogonality penalty are means over their entries, as in the authors' code, so that their
+a pre-trained backbone and `freeze`). One code is drawn for a class, not K copies. KL, stop-gradient and orthogonality penalty are means over their entries, as in the authors' code, so that their
 weights do not depend on sizes. The networks give the logarithm of a standard deviation, and that of a class weight is
 relative to a Glorot-initialised classifier's. Evaluation uses means instead of samples. The weight penalty (lambda_1) is
 the meta-optimizer's `weight_decay`.
@@ -127,14 +126,15 @@ class LEO(EmbeddingModule[Classifier]):
             return gaussian.mean
         return gaussian.mean + gaussian.std * torch.randn_like(gaussian.mean)
 
-    def drop(self, features_BD: Tensor) -> Tensor:
-        return F.dropout(features_BD, self.dropout, self.training)
+    def prepare(self, features_BD: Tensor) -> Tensor:
+        """Scale features to length 1, then in training drop some."""
+        return F.dropout(F.normalize(features_BD, dim=1), self.dropout, self.training)
 
     def adapt_head(self, support: Batch) -> Classifier:
         def loss(weights_ND: Tensor) -> Tensor:
-            return self.n_way * F.cross_entropy(self.drop(support.x) @ weights_ND.T, support.y)
+            return self.n_way * F.cross_entropy(self.prepare(support.x) @ weights_ND.T, support.y)
 
-        codes = self.encode(self.drop(support.x), support.y)
+        codes = self.encode(self.prepare(support.x), support.y)
         first_NL = self.sample(codes)
         steps = self.inner_steps if self.training else self.eval_inner_steps
         z_NL = unroll(lambda params: loss(self.decode(params["z"])), {"z": first_NL}, self.latent_optimizer, steps)["z"]
@@ -151,7 +151,7 @@ class LEO(EmbeddingModule[Classifier]):
 
     def head_loss(self, classifier: Classifier, query: Batch) -> TaskOutput:
         """In training with the penalties, in evaluation the plain loss."""
-        logits_QN = self.drop(query.x) @ classifier.weights.T
+        logits_QN = self.prepare(query.x) @ classifier.weights.T
         loss = F.cross_entropy(logits_QN, query.y)
         if self.training:
             for name, penalty in classifier.penalties.items():
