@@ -23,17 +23,17 @@ def test_one_access_equals_the_equations_slot_by_slot() -> None:
     contents, usage = torch.randn(B, M, W).double(), torch.rand(B, M).double()
     read_before = torch.rand(B, R, M).double().softmax(-1)
     least_before = torch.eye(M).double()[torch.tensor([[4, 1], [0, 6]])]
-    keys, gates, strengths = torch.randn(B, R, W).double(), torch.rand(B, R).double(), 1 + torch.rand(B, R).double()
-    after = access(Memory(contents, usage, read_before, least_before), keys, gates, strengths, usage_decay=0.9)
+    keys, writes = torch.randn(2, B, R, W).double()
+    gates, strengths = torch.rand(B, R).double(), 1 + torch.rand(B, R).double()
+    after = access(Memory(contents, usage, read_before, least_before), keys, writes, gates, strengths, usage_decay=0.9)
     for b in range(B):
         memory, used = contents[b].numpy().copy(), 0.9 * usage[b].numpy()
-        for head in range(R):
-            memory[least_before[b, head].argmax()] = 0
+        memory[(4, 0)[b]] = 0  # the least used slot of all, no other
         for head in range(R):
             for slot in range(M):
                 gate = gates[b, head].item()
                 write = gate * read_before[b, head, slot] + (1 - gate) * least_before[b, head, slot]
-                memory[slot] += write.item() * keys[b, head].numpy()
+                memory[slot] += write.item() * writes[b, head].numpy()
                 used[slot] += write.item()
         for head in range(R):
             key = keys[b, head].numpy()
@@ -46,6 +46,20 @@ def test_one_access_equals_the_equations_slot_by_slot() -> None:
         np.testing.assert_allclose(after.usage[b], used, rtol=1e-10)
         assert after.least_used[b].argmax(1).tolist() == np.argsort(used)[:R].tolist()
     assert set(after.least_used.unique().tolist()) == {0, 1}
+
+
+def test_the_first_step_writes_what_the_controller_says_into_the_first_slots() -> None:
+    """Memory is empty and nothing was read yet, so a head writes its vector, as far as its gate is closed."""
+    module, x = small(), torch.rand(B, 64).double()
+    _, state = module.step(x, module.start(x))
+    hidden, _ = state.controller
+    for b in range(B):
+        for head in range(2):
+            weight, bias = (p[6 * head : 6 * head + 6] for p in (module.writes.weight, module.writes.bias))
+            gate = torch.sigmoid(module.gates.weight[head] @ hidden[b] + module.gates.bias[head])
+            expected = (1 - gate) * torch.tanh(weight @ hidden[b] + bias)
+            torch.testing.assert_close(state.memory.contents[b, head], expected, rtol=1e-10, atol=1e-12)
+    assert not state.memory.contents[:, 2:].any()
 
 
 def test_accuracy_at_each_presentation_equals_counting() -> None:

@@ -37,14 +37,14 @@ def test_fast_weights_and_predictions_equal_the_algorithm_written_out(
     state = (torch.zeros(8, features.shape[1], 4).double(),) * 2
     bias_state = (torch.zeros(8, 4).double(),) * 2
     for x, y in zip(features, support.y, strict=True):
-        loss = F.cross_entropy(slow_prediction(F.relu(u(x))), y)
+        loss = F.cross_entropy(slow_prediction(u(x)), y)
         weight, bias = torch.autograd.grad(loss, [u.weight, u.bias], retain_graph=True)
         state = module.d.cell(log_and_sign(weight, P), state)
         bias_state = module.d.cell(log_and_sign(bias, P), bias_state)
     q_weight, q_bias = module.d.output(state[0])[..., 0], module.d.output(bias_state[0])[..., 0]
 
     def represent(x: Tensor) -> Tensor:
-        return F.relu(u(x)) + F.relu(x @ q_weight.T + q_bias)
+        return u(x) + x @ q_weight.T + q_bias
 
     keys = represent(module.backbone(support.x))
     memory = []
@@ -66,3 +66,17 @@ def test_without_fast_weights_the_slow_network_is_left(module: MetaNet, episodes
     query = first(episodes.query)
     out = module.query_loss(module.adapt(first(episodes.support)), query)
     torch.testing.assert_close(out.preds, module.logits(module.represent(module.backbone(query.x))))
+
+
+def test_keys_may_point_in_opposite_directions(module: MetaNet, episodes: Episode) -> None:
+    """Centred representations sum to zero, so that every key has some at more than a right angle. None had after a ReLU,
+    and then an example among five cannot get more than e / (e + 4) of the attention.
+    """
+    support, slow = first(episodes.support), module.representation
+    for parameter in module.d.output.parameters():
+        torch.nn.init.zeros_(parameter)
+    with torch.no_grad():
+        slow.bias.copy_(-slow.weight @ module.backbone(support.x).mean(0))
+    keys = module.adapt(support).head.keys
+    cosines = F.cosine_similarity(keys[:, None], keys, dim=-1)
+    assert (cosines.amin(1) < 0).all()

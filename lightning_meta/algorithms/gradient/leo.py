@@ -3,46 +3,41 @@
 Rusu, Rao, Sygnowski, Vinyals, Pascanu, Osindero, Hadsell: "Meta-Learning with Latent Embedding Optimization" (2019),
 arXiv:1807.05960.
 
+As in the authors' code (github.com/deepmind/leo), features have length 1, and the inner loss is the sum over classes of
+their examples' mean losses: the learned rates depend on both. (There each of the K examples of a class has a copy of its
+code, which gets 1 / K of the gradient of the sum over all examples.)
+
 Deviations: the backbone is trained with everything else; the paper's features are pre-trained and fixed (for that, pass
-a backbone whose parameters do not require gradients). KL, stop-gradient and orthogonality penalty are means over their
-entries, as in the authors' code, so that their weights do not depend on sizes. The networks give the logarithm of a
-standard deviation, and that of a class weight is relative to a Glorot-initialised classifier's. Dropout draws one mask
-for the support and one for the query set. Evaluation uses means instead of samples. The weight penalty (lambda_1) is
+a pre-trained backbone and `freeze`). One code is drawn for a class, not K copies. KL, stop-gradient and orthogonality penalty are means over their entries, as in the authors' code, so that their
+weights do not depend on sizes. The networks give the logarithm of a standard deviation, and that of a class weight is
+relative to a Glorot-initialised classifier's. Evaluation uses means instead of samples. The weight penalty (lambda_1) is
 the meta-optimizer's `weight_decay`.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
-from lightning_meta.backbones import Backbone, support_statistics
-from lightning_meta.core import Batch, LearnedRates, Params, TaskOutput, unroll
+from lightning_meta.backbones import Backbone
+from lightning_meta.core import Batch, LearnedRates, TaskOutput, unroll
+from lightning_meta.core.gaussian import Gaussian, kl_divergence
 from lightning_meta.core.prototypes import class_means
 from lightning_meta.datamodules.episodes import EpisodeShape, Split
 from lightning_meta.errors import ConfigError
-from lightning_meta.modules import EpisodicModule
-
-
-class Gaussian(NamedTuple):
-    """Independent normal distributions."""
-
-    mean: Tensor
-    log_std: Tensor
+from lightning_meta.modules import EmbeddingModule
 
 
 class Classifier(NamedTuple):
-    """Class weights `(N, D)`, penalties by name, and statistics for the query's normalisation."""
+    """Class weights `(N, D)`, and penalties by name."""
 
     weights: Tensor
     penalties: dict[str, Tensor]
-    statistics: Params
 
 
-class LEO(EpisodicModule[Classifier]):
+class LEO(EmbeddingModule[Classifier]):
     """Encode the support set into a code per class, adapt the codes, decode class weights, fine-tune those.
 
     Shapes: `S` support size, `L` latent dimension; the rest as in `core/episode.py`.
@@ -59,10 +54,11 @@ class LEO(EpisodicModule[Classifier]):
         kl_weight: of the codes' divergence from a standard normal distribution (beta).
         stop_gradient_weight: of the distance from the first codes to the adapted ones (gamma).
         orthogonality_weight: of the correlations between the decoder's rows (lambda_2).
-        dropout: probability of dropping a feature.
-        **kwargs: of `EpisodicModule`.
+        dropout: probability of dropping a feature, drawn anew wherever features are used.
+        **kwargs: of `EmbeddingModule`.
 
-    The default steps, rates and weights are those of the authors' code.
+    The default steps, rates and weights are those of the authors' code, and `trainer.gradient_clip_val` acts as there:
+    see `configure_gradient_clipping`.
     """
 
     def __init__(
@@ -81,7 +77,7 @@ class LEO(EpisodicModule[Classifier]):
         dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(backbone, **kwargs)
         if n_way is None:
             raise ConfigError("LEO needs n_way, the number of classes per episode.")
         if min(inner_steps, eval_inner_steps or 0, finetune_steps) < 0:
@@ -97,7 +93,6 @@ class LEO(EpisodicModule[Classifier]):
             "orthogonality": orthogonality_weight,
         }
         features = backbone.out_features
-        self.backbone = backbone
         self.encoder = _linear(features, latent_dim)
         self.relation = nn.Sequential(
             _linear(2 * latent_dim, 2 * latent_dim),
@@ -107,7 +102,7 @@ class LEO(EpisodicModule[Classifier]):
             _linear(2 * latent_dim, 2 * latent_dim),
         )
         self.decoder = _linear(latent_dim, 2 * features)
-        self.log_glorot_std = 0.5 * math.log(2 / (features + n_way))
+        self.glorot_std = (2 / (features + n_way)) ** 0.5
         # Labels are arbitrary, so classes share their rates.
         self.latent_optimizer = LearnedRates(inner_lr, per="element").build({"z": torch.empty(latent_dim)})
         self.finetune_optimizer = LearnedRates(finetune_lr, per="element").build({"w": torch.empty(features)})
@@ -118,49 +113,63 @@ class LEO(EpisodicModule[Classifier]):
         size = len(codes_SL)
         pairs = torch.cat([codes_SL[:, None].expand(-1, size, -1), codes_SL[None].expand(size, -1, -1)], dim=-1)
         relations, _ = class_means(self.relation(pairs).mean(1), labels_S)
-        return Gaussian(*relations[: self.n_way].chunk(2, dim=-1))
+        mean, log_std = relations[: self.n_way].chunk(2, dim=-1)
+        return Gaussian(mean, log_std.exp())
 
     def decode(self, z_NL: Tensor) -> Tensor:
         """Class weights `(N, D)`, drawn from the distribution that the codes stand for."""
         mean, log_std = self.decoder(z_NL).chunk(2, dim=-1)
-        return self.sample(Gaussian(mean, log_std + self.log_glorot_std))
+        return self.sample(Gaussian(mean, self.glorot_std * log_std.exp()))
 
     def sample(self, gaussian: Gaussian) -> Tensor:
         if not self.training:
             return gaussian.mean
-        return gaussian.mean + gaussian.log_std.exp() * torch.randn_like(gaussian.mean)
+        return gaussian.mean + gaussian.std * torch.randn_like(gaussian.mean)
 
-    def features(self, x: Tensor, statistics: Params) -> Tensor:
-        return F.dropout(functional_call(self.backbone, statistics, (x,)), self.dropout, self.training)
+    def prepare(self, features_BD: Tensor) -> Tensor:
+        """Scale features to length 1, then in training drop some."""
+        return F.dropout(F.normalize(features_BD, dim=1), self.dropout, self.training)
 
-    def adapt(self, support: Batch) -> Classifier:
-        features_SD = self.features(support.x, {})
-
+    def adapt_head(self, support: Batch) -> Classifier:
         def loss(weights_ND: Tensor) -> Tensor:
-            return F.cross_entropy(features_SD @ weights_ND.T, support.y)
+            return self.n_way * F.cross_entropy(self.prepare(support.x) @ weights_ND.T, support.y)
 
-        codes = self.encode(features_SD, support.y)
+        codes = self.encode(self.prepare(support.x), support.y)
         first_NL = self.sample(codes)
         steps = self.inner_steps if self.training else self.eval_inner_steps
         z_NL = unroll(lambda params: loss(self.decode(params["z"])), {"z": first_NL}, self.latent_optimizer, steps)["z"]
         weights_ND = unroll(
             lambda params: loss(params["w"]), {"w": self.decode(z_NL)}, self.finetune_optimizer, self.finetune_steps
         )["w"]
+        standard_normal = Gaussian(torch.zeros_like(codes.mean), torch.ones_like(codes.std))
         penalties = {
-            "kl": kl_to_standard_normal(codes),
+            "kl": kl_divergence(codes, standard_normal).mean(),
             "stop_gradient": (z_NL.detach() - first_NL).square().mean(),
             "orthogonality": correlation_penalty(self.decoder.weight.T),
         }
-        return Classifier(weights_ND, penalties, support_statistics(self.backbone, {}, support.x))
+        return Classifier(weights_ND, penalties)
 
-    def query_loss(self, classifier: Classifier, query: Batch) -> TaskOutput:
+    def head_loss(self, classifier: Classifier, query: Batch) -> TaskOutput:
         """In training with the penalties, in evaluation the plain loss."""
-        logits_QN = self.features(query.x, classifier.statistics) @ classifier.weights.T
+        logits_QN = self.prepare(query.x) @ classifier.weights.T
         loss = F.cross_entropy(logits_QN, query.y)
         if self.training:
             for name, penalty in classifier.penalties.items():
                 loss = loss + self.penalty_weights[name] * penalty
         return TaskOutput(loss, logits_QN, classifier.penalties)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip every number of a gradient, then the norm of each tensor; with an algorithm named, as the Trainer does."""
+        if gradient_clip_algorithm is not None or not gradient_clip_val:
+            return super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        for parameter in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
+            nn.utils.clip_grad_value_(parameter, gradient_clip_val)
+            nn.utils.clip_grad_norm_(parameter, gradient_clip_val)
 
     def check_task(self, shape: EpisodeShape, split: Split) -> None:
         if shape.n_way != self.n_way:
@@ -168,12 +177,6 @@ class LEO(EpisodicModule[Classifier]):
                 f"{split} episodes are {shape.n_way}-way, but LEO has n_way={self.n_way}; it needs the same way "
                 "everywhere: set data.n_way alone."
             )
-
-
-def kl_to_standard_normal(gaussian: Gaussian) -> Tensor:
-    """Mean over all entries of KL(N(mean, std^2) || N(0, 1))."""
-    mean, log_std = gaussian
-    return (0.5 * (mean.square() + (2 * log_std).exp() - 1) - log_std).mean()
 
 
 def correlation_penalty(rows: Tensor) -> Tensor:

@@ -6,11 +6,13 @@ arXiv:1605.06065.
 The input at step t is an example with the label of the example before, so that a class must be bound to its label
 across steps. The query set continues the stream: each query example is its next step, alone.
 
-Deviations: labels are one-hot (the paper also has strings of five letters). Every class is presented equally often.
-Each read head has a key, a gate and a least used slot of its own, where the paper's equations have one key. The
-sharpness of a read is learned (the key strength of Neural Turing Machines); under the paper's softmax over cosines one
-of 128 slots has at most 6 % of the weight. What was read is an input of the next step, as in those machines. The loss
-is the mean over the stream's predictions and the query's, not their sum.
+Deviations: labels are one-hot (the paper also has strings of five letters). Every class is presented equally often,
+and images are not shifted or turned by small angles. Each head has a key, a gate, a least used slot and a vector to
+write, as in two public implementations (tristandeleu/ntm-one-shot and ywatanabex/ntm-meta-learning on GitHub); in the
+paper's equations one key is what is read by and what is written. The sharpness of a read is learned (the key strength
+of Neural Turing Machines); under the paper's softmax over cosines one of 128 slots has at most 6 % of the weight. What
+was read is an input of the next step, as in those machines. The loss is the mean over the stream's predictions and the
+query's, not their sum.
 """
 
 from typing import Any, NamedTuple
@@ -31,9 +33,9 @@ SHARP = 8.0  # strength of keys at first: e^8 is far more than the number of slo
 
 
 class Memory(NamedTuple):
-    """Contents `(B, M, W)`, and by slot the usage `(B, M)` and each head's read weights and least used slot (one-hot).
+    """Contents `(B, M, W)`, usage `(B, M)`, and each head's read weights and least used slot (one-hot), `(B, R, M)`.
 
-    Shape letters: `B` streams, `M` slots, `W` their width, `R` read heads.
+    The first head's slot is the least used of all. Shape letters: `B` streams, `M` slots, `W` their width, `R` heads.
     """
 
     contents: Tensor
@@ -98,6 +100,7 @@ class MANN(StreamModule[Stream]):
         self.slots, self.width, self.heads, self.usage_decay = slots, width, heads, usage_decay
         self.controller = LSTMCell(in_channels * image_size**2 + n_way + heads * width, hidden)
         self.keys = nn.Linear(hidden, heads * width, bias=False)  # a bias would make the first keys all alike
+        self.writes = nn.Linear(hidden, heads * width)
         self.gates = nn.Linear(hidden, heads)
         self.strengths = nn.Linear(hidden, heads)
         nn.init.normal_(self.keys.weight, std=0.3)
@@ -126,9 +129,11 @@ class MANN(StreamModule[Stream]):
         """Logits `(B, N)` for the examples, and the state in which their label is still that of the step before."""
         controller = self.controller(torch.cat([x_BF, state.label, state.reads.flatten(1)], dim=1), state.controller)
         hidden_BH, _ = controller
-        keys_BRW = self.keys(hidden_BH).tanh().unflatten(1, (self.heads, self.width))
-        strengths_BR = 1 + F.softplus(self.strengths(hidden_BH))
-        memory = access(state.memory, keys_BRW, self.gates(hidden_BH).sigmoid(), strengths_BR, self.usage_decay)
+        keys_BRW, writes_BRW = (
+            linear(hidden_BH).tanh().unflatten(1, (self.heads, self.width)) for linear in (self.keys, self.writes)
+        )
+        gates_BR, strengths_BR = self.gates(hidden_BH).sigmoid(), 1 + F.softplus(self.strengths(hidden_BH))
+        memory = access(state.memory, keys_BRW, writes_BRW, gates_BR, strengths_BR, self.usage_decay)
         reads_BRW = memory.read_weights @ memory.contents
         logits_BN = self.classifier(torch.cat([hidden_BH, reads_BRW.flatten(1)], dim=1))
         return logits_BN, State(controller, memory, reads_BRW, state.label)
@@ -157,16 +162,18 @@ class MANN(StreamModule[Stream]):
             )
 
 
-def access(memory: Memory, keys_BRW: Tensor, gates_BR: Tensor, strengths_BR: Tensor, usage_decay: float) -> Memory:
+def access(
+    memory: Memory, keys_BRW: Tensor, writes_BRW: Tensor, gates_BR: Tensor, strengths_BR: Tensor, usage_decay: float
+) -> Memory:
     """One step of least recently used access: write, read, and find the slots that are now least used.
 
-    A head writes its key where it read last (gate open) or to a least used slot (gate closed), which is erased first.
-    It reads by the similarity of its key to the contents as just written.
+    A head adds its vector to the slots that it read last (gate open) or to a least used one (gate closed). The least
+    used slot of all is erased first. A head reads by the similarity of its key to the contents as just written.
     """
     gates_BR1 = gates_BR[..., None]
     write_BRM = gates_BR1 * memory.read_weights + (1 - gates_BR1) * memory.least_used
-    kept_BM1 = 1 - memory.least_used.sum(1)[..., None]
-    contents_BMW = memory.contents * kept_BM1 + write_BRM.mT @ keys_BRW
+    kept_BM1 = 1 - memory.least_used[:, 0, :, None]
+    contents_BMW = memory.contents * kept_BM1 + write_BRM.mT @ writes_BRW
     norms_BM = torch.linalg.vector_norm(contents_BMW, dim=-1).clamp_min(1e-6)  # an empty slot is like nothing
     cosines_BRM = F.normalize(keys_BRW, dim=-1) @ contents_BMW.mT / norms_BM[:, None]
     read_BRM = (strengths_BR[..., None] * cosines_BRM).softmax(-1)

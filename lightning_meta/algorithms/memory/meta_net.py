@@ -21,31 +21,27 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
-from lightning_meta.backbones import Backbone, support_statistics
+from lightning_meta.backbones import Backbone
 from lightning_meta.backbones.recurrent import LSTMCell
 from lightning_meta.core import Batch, Params, TaskOutput, detach
 from lightning_meta.core.preprocessing import log_and_sign
 from lightning_meta.core.prototypes import cosine_similarities
 from lightning_meta.datamodules.episodes import EpisodeShape, Split
 from lightning_meta.errors import ConfigError
-from lightning_meta.modules import StreamModule
+from lightning_meta.modules import EmbeddingModule, StreamModule
 
 P = 7.0  # gradients from e^-7 to 1 become numbers of the size of 1
 
 
 class FastWeights(NamedTuple):
-    """Q* by name; the memory: W* of every support example by name, `(S, ...)`, and their representations `(S, R)`.
-
-    With statistics for the query's normalisation.
-    """
+    """Q* by name; the memory: W* of every support example by name, `(S, ...)`, and their representations `(S, R)`."""
 
     representation: Params
     base: Params
     keys: Tensor
-    statistics: Params
 
 
-class MetaNet(StreamModule[FastWeights]):
+class MetaNet(EmbeddingModule[FastWeights], StreamModule):
     """Fast weights of the representation for the task, and of the base learner for each query example.
 
     Shape letters: `R` features of the representation, `H` hidden units of the base learner.
@@ -56,7 +52,7 @@ class MetaNet(StreamModule[FastWeights]):
         features: R.
         hidden: H.
         meta_hidden: units of the networks d and m, which treat every weight alike.
-        **kwargs: of `EpisodicModule`.
+        **kwargs: of `EmbeddingModule`.
     """
 
     def __init__(
@@ -68,19 +64,23 @@ class MetaNet(StreamModule[FastWeights]):
         meta_hidden: int = 20,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(backbone, **kwargs)
         if n_way is None:
             raise ConfigError("MetaNet needs n_way, the number of classes per episode.")
-        self.n_way, self.backbone = n_way, backbone
+        self.n_way = n_way
         self.representation = nn.Linear(backbone.out_features, features)
         self.base = nn.Sequential(nn.Linear(features, hidden), nn.Linear(hidden, n_way))
         self.d = GradientLSTM(meta_hidden)
         self.m = GradientMLP(meta_hidden)
 
     def represent(self, features_BD: Tensor, fast: Params | None = None, slow: Params | None = None) -> Tensor:
-        """u after its convolutions, `(B, R)`: with fast weights, layer augmentation."""
-        r_BR = F.relu(functional_call(self.representation, slow or {}, (features_BD,)))
-        return r_BR if fast is None else r_BR + F.relu(F.linear(features_BD, fast["weight"], fast["bias"]))
+        """u after its convolutions, `(B, R)`: with fast weights, layer augmentation.
+
+        Linear, so that keys may point in opposite directions. After a ReLU their cosines would not be negative, and
+        of five classes none could have more than e / (e + 4) = 40 % of the attention.
+        """
+        r_BR = functional_call(self.representation, slow or {}, (features_BD,))
+        return r_BR if fast is None else r_BR + F.linear(features_BD, fast["weight"], fast["bias"])
 
     def logits(self, r_BR: Tensor, fast: Params | None = None, slow: Params | None = None) -> Tensor:
         """b, `(B, N)`; fast weights are those of each example, `(B, ...)`."""
@@ -91,24 +91,21 @@ class MetaNet(StreamModule[FastWeights]):
         logits_BN = F.linear(hidden_BH, weights["1.weight"], weights["1.bias"])
         return logits_BN if fast is None else logits_BN + linear_each(hidden_BH, fast["1.weight"], fast["1.bias"])
 
-    def adapt(self, support: Batch) -> FastWeights:
+    def adapt_head(self, support: Batch) -> FastWeights:
         def representation_loss(slow: Params, features_D: Tensor, label: Tensor) -> Tensor:
             return F.cross_entropy(self.logits(self.represent(features_D[None], slow=slow)), label[None])
 
         def task_loss(slow: Params, r_R: Tensor, label: Tensor) -> Tensor:
             return F.cross_entropy(self.logits(r_R[None], slow=slow), label[None])
 
-        features_SD = self.backbone(support.x)
-        gradients_S = each_gradient(representation_loss, self.representation, features_SD, support.y)
+        gradients_S = each_gradient(representation_loss, self.representation, support.x, support.y)
         fast_representation = tree_map(self.d, gradients_S)
-        r_SR = self.represent(features_SD, fast_representation)
+        r_SR = self.represent(support.x, fast_representation)
         gradients_S = each_gradient(task_loss, self.base, r_SR, support.y)
-        statistics = support_statistics(self.backbone, {}, support.x)
-        return FastWeights(fast_representation, tree_map(self.m, gradients_S), r_SR, statistics)
+        return FastWeights(fast_representation, tree_map(self.m, gradients_S), r_SR)
 
-    def query_loss(self, fast: FastWeights, query: Batch) -> TaskOutput:
-        features_QD = functional_call(self.backbone, fast.statistics, (query.x,))
-        r_QR = self.represent(features_QD, fast.representation)
+    def head_loss(self, fast: FastWeights, query: Batch) -> TaskOutput:
+        r_QR = self.represent(query.x, fast.representation)
         attention_QS = cosine_similarities(r_QR, fast.keys).softmax(1)
         weights = {name: (attention_QS @ w.flatten(1)).unflatten(1, w.shape[1:]) for name, w in fast.base.items()}
         logits_QN = self.logits(r_QR, weights)
