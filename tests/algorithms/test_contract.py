@@ -100,6 +100,7 @@ ALGORITHMS: dict[str, Make] = {
     "protonet-inductive": lambda: ProtoNet(conv4("inductive")),
     "r2d2": lambda: R2D2(conv4()),
     "r2d2-inductive": lambda: R2D2(conv4("inductive")),
+    "r2d2-random-shots": lambda: R2D2(conv4(), penalty=0.1, learn_penalty=True, random_shots=True),
     "metaoptnet-ridge": lambda: MetaOptNet(conv4(), head="ridge"),
     "metaoptnet": pytest.param(lambda: MetaOptNet(conv4("inductive"), n_way=3), marks=needs_qpth),
     "matching_net": lambda: MatchingNet(conv4()),
