@@ -6,6 +6,7 @@ from lightning_meta.backbones.dropblock import DropBlock
 from lightning_meta.backbones.learn2learn_backbone import Learn2LearnBackbone
 from lightning_meta.backbones.mlp import MLP
 from lightning_meta.backbones.norm import EpisodicBatchNorm2d, norm_protocol, support_statistics
+from lightning_meta.backbones.r2d2_net import R2D2Net
 from lightning_meta.backbones.resnet12 import ResNet12
 from lightning_meta.backbones.text import EmbeddingAverage, TextCNN
 from lightning_meta.backbones.wrn import WideResNet
@@ -18,6 +19,7 @@ __all__ = [
     "EmbeddingAverage",
     "EpisodicBatchNorm2d",
     "Learn2LearnBackbone",
+    "R2D2Net",
     "ResNet12",
     "TextCNN",
     "WideResNet",

@@ -53,7 +53,8 @@ class RunSummary(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start, self._fitting = perf_counter(), True
-        self.trained_on = getattr(getattr(trainer, "datamodule", None), "name", None)
+        data = getattr(trainer, "datamodule", None)
+        self.trained_on = data.trained_on() if isinstance(data, TaskDataModule) else None
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._fit_seconds, self._fitting = self.fit_seconds, False

@@ -74,6 +74,10 @@ class TaskDataModule(pl.LightningDataModule):
         """The same in words."""
         raise NotImplementedError
 
+    def trained_on(self) -> str:
+        """What training tasks are drawn from: stated in the `result.json` of every later test."""
+        return self.name
+
     def train_dataloader(self) -> EpisodeLoader:
         rank, world_size = self._rank_and_world_size()
         if self.meta_batch_size % world_size:
@@ -179,12 +183,16 @@ class EpisodicDataModule(TaskDataModule):
         """The task distribution of a split. Called once per split and process; raises `DataError`."""
         raise NotImplementedError
 
+    def load_split(self, split: Split) -> TaskSource:
+        """What a split's episodes are drawn from: its own task distribution, unless a kind of data has it otherwise."""
+        return self.load_source(split)
+
     def setup(self, stage: str) -> None:
         self.support_as_stream = False  # the next algorithm may want ordinary episodes
         splits: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
         for split in splits.get(stage, ("test",)):
             if split not in self.sources:
-                self.sources[split] = self.load_source(split)
+                self.sources[split] = self.load_split(split)
                 if self.on_device and self.trainer:
                     self.sources[split] = self.sources[split].to(self.trainer.strategy.root_device)
 

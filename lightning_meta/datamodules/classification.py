@@ -38,6 +38,8 @@ class ClassificationDataModule(EpisodicDataModule):
             then turned. A new class has the label of the class drawn.
         train_classes: how many of the meta-training classes to use, taken at even distances in their order; all by
             default. The fewer they are, the sooner tasks with fixed labels are memorised.
+        train_split: `trainval` trains on the classes of training and of validation together, as some papers do for
+            their final figures. Validation stays what it is: it then measures on classes that were trained on.
         **kwargs: of `EpisodicDataModule`.
     """
 
@@ -46,6 +48,7 @@ class ClassificationDataModule(EpisodicDataModule):
         labels: Literal["shuffled", "fixed"] = "shuffled",
         task_augmentation: Sequence[TaskAugmentation] = (),
         train_classes: int | None = None,
+        train_split: Literal["train", "trainval"] = "train",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -54,12 +57,22 @@ class ClassificationDataModule(EpisodicDataModule):
         if unknown := set(task_augmentation) - {"rotate", "mix"}:
             raise ConfigError(f"task_augmentation has {sorted(unknown)}; it may have rotate and mix.")
         self.labels, self.task_augmentation, self.train_classes = labels, tuple(task_augmentation), train_classes
+        if train_split not in ("train", "trainval"):
+            raise ConfigError(f"train_split={train_split!r} must be train or trainval.")
+        self.train_split = train_split
         self.labelled_by_class: set[Split] = set()
         self.embedding: Callable[[Tensor], Tensor] | None = None
 
     def load_source(self, split: Split) -> ClassBank:
         """The classes of a split. Called once per split and process; raises `DataError`."""
         raise NotImplementedError
+
+    def load_split(self, split: Split) -> ClassBank:
+        own = self.load_source(split)
+        return own.joined(self.load_source("val")) if (split, self.train_split) == ("train", "trainval") else own
+
+    def trained_on(self) -> str:
+        return self.name if self.train_split == "train" else f"{self.name} (training and validation classes)"
 
     def prepare_image(self, path: Path) -> Tensor:
         """An image file of a user's, made like the images of this data set: `(C, H, W)` uint8. For `predict`.

@@ -82,6 +82,15 @@ class ClassBank:
         size = np.array([len(images) for images in classes])
         return cls(torch.cat(list(classes)), size.cumsum() - size, size)
 
+    def joined(self, other: "ClassBank") -> "ClassBank":
+        """The bank with the classes of another one after its own."""
+        return replace(
+            self,
+            images=torch.cat([self.images, other.images]),
+            first=np.concatenate([self.first, other.first + len(self.images)]),
+            size=np.concatenate([self.size, other.size]),
+        )
+
     def thinned(self, classes: int) -> "ClassBank":
         """The bank with only so many of its classes, taken at even distances in their order."""
         if not 1 <= classes <= len(self.size):

@@ -163,7 +163,7 @@ class TextClasses(ClassificationDataModule):
         self.tokenizer = Tokenizer(state_dict["words"], self.length)
         # Lightning sets up before it loads.
         for split, source in self.sources.items():
-            self.sources[split] = self.load_source(split).to(cast(ClassBank, source).images.device)
+            self.sources[split] = self.load_split(split).to(cast(ClassBank, source).images.device)
 
 
 def read_table(path: Path, text_column: str, class_column: str) -> Iterator[tuple[str, str]]:

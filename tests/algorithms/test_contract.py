@@ -7,6 +7,7 @@ from importlib.util import find_spec
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch import nn
 from torch.utils._pytree import tree_map
 
 from lightning_meta.algorithms import (
@@ -100,13 +101,15 @@ ALGORITHMS: dict[str, Make] = {
     "protonet-inductive": lambda: ProtoNet(conv4("inductive")),
     "r2d2": lambda: R2D2(conv4()),
     "r2d2-inductive": lambda: R2D2(conv4("inductive")),
+    "r2d2-random-shots": lambda: R2D2(conv4(), penalty=0.1, learn_penalty=True, random_shots=True),
     "metaoptnet-ridge": lambda: MetaOptNet(conv4(), head="ridge"),
     "metaoptnet": pytest.param(lambda: MetaOptNet(conv4("inductive"), n_way=3), marks=needs_qpth),
     "matching_net": lambda: MatchingNet(conv4()),
     "matching_net-inductive": lambda: MatchingNet(conv4("inductive")),
     "matching_net-full-context": lambda: FullContextMatchingNet(conv4(), processing_steps=2),
-    "relation_net": lambda: RelationNet(conv4(halvings=2), hidden=6),
-    "relation_net-inductive": lambda: RelationNet(conv4("inductive", halvings=2), hidden=6, norm="inductive"),
+    "relation_net": lambda: spread(RelationNet(conv4(halvings=2), hidden=6)),
+    "relation_net-inductive": lambda: spread(RelationNet(conv4("inductive", halvings=2), hidden=6, norm="inductive")),
+    "relation_net-cross-entropy": lambda: spread(RelationNet(conv4(), hidden=6, loss="cross_entropy")),
     "siamese": lambda: Siamese(conv4()),
     "siamese-inductive": lambda: Siamese(conv4("inductive")),
     "mann": lambda: MANN(n_way=3, image_size=8, hidden=16, slots=8, width=6, heads=2),
@@ -122,6 +125,14 @@ REGRESSORS: dict[str, Make] = {
     "neural_process": lambda: NeuralProcess(width=16, layers=2, draws=4),
     "attentive_neural_process": lambda: AttentiveNeuralProcess(width=16, layers=2, draws=4, heads=2),
 }
+
+
+def spread(module: RelationNet) -> RelationNet:
+    """Scores start all but equal, as in the authors' code; with larger weights they differ."""
+    for layer in module.relation:
+        if isinstance(layer, nn.Linear):
+            layer.weight.data.mul_(30)
+    return module
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,9 @@ from lightning_meta.core import Batch, Episode
 from tests.conftest import SIZE, conv4, meta_gradient, random_episodes
 
 
-def relation_net(norm: str = "transductive", **overrides: int) -> RelationNet:
-    return RelationNet(conv4(norm, **({"halvings": 2} | overrides)), hidden=5, hidden_linear=4, norm=norm).double()
+def relation_net(norm: str = "transductive", loss: str = "mse", **overrides: int) -> RelationNet:
+    backbone = conv4(norm, **({"halvings": 2} | overrides))
+    return RelationNet(backbone, hidden=5, hidden_linear=4, norm=norm, loss=loss).double()
 
 
 def relation_scores(module: RelationNet, maps_QDHW: Tensor, class_maps_NDHW: Tensor) -> Tensor:
@@ -26,10 +27,11 @@ def relation_scores(module: RelationNet, maps_QDHW: Tensor, class_maps_NDHW: Ten
     return last(hidden(pairs.flatten(1)).relu()).sigmoid().view(len(maps_QDHW), len(class_maps_NDHW))
 
 
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 @pytest.mark.parametrize("k_shot", [1, 3])
-def test_scores_and_loss_equal_the_paper_s_with_a_pair_for_each_query_and_class(k_shot: int) -> None:
+def test_scores_and_loss_equal_the_paper_s_with_a_pair_for_each_query_and_class(k_shot: int, loss: str) -> None:
     """Batch statistics too are those of Q x N pairs, though class slots are as many as support examples."""
-    module, tasks = relation_net(), random_episodes(k_shot=k_shot)
+    module, tasks = relation_net(loss=loss), random_episodes(k_shot=k_shot)
     for norm in (module.relation[0], module.relation[4]):
         torch.nn.init.normal_(norm.weight)
         torch.nn.init.normal_(norm.bias)
@@ -41,7 +43,11 @@ def test_scores_and_loss_equal_the_paper_s_with_a_pair_for_each_query_and_class(
         scores = relation_scores(module, query, class_maps)
         torch.testing.assert_close(out.preds[t, :, :3].sigmoid(), scores, rtol=1e-9, atol=1e-12)
         assert (out.preds[t, :, 3:] == -torch.inf).all()
-        errors = [(scores[q, c] - float(c == tasks.query.y[t, q])) ** 2 for q in range(len(query)) for c in range(3)]
+        if loss == "mse":
+            errors = [(scores[q, c] - float(c == y)) ** 2 for q, y in enumerate(tasks.query.y[t]) for c in range(3)]
+        else:  # the odds of a score are the exponential of what is before the sigmoid
+            odds = scores / (1 - scores)
+            errors = [-torch.log(odds[q, y] / odds[q].sum()) for q, y in enumerate(tasks.query.y[t])]
         torch.testing.assert_close(out.loss[t], sum(errors) / len(errors), rtol=1e-9, atol=1e-12)
 
 
@@ -79,6 +85,36 @@ def test_plays_any_way_with_the_same_weights(halvings: int) -> None:
 
 
 def test_a_backbone_without_maps_gives_maps_of_one_pixel(episodes: Episode) -> None:
+    """The relation module is then a perceptron on pairs of feature vectors, here one pair at a time."""
     module = RelationNet(MLP(SIZE**2, [7]), hidden=5).double()
     assert module.map_shape == (7, 1, 1)
-    assert module.play(episodes).preds.shape == (3, 6, 6)
+    out = module.play(episodes)
+    first, _, _, second, other, _, _, _, hidden, _, last = module.relation
+    for t in range(3):
+        support, query = (module.backbone(batch.x[t]) for batch in episodes)
+        labels = episodes.support.y[t]
+        sums = [sum(m for m, y in zip(support, labels, strict=True) if y == c) for c in range(3)]
+        pairs = torch.stack([torch.cat([of_class, of_query]) for of_query in query for of_class in sums])
+        for weight, norm in ((module.compare.weight, first), (second.weight, other)):
+            pairs = F.batch_norm(pairs @ weight.flatten(1).T, None, None, norm.weight, norm.bias, training=True).relu()
+        scores = last(hidden(pairs).relu()).view(6, 3)
+        torch.testing.assert_close(out.preds[t, :, :3], scores, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("halvings", [2, 3, 4])
+def test_every_place_of_a_kernel_is_of_use(halvings: int) -> None:
+    """On maps of 4x4, 2x2 and 1x1 pixels, which a pooling turns into 2x2, 1x1 and 1x1."""
+    module = relation_net(halvings=halvings)
+    gradient = meta_gradient(module, random_episodes())
+    for name in ("compare.weight", "relation.3.weight"):
+        assert (gradient[name].abs().amax((0, 1)) > 0).all(), name
+
+
+def test_the_relation_module_starts_as_in_the_authors_code() -> None:
+    torch.manual_seed(0)
+    module = RelationNet(conv4(hidden=64, halvings=2), hidden=64, hidden_linear=64)
+    for convolution in (module.compare, module.relation[3]):
+        assert convolution.weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)
+    for linear in (module.relation[8], module.relation[10]):
+        assert linear.weight.std().item() == pytest.approx(0.01, rel=0.15)
+        assert (linear.bias == 1).all()

@@ -20,6 +20,7 @@ from lightning_meta.backbones import (
     Conv4,
     EpisodicBatchNorm2d,
     Learn2LearnBackbone,
+    R2D2Net,
     ResNet12,
     WideResNet,
     norm_protocol,
@@ -39,6 +40,7 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "resnet12": partial(ResNet12, channels=(4, 5, 6, 7), drop_rate=0.0),
     "resnet12-flat": partial(ResNet12, channels=(4, 5, 6, 7), drop_rate=0.0, global_pool=False),
     "wrn": partial(WideResNet, depth=10, width=1),
+    "r2d2": partial(R2D2Net, channels=(4, 5, 6, 7), dropout=0.0),
     "learn2learn-cnn4": pytest.param(
         partial(Learn2LearnBackbone, "CNN4Backbone", options={"hidden_size": 4}), marks=needs_learn2learn
     ),
@@ -47,6 +49,7 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
 RANDOM: dict[str, Callable[..., Backbone]] = {
     "resnet12-dropblock": partial(ResNet12, channels=(4, 5, 6, 7), drop_rate=0.1, block_size=2),
     "wrn-dropout": partial(WideResNet, depth=10, width=1, dropout=0.3),
+    "r2d2-dropout": partial(R2D2Net, channels=(4, 5, 6, 7), dropout=0.3),
 }
 make_each = pytest.mark.parametrize("make", BACKBONES.values(), ids=BACKBONES.keys())
 make_random = pytest.mark.parametrize("make", RANDOM.values(), ids=RANDOM.keys())

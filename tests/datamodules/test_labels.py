@@ -251,3 +251,41 @@ def test_a_part_of_the_classes_keeps_fixed_labels() -> None:
 def test_more_training_classes_than_there_are_is_an_error(classes: int) -> None:
     with pytest.raises(ConfigError, match=f"train_classes={classes} must be between 1 and the 32 classes"):
         numbered(train_classes=classes).source("train")
+
+
+class Apart(ClassificationDataModule):
+    """Other classes in every split, of different sizes: 0 to 5, 6 to 9 and 10 to 15."""
+
+    def load_source(self, split: Split) -> ClassBank:
+        sizes, before = {"train": ([9, 5, 7, 6, 8, 5], 0), "val": ([6, 9, 5, 7], 6), "test": ([5] * 6, 10)}[split]
+        bank = numbered_bank(sizes)
+        return replace(bank, images=bank.images + torch.tensor([before, 0], dtype=torch.uint8))
+
+
+def apart(**overrides: Any) -> Apart:
+    module = Apart(n_way=4, k_shot=2, n_query=3, **overrides)
+    ready(module)
+    return module
+
+
+@pytest.mark.parametrize(("train_split", "classes"), [("train", 6), ("trainval", 10)])
+def test_training_may_use_the_classes_of_validation_too(train_split: Any, classes: int) -> None:
+    """All examples of all classes, and no others; validation and test are what they are without."""
+    module = apart(train_split=train_split)
+    tasks = module.dataset("train").__getitems__(range(400))
+    sizes = [9, 5, 7, 6, 8, 5, 6, 9, 5, 7]
+    seen = {identity for batch in tasks for identity in identities(batch.x.flatten(0, 1))}
+    assert seen == {(c, example) for c in range(classes) for example in range(sizes[c])}
+    assert module.n_classes("train") == classes
+    for split in ("val", "test"):
+        assert_same(module.dataset(split).__getitems__(range(20)), apart().dataset(split).__getitems__(range(20)))
+
+
+def test_training_on_both_is_stated_in_results() -> None:
+    assert apart().trained_on() == "Apart"
+    assert apart(train_split="trainval").trained_on() == "Apart (training and validation classes)"
+
+
+def test_an_unknown_training_split_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"train_split='val' must be train or trainval"):
+        blobs(train_split="val")

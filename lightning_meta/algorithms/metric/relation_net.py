@@ -4,13 +4,15 @@ Sung, Yang, Zhang, Xiang, Torr, Hospedales: "Learning to Compare: Relation Netwo
 arXiv:1711.06025.
 
 Deviations: all convolutions are padded, so that maps of 28x28 images are 7x7 and not 5x5 as in the authors' code, and
-have no bias (normalisation cancels it). Initial values are not those of the authors' code, and gradients are clipped
-only if the trainer does it. That code normalises by the batch at hand in testing too (`norm: transductive`); whose
-statistics are used here is a setting.
+have no bias (normalisation cancels it). The relation module starts from the initial values of that code, the embedding
+from those of its backbone. Gradients are clipped only if the trainer does it. That code normalises by the batch at hand
+in testing too (`norm: transductive`); whose statistics are used here is a setting. The cross-entropy of scores is not
+the paper's loss; Chen et al. (2019, arXiv:1904.04232) train with it.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from math import prod
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -49,6 +51,8 @@ class RelationNet(EmbeddingModule[ClassMaps]):
         hidden_linear: units between its two linear layers.
         norm: whose statistics normalise in the relation module, see `EpisodicBatchNorm2d`. For `inductive` they are
             those of all pairs of a support example and a class.
+        loss: `mse` between the sigmoids of all scores and 1 for the own class, 0 for others (the paper's), or the
+            `cross_entropy` of a query's scores, which learns faster where there are many classes.
         **kwargs: of `EmbeddingModule`.
     """
 
@@ -58,30 +62,37 @@ class RelationNet(EmbeddingModule[ClassMaps]):
         hidden: int = 64,
         hidden_linear: int = 8,
         norm: NormProtocol = "transductive",
+        loss: Literal["mse", "cross_entropy"] = "mse",
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, **kwargs)
+        self.loss = loss
         self.map_shape = getattr(backbone, "map_shape", (backbone.out_features, 1, 1))
-        channels, height, width = self.map_shape
-        self.compare = nn.Conv2d(2 * channels, hidden, 3, padding=1, bias=False)
-        pools: list[nn.Module] = []
-        for _ in range(2):
-            kernel = (min(2, height), min(2, width))  # a map of one pixel stays as it is
-            height, width = height // kernel[0], width // kernel[1]
-            pools.append(nn.MaxPool2d(kernel))
+        channels, *size = self.map_shape
+        convolutions, pools = [], []
+        for inputs in (2 * channels, hidden):
+            convolutions.append(convolution(inputs, hidden, size))
+            pool = [min(2, side) for side in size]  # a map of one pixel stays as it is
+            pools.append(nn.MaxPool2d(tuple(pool)))
+            size = [side // step for side, step in zip(size, pool, strict=True)]
+        self.compare = convolutions[0]
         self.relation = nn.Sequential(
             EpisodicBatchNorm2d(hidden, norm),
             nn.ReLU(),
             pools[0],
-            nn.Conv2d(hidden, hidden, 3, padding=1, bias=False),
+            convolutions[1],
             EpisodicBatchNorm2d(hidden, norm),
             nn.ReLU(),
             pools[1],
             nn.Flatten(),
-            nn.Linear(hidden * height * width, hidden_linear),
+            nn.Linear(hidden * prod(size), hidden_linear),
             nn.ReLU(),
             nn.Linear(hidden_linear, 1),
         )
+        for layer in self.relation:
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.01)
+                nn.init.ones_(layer.bias)
 
     def pairs(self, maps_QDHW: Tensor, class_maps_SDHW: Tensor) -> Tensor:
         """The first convolution of all pairs' concatenated maps, `(Q * S, hidden, H, W)`.
@@ -89,8 +100,8 @@ class RelationNet(EmbeddingModule[ClassMaps]):
         A convolution is linear, so it is applied to each map once, with its half of the weights, and pairs are sums.
         """
         for_class, for_query = self.compare.weight.chunk(2, dim=1)
-        from_class = F.conv2d(class_maps_SDHW, for_class, padding=1)
-        from_query = F.conv2d(maps_QDHW, for_query, padding=1)
+        from_class = F.conv2d(class_maps_SDHW, for_class, padding="same")
+        from_query = F.conv2d(maps_QDHW, for_query, padding="same")
         return (from_query[:, None] + from_class).flatten(0, 1)
 
     def adapt_head(self, support: Batch) -> ClassMaps:
@@ -101,13 +112,15 @@ class RelationNet(EmbeddingModule[ClassMaps]):
         return ClassMaps(class_maps_SDHW, support.y, statistics)
 
     def head_loss(self, classes: ClassMaps, query: Batch) -> TaskOutput:
-        """Mean squared error of the relation scores; predictions are the scores before their sigmoid."""
+        """Predictions are the scores before their sigmoid."""
         pairs = self.pairs(query.x.unflatten(1, self.map_shape), classes.maps)
         logits_QS = functional_call(self.relation, classes.statistics, (pairs,)).view(len(query.y), -1)
+        logits_CQ, present_C = class_means(logits_QS.T, classes.labels)  # all examples of a class have the same
+        logits_QC = exclude_absent(logits_CQ.T, present_C)
+        if self.loss == "cross_entropy":
+            return TaskOutput(F.cross_entropy(logits_QC, query.y), logits_QC)
         same_QS = query.y[:, None] == classes.labels
-        loss = F.mse_loss(logits_QS.sigmoid(), same_QS.to(logits_QS.dtype))
-        logits_CQ, present_C = class_means(logits_QS.T, classes.labels)
-        return TaskOutput(loss, exclude_absent(logits_CQ.T, present_C))
+        return TaskOutput(F.mse_loss(logits_QS.sigmoid(), same_QS.to(logits_QS.dtype)), logits_QC)
 
     def check_shots(self, shots: Sequence[int]) -> None:
         if min(shots) < max(shots):
@@ -115,3 +128,15 @@ class RelationNet(EmbeddingModule[ClassMaps]):
                 f"classes have from {min(shots)} to {max(shots)} examples, but RelationNet adds up the maps of a "
                 "class, so that classes can be compared only where all have as many; give the same number of each."
             )
+
+
+def convolution(inputs: int, filters: int, size: Sequence[int]) -> nn.Conv2d:
+    """3x3, of maps of a `size` that it keeps. Where they are one pixel wide or high, so is the kernel.
+
+    The rest of a kernel would see nothing but padding there. Weights start as in the authors' code: normal, variance 2
+    over the fan out.
+    """
+    height, width = (3 if side > 1 else 1 for side in size)
+    layer = nn.Conv2d(inputs, filters, (height, width), padding="same", bias=False)
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return layer
