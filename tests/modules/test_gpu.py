@@ -130,7 +130,7 @@ def test_recorded_bf16_is_the_same_training_up_to_rounding(tmp_path: Path) -> No
     """The weights are rounded anew in each replay."""
 
     def make() -> ProtoNet:
-        return ProtoNet(conv4(), optimizer=partial(torch.optim.Adam, lr=0.02))
+        return ProtoNet(conv4(), optimizer=partial(torch.optim.Adam, lr=0.005))
 
     plain, recorded = (fitted(make, on, tmp_path, precision="bf16-mixed")[1] for on in (False, True))
     for before, after in zip(plain, recorded, strict=True):
@@ -139,8 +139,8 @@ def test_recorded_bf16_is_the_same_training_up_to_rounding(tmp_path: Path) -> No
 
 def test_what_cannot_be_recorded_is_refused(tmp_path: Path) -> None:
     class Waits(ProtoNet):
-        def query_loss(self, adapted: Any, query: Any) -> Any:
-            out = super().query_loss(adapted, query)
+        def head_loss(self, prototypes: Any, query: Any) -> Any:
+            out = super().head_loss(prototypes, query)
             return out._replace(loss=out.loss * (1 + bool(out.loss > 0)))
 
     with pytest.raises(ConfigError, match="step of Waits cannot be compiled here; set compile_training to false"):
