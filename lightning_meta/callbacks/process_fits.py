@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytorch_lightning as pl
@@ -16,19 +16,29 @@ from lightning_meta.core import Batch, Episode
 from lightning_meta.datamodules.base import EpisodicDataModule
 from lightning_meta.datamodules.episodes import STREAM
 from lightning_meta.datamodules.gaussian_process import GaussianProcessSource
-from lightning_meta.datamodules.sampling import episode_keys
+from lightning_meta.datamodules.sampling import Keys, episode_keys
 from lightning_meta.metrics import EpisodicLogLikelihood, EpisodicMean
 from lightning_meta.modules import EpisodicModule
 from lightning_meta.viz import process_fits
 
 GRID_POINTS = 200
+BOUNDS = ("gp_log_likelihood", "gp_averaged_log_likelihood", "gp_averaged_normal_log_likelihood")
 
 
 class ProcessFits(Pictures):
-    """Predictions for draws of Gaussian processes, against the true posterior.
+    """Predictions for draws of Gaussian processes, against what is to be known of them.
 
-    Logs `test/gp_log_likelihood` and its `_ci95`: what the true posterior scores on the same test episodes, an upper
-    bound for any `test/log_likelihood`. Picture `process_fits`: means and bands of both for some test episodes.
+    Logs, each with its `_ci95` and on the same test episodes as `test/log_likelihood`:
+
+    - `test/gp_log_likelihood`: of the posterior under the kernel that a function was drawn from. Out of reach, as no
+      algorithm is told the kernel.
+    - `test/gp_averaged_log_likelihood`: of the average over kernels, the most that a support set and the knowledge of
+      how functions are drawn allow.
+    - `test/gp_averaged_normal_log_likelihood`: of normal distributions with its means and standard deviations, the most
+      that predictions of this form allow: the bound of neural processes.
+
+    Picture `process_fits`: means and bands of predictions and of the posterior under the true kernel for some test
+    episodes.
 
     For algorithms that predict means and standard deviations; anything else is skipped without a word.
 
@@ -39,10 +49,10 @@ class ProcessFits(Pictures):
     def __init__(self, tasks: int = 4) -> None:
         super().__init__()
         self.tasks = tasks
-        self.score = EpisodicMean()
+        self.scores: dict[str, EpisodicMean] = {}
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.score = EpisodicMean().to(pl_module.device)
+        self.scores = {name: EpisodicMean().to(pl_module.device) for name in BOUNDS}
 
     def on_test_batch_end(
         self,
@@ -56,14 +66,15 @@ class ProcessFits(Pictures):
         data: Any = getattr(trainer, "datamodule", None)
         if applies(pl_module, data):
             loader: Any = trainer.test_dataloaders  # one EpisodeLoader
-            truth = posterior(data, loader.ids_of_batch(batch_idx)).unsqueeze(2)
-            self.score.update(EpisodicLogLikelihood.per_episode(truth, batch.query.y.cpu()).to(pl_module.device))
+            for name, values_T in bounds(data, loader.ids_of_batch(batch_idx), batch.query.y.cpu()).items():
+                self.scores[name].update(values_T.to(pl_module.device))
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if applies(pl_module, getattr(trainer, "datamodule", None)):
-            mean, ci95 = self.score.compute()  # summed over ranks by torchmetrics
-            pl_module.log("test/gp_log_likelihood", mean.float())
-            pl_module.log("test/gp_log_likelihood_ci95", ci95.float())
+            for name, score in self.scores.items():
+                mean, ci95 = score.compute()  # summed over ranks by torchmetrics
+                pl_module.log(f"test/{name}", mean.float())
+                pl_module.log(f"test/{name}_ci95", ci95.float())
 
     def draw(self, replay: Replay, log_dir: Path) -> None:
         module, data = replay.module, replay.datamodule
@@ -89,8 +100,24 @@ def applies(module: Any, data: Any) -> bool:
     )
 
 
+def bounds(data: EpisodicDataModule, ids: Sequence[int], y_TQ1: Tensor) -> dict[str, Tensor]:
+    """Log-likelihoods `(T,)` of the query values of test episodes, by name."""
+    averaged = source(data).averaged_posterior(keys_of(data, ids), data.shapes["test"])
+    normal = torch.from_numpy(np.stack([averaged.mean, averaged.std], axis=-1))
+    known, normal = (
+        EpisodicLogLikelihood.per_episode(fit.unsqueeze(2), y_TQ1) for fit in (posterior(data, ids), normal)
+    )
+    return dict(zip(BOUNDS, (known, torch.from_numpy(averaged.log_density).mean(1), normal), strict=True))
+
+
 def posterior(data: EpisodicDataModule, ids: Sequence[int], x: np.ndarray | None = None) -> Tensor:
     """Mean and standard deviation, `(T, M, 2)`, at the query points of test episodes or at `x`."""
-    source: Any = data.sources["test"]
-    keys = episode_keys(data.seed, STREAM["test"], ids)
-    return torch.from_numpy(np.stack(source.posterior(keys, data.shapes["test"], x), axis=-1))
+    return torch.from_numpy(np.stack(source(data).posterior(keys_of(data, ids), data.shapes["test"], x), axis=-1))
+
+
+def source(data: EpisodicDataModule) -> GaussianProcessSource:
+    return cast(GaussianProcessSource, data.sources["test"])
+
+
+def keys_of(data: EpisodicDataModule, ids: Sequence[int]) -> Keys:
+    return episode_keys(data.seed, STREAM["test"], ids)

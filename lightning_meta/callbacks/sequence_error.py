@@ -9,7 +9,7 @@ from lightning_meta.algorithms.memory.hochreiter import LSTMLearner
 from lightning_meta.callbacks.pictures import Pictures
 from lightning_meta.callbacks.replay import Replay
 from lightning_meta.callbacks.tables import write_csv
-from lightning_meta.core import Batch, choose_mode, map_tasks, mean_and_ci95
+from lightning_meta.core import Batch, mean_and_ci95
 from lightning_meta.datamodules.quadratics import MEAN, QuadraticSource, monomials
 from lightning_meta.viz import sequence_error
 
@@ -36,7 +36,7 @@ class SequenceError(Pictures):
             return
         count = min(self.episodes, data.test_episodes)
         support = replay.episodes(range(count)).support
-        streams = map_tasks(module.adapt, support, mode=choose_mode(module.task_mode, support.x))
+        streams = module.adapt_tasks(support)
         preds = {
             type(module).__name__: streams.preds,
             "least squares": least_squares(support),

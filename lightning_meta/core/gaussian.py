@@ -25,7 +25,7 @@ def kl_divergence(p: Gaussian, q: Gaussian) -> Tensor:
     return (ratio.square() + ((p.mean - q.mean) / q.std).square() - 1) / 2 - ratio.log()
 
 
-def mixture_moments(components: Gaussian) -> Gaussian:
-    """Mean and standard deviation of mixtures of equally likely normal distributions, which the first axis counts."""
+def mixture_moments(components: Gaussian, dim: int = 0) -> Gaussian:
+    """Mean and standard deviation of mixtures of equally likely normal distributions, which the axis `dim` counts."""
     mean, std = components
-    return Gaussian(mean.mean(0), (std.square().mean(0) + mean.var(0, correction=0)).sqrt())
+    return Gaussian(mean.mean(dim), (std.square().mean(dim) + mean.var(dim, correction=0)).sqrt())

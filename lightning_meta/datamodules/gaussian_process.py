@@ -6,12 +6,15 @@ Neural Processes" (2019), arXiv:1901.05761, section 4.1.
 Deviations: each function has a kernel of its own, one of three kinds; the papers fix the kind. Values have noise of
 standard deviation 0.1, the smallest that their networks can state; with less noise no network of theirs
 could come near the true log-likelihood.
+
+How well can one do? The posterior under the kernel that a function was drawn from is out of reach, as nobody is told
+the kernel. What can be known without it is the average over kernels, each weighed by its evidence.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import pi, sqrt
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +29,25 @@ from lightning_meta.errors import ConfigError
 Array = npt.NDArray[np.float64]
 Kernel = Literal["rbf", "matern", "periodic"]
 KERNELS: tuple[Kernel, ...] = ("rbf", "matern", "periodic")
+# Points of Gauss-Legendre quadrature; twice as many change the averaged log-likelihood of a test by 0.0001 nats.
+LENGTHS, AMPLITUDES, PERIODS = 8, 5, 40
+
+
+class KernelDraw(NamedTuple):
+    """The kernels of T episodes: index of their kind, length, amplitude and period, `(T,)` each."""
+
+    kind: npt.NDArray[np.int64]
+    length: Array
+    amplitude: Array
+    period: Array
+
+
+class AveragedPosterior(NamedTuple):
+    """Mean and standard deviation of mixtures, and their log-density at the values that were to be predicted."""
+
+    mean: Array
+    std: Array
+    log_density: Array
 
 
 @dataclass(frozen=True)
@@ -58,7 +80,8 @@ class GaussianProcessSource:
     def posterior(self, keys: Keys, shape: EpisodeShape, x: Array | None = None) -> tuple[Array, Array]:
         """What is to be known of noisy values, given the support set and the true kernel, by Bayes' rule.
 
-        No predictions of single points have a larger log-likelihood, on average over episodes.
+        No predictions of single points have a larger log-likelihood, on average over episodes; but whoever makes them
+        has to know the kernel.
 
         Args:
             keys: of T episodes.
@@ -68,50 +91,106 @@ class GaussianProcessSource:
         Returns:
             Means and standard deviations, `(T, M)`.
         """
-        k = shape.k_shot
+        k, draw = shape.k_shot, self._kernels(keys)
         x_TM, y_TM = self._points(keys, shape)
         target_TM = x_TM[:, k:] if x is None else np.broadcast_to(x, (len(keys), len(x)))
-        support_TKK = self._covariance(keys, x_TM[:, :k], x_TM[:, :k]) + self.noise**2 * np.eye(k)
-        cross_TKM = self._covariance(keys, x_TM[:, :k], target_TM)
+        support_TKK = self._covariance(draw, x_TM[:, :k], x_TM[:, :k]) + self.noise**2 * np.eye(k)
+        cross_TKM = self._covariance(draw, x_TM[:, :k], target_TM)
         weights_TKM = np.linalg.solve(support_TKK, cross_TKM)
         mean_TM = (weights_TKM * y_TM[:, :k, None]).sum(1)
-        prior_T1 = self._covariance(keys, target_TM[:, :1], target_TM[:, :1])[..., 0]  # the same everywhere
-        variance_TM = prior_T1 + self.noise**2 - (weights_TKM * cross_TKM).sum(1)
+        variance_TM = draw.amplitude[:, None] ** 2 + self.noise**2 - (weights_TKM * cross_TKM).sum(1)
         return mean_TM, np.sqrt(variance_TM)
+
+    def averaged_posterior(self, keys: Keys, shape: EpisodeShape) -> AveragedPosterior:
+        """What is to be known of the query values, given the support set and how kernels are drawn, by Bayes' rule.
+
+        The mixture of the posteriors under all kernels, each weighed by the density of the support values under it. No
+        predictions of single points made from the support set have a larger log-likelihood, on average over episodes,
+        than this mixture; no normal distributions a larger one than those with its means and standard deviations.
+
+        Args:
+            keys: of T episodes.
+            shape: theirs.
+
+        Returns:
+            At the query points, `(T, Q)`.
+        """
+        k = shape.k_shot
+        x_TM, y_TM = self._points(keys, shape)
+        d_TMK = np.abs(x_TM[:, :, None] - x_TM[:, None, :k])
+        y_TK1, y_TQ = y_TM[:, :k, None], y_TM[:, None, k:]
+        amplitudes_A, shares_A = quadrature(*self.amplitude, AMPLITUDES)
+        a2_A1 = amplitudes_A[:, None] ** 2
+        draw, total = self._kernels(keys), [np.zeros(()) for _ in range(4)]
+        truth_TKK = self._covariance(draw, x_TM[:, :k], x_TM[:, :k]) + self.noise**2 * np.eye(k)
+        truth_T = np.linalg.slogdet(truth_TKK)[1] + (y_TK1 * np.linalg.solve(truth_TKK, y_TK1)).sum((1, 2))
+        for kind, length, period, share in self._grid():
+            correlation_TMK = correlation(kind, d_TMK, length, period)
+            # In the eigenbasis of the support's correlations all amplitudes are diagonal.
+            spectrum_TK, basis_TKK = np.linalg.eigh(correlation_TMK[:, :k])
+            y_T1K = y_TK1.swapaxes(1, 2) @ basis_TKK
+            cross_TKQ = (correlation_TMK[:, k:] @ basis_TKK).swapaxes(1, 2)
+            scale_TAK = a2_A1 * spectrum_TK[:, None] + self.noise**2
+            mean_TAQ = a2_A1 * (y_T1K / scale_TAK) @ cross_TKQ
+            variance_TAQ = a2_A1 + self.noise**2 - a2_A1**2 * ((1 / scale_TAK) @ cross_TKQ**2)
+            # Densities relative to those under the true kernel: the ratios neither overflow nor all vanish.
+            log_ratio_TA = (truth_T[:, None] - (np.log(scale_TAK) + y_T1K**2 / scale_TAK).sum(-1)) / 2
+            weight_T1A = (share * shares_A * np.exp(log_ratio_TA))[:, None]
+            density_TAQ = np.exp(-((y_TQ - mean_TAQ) ** 2) / (2 * variance_TAQ)) / np.sqrt(2 * pi * variance_TAQ)
+            terms = np.ones_like(mean_TAQ), mean_TAQ, variance_TAQ + mean_TAQ**2, density_TAQ
+            total = [sums + (weight_T1A @ term)[:, 0] for sums, term in zip(total, terms, strict=True)]
+        mean_TQ, square_TQ, density_TQ = (sums / total[0] for sums in total[1:])
+        return AveragedPosterior(mean_TQ, np.sqrt(square_TQ - mean_TQ**2), np.log(density_TQ))
+
+    def _grid(self) -> Iterator[tuple[Kernel, float, float, float]]:
+        """Kinds, lengths and periods of kernels, with the probability that each stands for."""
+        for kind in self.kernels:
+            periods = quadrature(*self.period, PERIODS if kind == "periodic" else 1)
+            for length, length_share in zip(*quadrature(*self.length_scale, LENGTHS), strict=True):
+                for period, period_share in zip(*periods, strict=True):
+                    yield kind, length, period, length_share * period_share / len(self.kernels)
 
     def _points(self, keys: Keys, shape: EpisodeShape) -> tuple[Array, Array]:
         """Places and noisy values `(T, K + Q)`, support points first."""
         x_key, y_key = np.moveaxis(subkeys(keys, [2, 3]), -1, 0)
         points = shape.k_shot + shape.n_query
         x_TM = uniform(x_key, points, *self.x_range)
-        root_TMM = np.linalg.cholesky(self._covariance(keys, x_TM, x_TM) + self.noise**2 * np.eye(points))
-        return x_TM, (root_TMM @ normal(y_key, points)[..., None])[..., 0]
+        covariance_TMM = self._covariance(self._kernels(keys), x_TM, x_TM) + self.noise**2 * np.eye(points)
+        return x_TM, (np.linalg.cholesky(covariance_TMM) @ normal(y_key, points)[..., None])[..., 0]
 
-    def _covariance(self, keys: Keys, a_TM: Array, b_TN: Array) -> Array:
-        """Covariance `(T, M, N)` of the functions' values at `a` and at `b`, without noise."""
+    def _kernels(self, keys: Keys) -> KernelDraw:
         kind_key, parameter_key = np.moveaxis(subkeys(keys, [0, 1]), -1, 0)
-        units_T3 = uniform(parameter_key, 3)
-        length, amplitude, period = (
-            (low + (high - low) * unit_T)[:, None, None]
-            for (low, high), unit_T in zip((self.length_scale, self.amplitude, self.period), units_T3.T, strict=True)
-        )
-        distance = np.abs(a_TM[:, :, None] - b_TN[:, None, :])
-        s = sqrt(5) * distance / length
-        correlations = {
-            "rbf": rbf(distance / length),
-            "matern": (1 + s + s**2 / 3) * np.exp(-s),
-            "periodic": rbf(period / pi * np.sin(pi * distance / period) / length),
-        }
-        kind_T = choose(kind_key, len(self.kernels), 1)[:, 0]
-        of_kind = np.stack([correlations[name] for name in self.kernels])
-        return amplitude**2 * of_kind[kind_T, np.arange(len(keys))]
+        ranges = (self.length_scale, self.amplitude, self.period)
+        units_3T = uniform(parameter_key, len(ranges)).T
+        parameters = (low + (high - low) * unit_T for (low, high), unit_T in zip(ranges, units_3T, strict=True))
+        return KernelDraw(choose(kind_key, len(self.kernels), 1)[:, 0], *parameters)
+
+    def _covariance(self, draw: KernelDraw, a_TM: Array, b_TN: Array) -> Array:
+        """Covariance `(T, M, N)` of the functions' values at `a` and at `b`, without noise."""
+        covariance_TMN = np.abs(a_TM[:, :, None] - b_TN[:, None, :])
+        for index, kind in enumerate(self.kernels):
+            (rows,) = np.nonzero(draw.kind == index)
+            length, amplitude, period = (parameter[rows, None, None] for parameter in draw[1:])
+            covariance_TMN[rows] = amplitude**2 * correlation(kind, covariance_TMN[rows], length, period)
+        return covariance_TMN
 
     def to(self, device: torch.device) -> "GaussianProcessSource":
         return replace(self, device=device)
 
 
-def rbf(scaled_distance: Array) -> Array:
-    return np.exp(-(scaled_distance**2) / 2)
+def correlation(kind: Kernel, distance: Array, length: Array | float, period: Array | float) -> Array:
+    """Of the values at places so far apart."""
+    if kind == "matern":
+        s = sqrt(5) * distance / length
+        return (1 + s + s**2 / 3) * np.exp(-s)
+    chord = period / pi * np.sin(pi * distance / period) if kind == "periodic" else distance
+    return np.exp(-((chord / length) ** 2) / 2)
+
+
+def quadrature(low: float, high: float, points: int) -> tuple[Array, Array]:
+    """Places and weights whose sum is the mean of a smooth function on [low, high]."""
+    places, weights = np.polynomial.legendre.leggauss(points)
+    return low + (high - low) * (places + 1) / 2, weights / 2
 
 
 class GaussianProcess(EpisodicDataModule):

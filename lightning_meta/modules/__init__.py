@@ -1,9 +1,10 @@
 """The Lightning seam: the only modules that know the Trainer."""
 
 from lightning_meta.modules.base import MetaModule
+from lightning_meta.modules.batched import BatchedModule
 from lightning_meta.modules.embedding import EmbeddingModule
 from lightning_meta.modules.episodic import EpisodicModule
 from lightning_meta.modules.stream import StreamModule
 from lightning_meta.modules.truncated import TruncatedModule
 
-__all__ = ["EmbeddingModule", "EpisodicModule", "MetaModule", "StreamModule", "TruncatedModule"]
+__all__ = ["BatchedModule", "EmbeddingModule", "EpisodicModule", "MetaModule", "StreamModule", "TruncatedModule"]

@@ -43,7 +43,7 @@ def test_the_order_of_the_support_points_does_not_matter_in_evaluation() -> None
 
 def test_every_number_of_points_is_equally_likely_in_training() -> None:
     """With u uniform, the number is uniform on 0, ..., S; those without a point keep one."""
-    kept = torch.vmap(keep_some, randomness="different")(torch.zeros(20_000, 4, 1))
+    kept = keep_some(torch.zeros(20_000, 4, 1))
     assert set(kept.unique().tolist()) == {0, 1}
     counts = kept.sum(1).long().bincount(minlength=5) / len(kept)
     torch.testing.assert_close(counts, torch.tensor([0, 0.4, 0.2, 0.2, 0.2]), rtol=0, atol=0.02)
@@ -52,12 +52,16 @@ def test_every_number_of_points_is_equally_likely_in_training() -> None:
 
 def test_training_reads_only_the_points_that_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     module, (support, query) = cnp().train(), random_functions(n_tasks=1)
-    draws = iter([torch.tensor([0.1, 0.9, 0.3, 0.6, 0.4, 0.8]), torch.tensor(0.5)])
+    draws = iter([torch.tensor([[0.1, 0.9, 0.3, 0.6, 0.4, 0.8]]), torch.tensor([[0.5]])])
     monkeypatch.setattr("torch.rand_like", lambda x: next(draws))
-    module.task_mode = "loop"
     few = Batch(support.x[:, [0, 2, 4]], support.y[:, [0, 2, 4]])
     trained = module.play(Episode(support, query))
     torch.testing.assert_close(trained.preds, module.eval().play(Episode(few, query)).preds)
+
+
+def test_tasks_keep_points_of_their_own() -> None:
+    """How many are kept is drawn for each task, not once for the meta-batch."""
+    assert len(keep_some(torch.zeros(50, 10, 1)).sum(1).unique()) > 5
 
 
 def test_a_point_of_several_numbers_has_their_joint_density() -> None:
@@ -71,7 +75,7 @@ def test_a_point_of_several_numbers_has_their_joint_density() -> None:
 
 
 def test_other_sizes_and_images_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"x_size=1 and y_size=1, but .* \(1, 16, 16\) and targets of shape \(\)"):
+    with pytest.raises(ConfigError, match=r"x_size=1 and y_size=1, but .* \(3, 6, 1, 16, 16\) and .* \(3, 6\)"):
         cnp().play(random_episodes())
     with pytest.raises(ConfigError, match="min_std=0 must be positive"):
         cnp(min_std=0)

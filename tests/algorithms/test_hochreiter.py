@@ -1,11 +1,13 @@
-"""The LSTM learner of Hochreiter against torch's own LSTM, and the fits that its error is compared with."""
+"""The LSTM learner of Hochreiter against a cell that takes step after step, and the fits it is compared with."""
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch.func import functional_call
+from torch.utils._pytree import tree_map
 
 from lightning_meta.algorithms import LSTMLearner
+from lightning_meta.backbones.recurrent import LSTMCell, LSTMState
 from lightning_meta.callbacks.sequence_error import least_squares
 from lightning_meta.core import Batch, Episode
 from lightning_meta.datamodules import Quadratics
@@ -19,22 +21,48 @@ def tasks() -> Episode:
     return Episode(Batch(*(leaf.double() for leaf in support)), Batch(*(leaf.double() for leaf in query)))
 
 
-def test_stream_and_query_equal_an_lstm_over_the_delayed_targets(tasks: Episode) -> None:
+def by_cell(module: LSTMLearner, tasks: Episode) -> tuple[torch.Tensor, torch.Tensor]:
+    """Predictions `(T, S, 1)` and `(T, Q, 1)`, one step after another, by a cell in plain operations."""
+    cell = LSTMCell(3, module.lstm.hidden_size)
+    weights = {name.removesuffix("_l0"): parameter for name, parameter in module.lstm.named_parameters()}
+
+    def step(x: torch.Tensor, target: torch.Tensor, state: LSTMState) -> LSTMState:
+        return functional_call(cell, weights, (torch.cat([x, target], -1), state))
+
+    (sx, sy), (qx, _) = tasks
+    state, target, preds = cell.zero_state(sx[:, 0]), torch.zeros_like(sy[:, 0]), []
+    for x, y in zip(sx.unbind(1), sy.unbind(1), strict=True):
+        state, target = step(x, target, state), y
+        preds.append(module.output(state[0]))
+    queries = [module.output(step(x, target, state)[0]) for x in qx.unbind(1)]
+    return torch.stack(preds, 1), torch.stack(queries, 1)
+
+
+def test_stream_and_query_equal_single_steps_of_a_cell_in_value_and_gradient(tasks: Episode) -> None:
     module = LSTMLearner(hidden=9).double()
-    lstm = nn.LSTM(3, 9, batch_first=True).double()
-    lstm.load_state_dict({f"{name}_l0": value for name, value in module.cell.state_dict().items()})
-    (sx, sy), (qx, qy) = tasks
-    out = module.play(tasks)
-    for i in range(3):
-        x = torch.cat([sx, qx[:, i : i + 1]], dim=1)
-        delayed = torch.cat([torch.zeros_like(sy[:, :1]), sy], dim=1)
-        preds = module.output(lstm(torch.cat([x, delayed], dim=2))[0])
-        torch.testing.assert_close(out.preds[:, i], preds[:, -1], rtol=1e-10, atol=1e-12)
-    errors = (preds[:, :-1] - sy).square()[..., 0]
+    (_, sy), (_, qy) = tasks
+    out, (stream, queries) = module.play(tasks), by_cell(module, tasks)
+    torch.testing.assert_close(out.preds, queries, rtol=1e-10, atol=1e-12)
+    errors = (stream - sy).square()[..., 0]
     for n in (1, 2, 5, 10):
-        torch.testing.assert_close(out.logs[f"mse_{n}"], errors[:, n - 1])
-    everything = torch.cat([errors, (out.preds - qy).square()[..., 0]], dim=1)
-    torch.testing.assert_close(out.loss, everything.mean(1))
+        torch.testing.assert_close(out.logs[f"mse_{n}"], errors[:, n - 1], rtol=1e-10, atol=1e-12)
+    everything = torch.cat([errors, (queries - qy).square()[..., 0]], dim=1)
+    torch.testing.assert_close(out.loss, everything.mean(1), rtol=1e-10, atol=1e-12)
+    gradients = []
+    for loss in (out.loss, everything.mean(1)):
+        module.zero_grad()
+        loss.mean().backward()
+        gradients.append({name: parameter.grad for name, parameter in module.named_parameters()})
+    torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-12)
+    assert min(gradient.abs().max() for gradient in gradients[0].values()) > 1e-5
+
+
+def test_one_task_is_played_without_a_task_axis(tasks: Episode) -> None:
+    module = LSTMLearner(hidden=9).double().eval()
+    task = tree_map(lambda leaf: leaf[3], tasks)
+    adapted = module.adapt(task.support)
+    torch.testing.assert_close(module.predict(adapted, task.query.x), module.play(tasks).preds[3].detach())
+    assert adapted.target.shape == (1, 1) and adapted.state[0].shape == (1, 9)
 
 
 def test_least_squares_fits_equal_numpys_and_are_exact_from_six_points_on(tasks: Episode) -> None:

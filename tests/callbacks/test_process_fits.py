@@ -39,16 +39,22 @@ def cnp(x_size: int = 1) -> ConditionalNeuralProcess:
     return ConditionalNeuralProcess(x_size=x_size, width=8, layers=1)
 
 
-def test_the_bound_is_the_score_of_the_true_posterior_on_the_test_episodes(tmp_path: Path) -> None:
+def test_bounds_are_scores_of_the_posteriors_on_the_test_episodes(tmp_path: Path) -> None:
     data = functions()
     (logged,) = trainer(tmp_path, ProcessFits(tasks=3)).test(cnp(), data, verbose=False)
-    mean, std = data.source("test").posterior(episode_keys(0, 2, range(EPISODES)), data.shapes["test"])
+    keys, shape = episode_keys(0, 2, range(EPISODES)), data.shapes["test"]
     y = data.dataset("test").__getitems__(range(EPISODES)).query.y[..., 0].double()
-    values = Normal(*map(torch.from_numpy, (mean, std))).log_prob(y).mean(1)
-    assert logged["test/gp_log_likelihood"] == pytest.approx(values.mean().item(), rel=1e-5)
-    ci95 = 1.96 * values.std().item() / EPISODES**0.5
-    assert logged["test/gp_log_likelihood_ci95"] == pytest.approx(ci95, rel=1e-5)
-    assert logged["test/log_likelihood"] < logged["test/gp_log_likelihood"]
+    known, averaged = data.source("test").posterior(keys, shape), data.source("test").averaged_posterior(keys, shape)
+    expected = {
+        "gp_log_likelihood": Normal(*map(torch.from_numpy, known)).log_prob(y),
+        "gp_averaged_log_likelihood": torch.from_numpy(averaged.log_density),
+        "gp_averaged_normal_log_likelihood": Normal(*map(torch.from_numpy, averaged[:2])).log_prob(y),
+    }
+    for name, values_TQ in expected.items():
+        values = values_TQ.mean(1)
+        assert logged[f"test/{name}"] == pytest.approx(values.mean().item(), rel=1e-5)
+        assert logged[f"test/{name}_ci95"] == pytest.approx(1.96 * values.std().item() / EPISODES**0.5, rel=1e-5)
+        assert logged["test/log_likelihood"] < logged[f"test/{name}"]
 
 
 def test_pictures_are_drawn_where_they_make_sense(tmp_path: Path) -> None:

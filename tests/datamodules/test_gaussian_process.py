@@ -5,7 +5,7 @@ from math import exp, pi, sin, sqrt
 import numpy as np
 import pytest
 import torch
-from torch.distributions import Normal
+from torch.distributions import MultivariateNormal, Normal
 
 from lightning_meta.core import Episode
 from lightning_meta.datamodules import GaussianProcess
@@ -19,9 +19,9 @@ LENGTH, AMPLITUDE, PERIOD, NOISE = 0.4, 1.3, 1.5, 0.1
 SHAPE = EpisodeShape(n_way=1, k_shot=6, n_query=4)
 
 
-def fixed(kernel: str) -> GaussianProcessSource:
-    """A source whose functions share their kernel."""
-    return GaussianProcessSource((kernel,), (LENGTH, LENGTH), (AMPLITUDE, AMPLITUDE), (PERIOD, PERIOD))
+def fixed(*kernels: str) -> GaussianProcessSource:
+    """A source whose functions share the parameters of their kernels."""
+    return GaussianProcessSource(kernels, (LENGTH, LENGTH), (AMPLITUDE, AMPLITUDE), (PERIOD, PERIOD))
 
 
 def covariance(kernel: str, a: float, b: float) -> float:
@@ -99,6 +99,70 @@ def test_the_true_posterior_is_calibrated_and_the_best() -> None:
     assert best == pytest.approx(Normal(mean, std).log_prob(tasks.query.y).mean().item())
     rivals = [(mean, 0.8 * std), (mean, 1.25 * std), (0.9 * mean, std), (0 * mean, 0 * std + tasks.query.y.std())]
     assert best > max(score(*rival) for rival in rivals) + 0.003
+
+
+def density(covariances: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Joint densities of noisy values `(..., M)` for each of C covariances `(C, M, M)`: `(..., C)`."""
+    noisy = covariances + NOISE**2 * torch.eye(covariances.shape[-1]).double()
+    joint = MultivariateNormal(torch.zeros(noisy.shape[-1]).double(), noisy)
+    return joint.log_prob(values.unsqueeze(-2)).exp()
+
+
+def test_the_averaged_posterior_is_the_ratio_of_joint_densities_summed_over_kernels() -> None:
+    """With parameters fixed there are three kernels. Moments are integrals over a grid of values."""
+    source, keys = fixed(*KERNELS), episode_keys(0, 2, range(3))
+    x, y = points(source.sample(keys, SHAPE))
+    found = source.averaged_posterior(keys, SHAPE)
+    grid = torch.linspace(-6, 6, 1201, dtype=torch.float64)
+    for t in range(3):
+        for q in range(4):
+            places, support = np.append(x[t, :6], x[t, 6 + q]), torch.from_numpy(y[t, :6])
+            joint = torch.stack([matrix(kernel, places, places) for kernel in KERNELS])
+            values = torch.cat([grid, torch.tensor([y[t, 6 + q]])])
+            rows = torch.cat([support.expand(len(values), -1), values[:, None]], 1)
+            ratios = density(joint, rows).sum(-1) / density(joint[:, :6, :6], support).sum()
+            assert found.log_density[t, q] == pytest.approx(ratios[-1].log().item(), abs=2e-4)  # values are float32
+            weights = ratios[:-1] * (grid[1] - grid[0])
+            assert weights.sum() == pytest.approx(1, abs=1e-4)
+            mean = (weights * grid).sum()
+            assert found.mean[t, q] == pytest.approx(mean.item(), abs=2e-4)
+            variance = (weights * (grid - mean).square()).sum()
+            assert found.std[t, q] == pytest.approx(variance.sqrt().item(), abs=2e-4)
+
+
+def test_the_averaged_posterior_equals_a_dense_enumeration_of_parameters() -> None:
+    """By joint densities on a grid of lengths, amplitudes and periods, each in the middle of its cell."""
+    source, keys = GaussianProcessSource(("periodic",)), episode_keys(0, 2, range(3))
+    x, y = points(source.sample(keys, SHAPE))
+    found = source.averaged_posterior(keys, SHAPE)
+    lengths, amplitudes, periods = (
+        torch.linspace(low, high, 2 * cells + 1).double()[1::2]
+        for (low, high), cells in zip((source.length_scale, source.amplitude, source.period), (16, 16, 60), strict=True)
+    )
+    length, amplitude, period = torch.cartesian_prod(lengths, amplitudes, periods).T[..., None, None]
+    for t in range(3):
+        places = torch.from_numpy(x[t, :7])
+        chord = period / pi * (pi * (places[:, None] - places) / period).sin()
+        joint = amplitude**2 * (-(chord**2) / (2 * length**2)).exp()
+        values = torch.from_numpy(y[t, :7])
+        expected = density(joint, values).sum() / density(joint[:, :6, :6], values[:6]).sum()
+        assert found.log_density[t, 0] == pytest.approx(expected.log().item(), abs=2e-3)
+
+
+def test_knowing_the_kernel_is_worth_more_than_averaging_over_kernels_and_that_more_than_other_normals() -> None:
+    keys, shape = episode_keys(0, 2, range(200)), EpisodeShape(1, 8, 10)
+    source = GaussianProcessSource()
+    y = source.sample(keys, shape).query.y[..., 0].double()
+    averaged = source.averaged_posterior(keys, shape)
+
+    def score(mean: np.ndarray, std: np.ndarray) -> float:
+        return Normal(torch.from_numpy(mean), torch.from_numpy(std)).log_prob(y).mean().item()
+
+    known, normal = score(*source.posterior(keys, shape)), score(averaged.mean, averaged.std)
+    assert known > averaged.log_density.mean() + 0.05
+    assert averaged.log_density.mean() > normal + 0.01
+    rivals = [(averaged.mean, factor * averaged.std) for factor in (0.8, 1.25)] + [(0.9 * averaged.mean, averaged.std)]
+    assert normal > max(score(*rival) for rival in rivals) + 0.003
 
 
 def test_kernels_are_drawn_for_each_episode() -> None:

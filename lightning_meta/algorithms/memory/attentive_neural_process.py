@@ -51,7 +51,7 @@ class AttentiveNeuralProcess(NeuralProcess):
 
     def adapt(self, support: Batch) -> Memory:
         kept_S = self.read(support)
-        latent = Codes(kept_S @ self.encode(support), kept_S.sum())
+        latent = self.codes(support, kept_S)
         values_SD = self.to_value(self.value_encoder(torch.cat(support, dim=-1)))
         return Memory(latent, self.to_key(self.place_encoder(support.x)), values_SD, kept_S)
 
@@ -67,8 +67,8 @@ def attend(queries_QD: Tensor, keys_SD: Tensor, values_SD: Tensor, kept_S: Tenso
     In plain operations: fused attention has no second derivatives. Points with `kept` 0 are not seen.
     """
     queries_HQE, keys_HSE, values_HSE = (
-        features.unflatten(1, (heads, -1)).transpose(0, 1) for features in (queries_QD, keys_SD, values_SD)
+        features.unflatten(-1, (heads, -1)).transpose(-3, -2) for features in (queries_QD, keys_SD, values_SD)
     )
-    scores_HQS = queries_HQE @ keys_HSE.transpose(1, 2) / keys_HSE.shape[-1] ** 0.5
-    attention_HQS = torch.where(kept_S > 0, scores_HQS, -torch.inf).softmax(-1)
-    return (attention_HQS @ values_HSE).transpose(0, 1).flatten(1)
+    scores_HQS = queries_HQE @ keys_HSE.mT / keys_HSE.shape[-1] ** 0.5
+    attention_HQS = torch.where(kept_S[..., None, None, :] > 0, scores_HQS, -torch.inf).softmax(-1)
+    return (attention_HQS @ values_HSE).transpose(-3, -2).flatten(-2)

@@ -18,14 +18,15 @@ from lightning_meta.core import Batch, TaskOutput
 from lightning_meta.core.gaussian import Gaussian, log_density
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicLogLikelihood
-from lightning_meta.modules import EpisodicModule
+from lightning_meta.modules import BatchedModule
 
 
-class ConditionalNeuralProcess(EpisodicModule[Any]):
+class ConditionalNeuralProcess(BatchedModule[Any]):
     """A function is the mean of what its support points are encoded to; predictions are means and deviations.
 
-    Shapes: `S` support points, `Q` query points, `X` and `Y` numbers of an input and an output, `D` the width. Targets
-    are `(Q, Y)`, predictions `(Q, Y, 2)`: mean and standard deviation. The metric is their log-likelihood.
+    Shapes of one task: `S` support points, `Q` query points, `X` and `Y` numbers of an input and an output, `D` the
+    width. Targets are `(Q, Y)`, predictions `(Q, Y, 2)`: mean and standard deviation. The metric is their
+    log-likelihood.
 
     Args:
         x_size: numbers of an input: 1 for a function of one variable, 2 for the place of a pixel.
@@ -33,7 +34,7 @@ class ConditionalNeuralProcess(EpisodicModule[Any]):
         width: of hidden layers and of the code of a function.
         layers: hidden layers of each network.
         min_std: smallest standard deviation of a prediction.
-        **kwargs: of `EpisodicModule`.
+        **kwargs: of `BatchedModule`.
     """
 
     def __init__(
@@ -55,35 +56,35 @@ class ConditionalNeuralProcess(EpisodicModule[Any]):
     def adapt(self, support: Batch) -> Any:  # what a subclass returns differs
         """The code `(D,)` of the function."""
         kept_S = self.read(support)
-        return kept_S @ self.encode(support) / kept_S.sum()
+        return pool(self.encode(support), kept_S) / kept_S.sum(-1, keepdim=True)
 
     def query_loss(self, code_D: Any, query: Batch) -> TaskOutput:
         return self.score(self.decode(with_columns(query.x, code_D)), query)
 
     def read(self, support: Batch) -> Tensor:
         """Weights `(S,)` of the support points, 1 or 0: in evaluation all are read."""
-        return keep_some(support.x) if self.training else torch.ones_like(support.x[:, 0])
+        return keep_some(support.x) if self.training else torch.ones_like(support.x[..., 0])
 
     def encode(self, points: Batch) -> Tensor:
         """Codes `(S, D)` of points with their values."""
-        found = (*points.x.shape[1:], *points.y.shape[1:])
-        if found != (self.x_size, self.y_size):
+        (*rows, x_size), (*y_rows, y_size) = points.x.shape, points.y.shape
+        if (rows, x_size, y_size) != (y_rows, self.x_size, self.y_size):
             raise ConfigError(
-                f"{type(self).__name__} has x_size={self.x_size} and y_size={self.y_size}, but examples have inputs "
-                f"of shape {tuple(points.x.shape[1:])} and targets of shape {tuple(points.y.shape[1:])}; it plays "
-                "regression, and both sizes must be those of the data."
+                f"{type(self).__name__} has x_size={self.x_size} and y_size={self.y_size}, but inputs are of shape "
+                f"{tuple(points.x.shape)} and targets of shape {tuple(points.y.shape)}; it plays regression, and both "
+                "sizes must be those of the data."
             )
         return self.encoder(torch.cat(points, dim=-1))
 
     def decode(self, inputs: Tensor) -> Gaussian:
         """Distributions `(*, Y)` of outputs from what the decoder reads, `(*, F)`."""
-        mean, spread = self.decoder(inputs.flatten(0, -2)).unflatten(0, inputs.shape[:-1]).chunk(2, dim=-1)
+        mean, spread = self.decoder(inputs).chunk(2, dim=-1)
         return Gaussian(mean, self.min_std + (1 - self.min_std) * F.softplus(spread))
 
     def score(self, prediction: Gaussian, query: Batch) -> TaskOutput:
         """Loss: minus the mean log-density of a query point. Also the mean squared error of the means."""
-        loss = -log_density(query.y, prediction).sum(-1).mean()
-        mse = (prediction.mean - query.y).square().mean()
+        loss = -log_density(query.y, prediction).sum(-1).mean(-1)
+        mse = (prediction.mean - query.y).square().mean((-2, -1))
         return TaskOutput(loss, torch.stack(prediction, dim=-1), {"mse": mse})
 
 
@@ -93,17 +94,22 @@ def keep_some(x_SX: Tensor) -> Tensor:
     With u uniform in [0, 1), a point is kept with probability u: every number of points from 0 to S is equally likely.
     None would leave nothing to read, so then one is kept.
     """
-    noise_S = torch.rand_like(x_SX[:, 0])
-    kept_S = (noise_S < torch.rand_like(x_SX.sum())) | (noise_S == noise_S.min())
+    noise_S, share_1 = torch.rand_like(x_SX[..., 0]), torch.rand_like(x_SX.sum(-1).sum(-1, keepdim=True))
+    kept_S = (noise_S < share_1) | (noise_S == noise_S.amin(-1, keepdim=True))
     return kept_S.to(x_SX.dtype)
 
 
+def pool(codes_SD: Tensor, weights_S: Tensor) -> Tensor:
+    """Weighted sum `(D,)` of codes."""
+    return (weights_S.unsqueeze(-2) @ codes_SD).squeeze(-2)
+
+
 def perceptron(inputs: int, width: int, layers: int, outputs: int) -> nn.Sequential:
-    """Hidden layers with ReLU, then a linear one."""
-    return nn.Sequential(MLP(inputs, [width] * layers), nn.Linear(width, outputs))
+    """Hidden layers with ReLU, then a linear one. Unlike a backbone it takes any number of axes before the last."""
+    return nn.Sequential(MLP(inputs, [width] * layers).layers, nn.Linear(width, outputs))
 
 
-def with_columns(x_QF: Tensor, codes: Tensor) -> Tensor:
-    """Put each code of `(*, D)` beside every row of `x`: `(*, Q, F + D)`."""
-    size = (*codes.shape[:-1], len(x_QF))
-    return torch.cat([x_QF.expand(*size, -1), codes.unsqueeze(-2).expand(*size, -1)], dim=-1)
+def with_columns(x_QF: Tensor, codes_D: Tensor) -> Tensor:
+    """Put a code beside every row of `x`: `(Q, F + D)`. What `x` and codes have before these axes is broadcast."""
+    rows = (*torch.broadcast_shapes(x_QF.shape[:-2], codes_D.shape[:-1]), x_QF.shape[-2])
+    return torch.cat([x_QF.expand(*rows, -1), codes_D.unsqueeze(-2).expand(*rows, -1)], dim=-1)

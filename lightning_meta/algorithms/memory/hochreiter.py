@@ -18,16 +18,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
-from lightning_meta.backbones.recurrent import LSTMCell, LSTMState
+from lightning_meta.backbones.recurrent import LSTMState
 from lightning_meta.core import Batch, TaskOutput
 from lightning_meta.metrics import EpisodicMetric, EpisodicMSE
-from lightning_meta.modules import StreamModule
+from lightning_meta.modules import BatchedModule, StreamModule
 
 POSITIONS = (1, 2, 5, 10, 20, 50, 100)  # in the stream, of which the error is logged
 
 
 class Stream(NamedTuple):
-    """State after the support set and its last target `(1, F)`, the predictions made on the way and their targets."""
+    """State `(1, H)` after the support set and its last target `(1, F)`, its predictions and its targets."""
 
     state: LSTMState
     target: Tensor
@@ -35,7 +35,7 @@ class Stream(NamedTuple):
     targets: Tensor
 
 
-class LSTMLearner(StreamModule[Stream]):
+class LSTMLearner(BatchedModule[Stream], StreamModule[Stream]):
     """Read the support set with its targets one step late; predict each query example by one more step.
 
     Logs `mse_n`, the squared error at the n-th example of the stream, predicted from the n - 1 before it.
@@ -44,9 +44,9 @@ class LSTMLearner(StreamModule[Stream]):
         in_features: of an input.
         out_features: of a target.
         hidden: units of the LSTM.
-        loss_fn: of predictions and targets.
+        loss_fn: of predictions and targets, one of PyTorch's that take `reduction`.
         metric: as in `EpisodicModule`, by default the mean squared error.
-        **kwargs: of `EpisodicModule`.
+        **kwargs: of `BatchedModule`.
     """
 
     def __init__(
@@ -54,33 +54,43 @@ class LSTMLearner(StreamModule[Stream]):
         in_features: int = 2,
         out_features: int = 1,
         hidden: int = 100,
-        loss_fn: Callable[[Tensor, Tensor], Tensor] = F.mse_loss,
+        loss_fn: Callable[..., Tensor] = F.mse_loss,
         metric: EpisodicMetric | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(metric=metric or EpisodicMSE(), **kwargs)
         self.loss_fn = loss_fn
-        self.cell = LSTMCell(in_features + out_features, hidden)
+        self.lstm = nn.LSTM(in_features + out_features, hidden, batch_first=True)
         self.output = nn.Linear(hidden, out_features)
 
-    def step(self, x_BI: Tensor, target_BF: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
-        """Predictions `(B, F)` for `x`, given the target of the example before, and the next state."""
-        state = self.cell(torch.cat([x_BI, target_BF], dim=1), state)
-        return self.output(state[0]), state
+    def read(self, x: Tensor, targets: Tensor, state: LSTMState | None = None) -> tuple[Tensor, LSTMState]:
+        """Predictions `(L, F)` for L inputs, given the targets of those before them, and the state `(1, H)` at the end.
+
+        Args:
+            x: inputs `(L, I)`, of one stream or of B, whose axis comes first.
+            targets: `(L, F)`, each one step late.
+            state: `(1, H)` at the start; None: zeros.
+        """
+        # PyTorch's LSTM counts layers, here one, before streams. In bfloat16 many a CPU cannot run it.
+        start = None if state is None else tuple(leaf.movedim(-2, 0) for leaf in state)
+        with torch.autocast(x.device.type, enabled=False):
+            hidden, (h, c) = self.lstm(torch.cat([x, targets], dim=-1), start)
+        return self.output(hidden), (h.movedim(0, -2), c.movedim(0, -2))
 
     def adapt(self, support: Batch) -> Stream:
-        target_1F, state = torch.zeros_like(support.y[:1]), self.cell.zero_state(support.x[:1])
-        preds = []
-        for t in range(len(support.x)):
-            pred_1F, state = self.step(support.x[t : t + 1], target_1F, state)
-            target_1F = support.y[t : t + 1]
-            preds.append(pred_1F)
-        return Stream(state, target_1F, torch.cat(preds), support.y)
+        delayed = F.pad(support.y, (0, 0, 1, -1))  # no target is known before the first example
+        preds, state = self.read(support.x, delayed)
+        return Stream(state, support.y[..., -1:, :], preds, support.y)
 
     def query_loss(self, stream: Stream, query: Batch) -> TaskOutput:
-        size = len(query.x)
-        target_QF, state = tree_map(lambda leaf: leaf.expand(size, -1), (stream.target, stream.state))
-        preds_QF, _ = self.step(query.x, target_QF, state)
-        loss = self.loss_fn(torch.cat([stream.preds, preds_QF]), torch.cat([stream.targets, query.y]))
-        errors_S = (stream.preds - stream.targets).square().mean(1)
-        return TaskOutput(loss, preds_QF, {f"mse_{n}": errors_S[n - 1] for n in POSITIONS if n <= len(errors_S)})
+        # Each query example is a stream of length 1 that goes on from where the support set ended.
+        (*tasks, size, _), target, state = query.x.shape, stream.target, stream.state
+        starts = tree_map(lambda leaf: leaf.expand(*tasks, size, -1).reshape(-1, 1, leaf.shape[-1]), (target, state))
+        preds, _ = self.read(query.x.reshape(-1, 1, query.x.shape[-1]), *starts)
+        preds_QF = preds.view(query.y.shape)
+        loss = self.loss_fn(
+            torch.cat([stream.preds, preds_QF], dim=-2), torch.cat([stream.targets, query.y], dim=-2), reduction="none"
+        )
+        errors_S = (stream.preds - stream.targets).square().mean(-1)
+        logs = {f"mse_{n}": errors_S[..., n - 1] for n in POSITIONS if n <= errors_S.shape[-1]}
+        return TaskOutput(loss.mean((-2, -1)), preds_QF, logs)

@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_meta.algorithms.memory.cnp import ConditionalNeuralProcess, with_columns
+from lightning_meta.algorithms.memory.cnp import ConditionalNeuralProcess, pool, with_columns
 from lightning_meta.core import Batch, TaskOutput
 from lightning_meta.core.gaussian import Gaussian, kl_divergence, mixture_moments
 from lightning_meta.errors import ConfigError
 
 
 class Codes(NamedTuple):
-    """Sum `(D,)` of the codes of some points, and their number."""
+    """Sum `(D,)` of the codes of some points, and their number `(1,)`."""
 
     total: Tensor
     points: Tensor
@@ -47,8 +47,7 @@ class NeuralProcess(ConditionalNeuralProcess):
         self.register_buffer("draws_RL", torch.cat([half, -half]), persistent=False)  # a test may take more
 
     def adapt(self, support: Batch) -> Any:
-        kept_S = self.read(support)
-        return Codes(kept_S @ self.encode(support), kept_S.sum())
+        return self.codes(support, self.read(support))
 
     def query_loss(self, adapted: Any, query: Batch) -> TaskOutput:
         return self.bound(adapted, query, query.x)
@@ -63,15 +62,21 @@ class NeuralProcess(ConditionalNeuralProcess):
         """
         prior = self.latent(support)
         if not self.training:
-            z_RL = prior.mean + prior.std * self.draws_RL
-            return self.score(mixture_moments(self.decode(with_columns(inputs_QF, z_RL))), query)
-        posterior = self.latent(Codes(support.total + self.encode(query).sum(0), support.points + len(query.x)))
+            z_RL = prior.mean.unsqueeze(-2) + prior.std.unsqueeze(-2) * self.draws_RL
+            components_RQY = self.decode(with_columns(inputs_QF.unsqueeze(-3), z_RL))
+            return self.score(mixture_moments(components_RQY, dim=-3), query)
+        seen = self.codes(query, torch.ones_like(query.x[..., 0]))
+        posterior = self.latent(Codes(support.total + seen.total, support.points + seen.points))
         z_L = posterior.mean + posterior.std * torch.randn_like(posterior.mean)
         loss, preds, logs = self.score(self.decode(with_columns(inputs_QF, z_L)), query)
-        kl = kl_divergence(posterior, prior).sum()
-        return TaskOutput(loss + kl / len(query.x), preds, logs | {"kl": kl})
+        kl = kl_divergence(posterior, prior).sum(-1)
+        return TaskOutput(loss + kl / query.x.shape[-2], preds, logs | {"kl": kl})
+
+    def codes(self, points: Batch, weights_S: Tensor) -> Codes:
+        """Of points that count as much as their weights."""
+        return Codes(pool(self.encode(points), weights_S), weights_S.sum(-1, keepdim=True))
 
     def latent(self, codes: Codes) -> Gaussian:
         """Distribution q of z `(L,)`, given the mean of some points' codes. Its deviations lie between 0.1 and 1."""
-        mean, spread = self.to_latent(codes.total / codes.points).chunk(2)
+        mean, spread = self.to_latent(codes.total / codes.points).chunk(2, dim=-1)
         return Gaussian(mean, 0.1 + 0.9 * spread.sigmoid())
