@@ -111,6 +111,7 @@ ALGORITHMS: dict[str, Make] = {
     "relation_net-inductive": lambda: spread(RelationNet(conv4("inductive", halvings=2), hidden=6, norm="inductive")),
     "relation_net-cross-entropy": lambda: spread(RelationNet(conv4(), hidden=6, loss="cross_entropy")),
     "siamese": lambda: Siamese(conv4()),
+    "siamese-cross-entropy": lambda: Siamese(conv4(), loss="cross_entropy"),
     "siamese-inductive": lambda: Siamese(conv4("inductive")),
     "mann": lambda: MANN(n_way=3, image_size=8, hidden=16, slots=8, width=6, heads=2),
     "snail": lambda: SNAIL(conv4(), n_way=3, k_shot=2, embedding=8, filters=6),

@@ -38,6 +38,25 @@ def test_scores_loss_and_verification_equal_the_formulas_pair_by_pair(episodes: 
         assert 0.1 < accuracy < 0.9
 
 
+@pytest.mark.parametrize("k_shot", [1, 3])
+def test_cross_entropy_equals_the_formula_candidate_by_candidate(k_shot: int) -> None:
+    """The probability of a class is the odds of its best match over the sum of those of all classes."""
+    module, tasks = Siamese(conv4(), loss="cross_entropy").double(), random_episodes(k_shot=k_shot)
+    with torch.no_grad():
+        module.score.weight.mul_(3)
+    out = module.play(tasks)
+    for t in range(3):
+        queries, support = module.backbone(tasks.query.x[t]), module.backbone(tasks.support.x[t])
+        losses = []
+        for query, label in zip(queries, tasks.query.y[t].tolist(), strict=True):
+            best: dict[int, float] = {}
+            for example, y in zip(support, tasks.support.y[t].tolist(), strict=True):
+                p = torch.sigmoid(module.score((query - example).abs()))[0]
+                best[y] = max(best.get(y, 0.0), p / (1 - p))
+            losses.append(-torch.log(best[label] / sum(best.values())))
+        torch.testing.assert_close(out.loss[t], torch.stack(losses).mean(), rtol=1e-10, atol=1e-12)
+
+
 def test_balancing_equals_as_many_pairs_of_either_kind(episodes: Episode) -> None:
     """The paper draws them so: repeating the rarer kind until both are as frequent gives the plain mean."""
     module = Siamese(conv4()).double()

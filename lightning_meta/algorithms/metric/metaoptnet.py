@@ -5,9 +5,9 @@ Lee, Maji, Ravichandran, Soatto: "Meta-Learning with Differentiable Convex Optim
 The classifier is a multi-class support vector machine (Crammer, Singer 2001), whose dual, a quadratic program in one
 number per support example and class, is a differentiable layer; or ridge regression.
 
-Deviations: the embedding is the backbone of the config, by default Conv4, not ResNet-12 with DropBlock; no augmentation
-and no label smoothing; Adam, and a scale that starts at 10. Training has the shot of the data; the paper trains with
-more shots than it tests.
+Deviations: no augmentation and no label smoothing. The scale starts at 10, in the authors' code at 1, and the diagonal
+of the Gram matrix is raised by a millionth, there by 1. The embedding and the optimizer are those of the config. (That
+training has more shots than the test, as in the paper, is a setting of the data: `train.k_shot`.)
 """
 
 from typing import Any, Literal

@@ -6,10 +6,11 @@ learning.
 Deviations: pairs are all support x query pairs of an episode, weighted so that pairs of the same and of different
 classes count half each, where the paper draws as many of either kind. The embedding is the backbone's; the paper's
 network is larger, ends in a layer of sigmoid units and reads 105x105 pixels. No affine distortions and no learning
-rates or penalties of single layers. With several examples of a class the best match decides; the paper has one.
+rates or penalties of single layers. With several examples of a class the best match decides; the paper has one. The
+cross-entropy over candidates is not the paper's loss, but what its one-shot trials ask for.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,11 +29,17 @@ class Siamese(EmbeddingModule[Batch]):
 
     Args:
         backbone: the embedding.
+        loss: `binary`, the cross-entropy of each pair by itself (the paper's), or the `cross_entropy` of the class of a
+            query, whose logits are the log-odds of the best match in each class. That leaves the bias where it is, so
+            that `verification_acc` is then of no use.
         **kwargs: of `EmbeddingModule`.
     """
 
-    def __init__(self, backbone: Backbone, **kwargs: Any) -> None:
+    def __init__(
+        self, backbone: Backbone, loss: Literal["binary", "cross_entropy"] = "binary", **kwargs: Any
+    ) -> None:
         super().__init__(backbone, **kwargs)
+        self.loss = loss
         self.score = nn.Linear(backbone.out_features, 1)
 
     def adapt_head(self, support: Batch) -> Batch:
@@ -43,13 +50,15 @@ class Siamese(EmbeddingModule[Batch]):
         log_odds_QS = self.score((query.x[:, None] - support.x).abs()).squeeze(-1)
         same_QS = query.y[:, None] == support.y
         weights_QS = balanced_weights(same_QS, log_odds_QS.dtype)
-        loss = F.binary_cross_entropy_with_logits(
-            log_odds_QS, same_QS.to(log_odds_QS.dtype), weights_QS, reduction="sum"
-        )
+        logits_QC = best_of_class(log_odds_QS, support.y)
+        if self.loss == "cross_entropy":
+            loss = F.cross_entropy(logits_QC, query.y)
+        else:
+            loss = F.binary_cross_entropy_with_logits(
+                log_odds_QS, same_QS.to(log_odds_QS.dtype), weights_QS, reduction="sum"
+            )
         right_QS = (log_odds_QS > 0) == same_QS
-        return TaskOutput(
-            loss, best_of_class(log_odds_QS, support.y), {"verification_acc": (weights_QS * right_QS).sum()}
-        )
+        return TaskOutput(loss, logits_QC, {"verification_acc": (weights_QS * right_QS).sum()})
 
 
 def balanced_weights(same: Tensor, dtype: torch.dtype) -> Tensor:
