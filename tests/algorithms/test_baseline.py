@@ -43,15 +43,19 @@ def fit_head(features: Tensor, labels: Tensor, steps: int) -> nn.Linear:
     return head
 
 
-@pytest.mark.parametrize("norm", ["transductive", "inductive", "running"])
+@pytest.mark.parametrize("norm", ["transductive", "running"])
 def test_training_gradient_is_that_of_cross_entropy_over_the_pooled_batch(norm: str, episodes: Episode) -> None:
-    """For one episode, here of three classes among twelve, the batch of a training step."""
+    """For one episode, here of three classes among twelve, the batch of a training step.
+
+    Running averages are kept of the pooled images; the transductive protocol normalises each set by itself.
+    """
     tasks = Episode(*(Batch(x[:1], y[:1] + 7) for x, y in episodes))
     module = baseline(norm, task_mode="loop")
     out, gradient = module.play(tasks), meta_gradient(module, tasks)
     module.zero_grad()
     images, labels = (torch.cat([getattr(part, name)[0] for part in tasks]) for name in ("x", "y"))
-    logits = nn.Sequential(module.backbone, module.classifier)(images)
+    parts = [images] if norm == "running" else [part.x[0] for part in tasks]
+    logits = module.classifier(torch.cat([module.backbone(part) for part in parts]))
     loss = F.cross_entropy(logits, labels)
     loss.backward()
     torch.testing.assert_close(out.loss[0], loss, rtol=1e-12, atol=1e-14)

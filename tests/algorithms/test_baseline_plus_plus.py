@@ -31,8 +31,8 @@ def test_training_gradient_is_that_of_cross_entropy_over_the_pooled_batch(episod
     module = baseline_plus_plus()
     gradient = meta_gradient(module, tasks)
     module.zero_grad()
-    images, labels = (torch.cat([getattr(part, name)[0] for part in tasks]) for name in ("x", "y"))
-    features, weight = module.backbone(images), module.classifier.weight
+    labels = torch.cat([part.y[0] for part in tasks])
+    features, weight = torch.cat([module.backbone(part.x[0]) for part in tasks]), module.classifier.weight
     cosines = features @ weight.T / (features.norm(dim=1)[:, None] * weight.norm(dim=1))
     F.cross_entropy(SCALE * cosines, labels).backward()
     expected = {name: p.grad for name, p in module.named_parameters()}

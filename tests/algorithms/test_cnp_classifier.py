@@ -16,7 +16,10 @@ def test_logits_are_decoded_from_the_query_and_the_class_means_side_by_side(mode
     module = CNPClassifier(conv4(), n_way=3, hidden=(8,), task_mode=mode).double()
     out = module.play(episodes)
     for t in range(3):
-        support, query = module.backbone(episodes.support.x[t]), module.backbone(episodes.query.x[t])
+        features = [module.backbone(batch.x[t]) for batch in episodes]
+        support, query = (
+            (f - f.mean(1, keepdim=True)) / (f.var(1, False, keepdim=True) + 1e-5).sqrt() for f in features
+        )
         means = torch.cat([support[episodes.support.y[t] == label].mean(0) for label in range(3)])
         for q in range(len(query)):
             logits = module.decoder(torch.cat([query[q], means])[None])[0]
