@@ -1,15 +1,15 @@
 """Episodes as an indexed collection: episode `i` of a split is a pure function of (seed, split, i)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_meta.core import Batch, Episode
@@ -20,6 +20,7 @@ Split = Literal["train", "val", "test"]
 Labels = Literal["shuffled", "fixed", "class"]
 TaskAugmentation = Literal["rotate", "mix"]
 STREAM = {"train": 0, "val": 1, "test": 2}  # which stream of random numbers a split draws from
+DRAWN_AT_ONCE = 256  # episodes, in the main process
 ORDER = 1000  # of a support set; the smaller indices of an episode's keys are its source's
 
 
@@ -36,21 +37,48 @@ class EpisodeShape(NamedTuple):
         return f"{self.n_way}-way {self.k_shot}-shot, {self.n_query} query per class"
 
 
-class TaskSource(Protocol):
-    """A distribution of tasks from which episodes are drawn by key."""
+class TaskSource:
+    """A distribution of tasks from which episodes are drawn by key. One writes `sample`, or `draw` and `make`."""
 
     def check(self, shape: EpisodeShape) -> None:
         """Raise `DataError` or `ConfigError` when episodes of this shape cannot be drawn."""
 
     def sample(self, keys: Keys, shape: EpisodeShape) -> Episode:
         """One episode for each key, stacked on a leading task axis T."""
+        return self.make(self.draw(keys, shape), shape)
+
+    def draw(self, keys: Keys, shape: EpisodeShape) -> Any:
+        """All that chance decides about one episode for each key: tensors with a leading task axis T.
+
+        It is done for many meta-batches at once, so that what it costs to call many small operations is shared.
+        """
+        return self.sample(keys, shape)
+
+    def make(self, drawn: Any, shape: EpisodeShape) -> Episode:
+        """The episodes of a meta-batch that were drawn."""
+        return drawn
 
     def to(self, device: torch.device) -> "TaskSource":
         """A source whose episodes are made on `device`."""
+        raise NotImplementedError
+
+
+class Drawn(NamedTuple):
+    """Episodes of a `ClassBank`.
+
+    Attributes:
+        rows: `(T, E, N, M)` where the examples are, in the order of use; each is the mean of E images.
+        labels: `(T, N)`.
+        turns: `(T, N)` by how many quarters of a turn the images of a class are rotated.
+    """
+
+    rows: Tensor
+    labels: Tensor
+    turns: Tensor
 
 
 @dataclass(frozen=True)
-class ClassBank:
+class ClassBank(TaskSource):
     """Labelled examples held once in memory, gathered by index into whole meta-batches.
 
     Attributes:
@@ -126,34 +154,35 @@ class ClassBank:
                 f"class has {fewest}; lower k_shot or n_query."
             )
 
-    def sample(self, keys: Keys, shape: EpisodeShape) -> Episode:
-        """Draw `(T, N*K, ...)` support and `(T, N*Q, ...)` query examples, class by class.
-
-        Images are float32 in [0, 1]; token ids stay as they are.
-        """
+    def draw(self, keys: Keys, shape: EpisodeShape) -> Drawn:
         n_way, k_shot, n_query = shape
         class_key, example_key, turn_key, mix_key = np.moveaxis(subkeys(keys, range(4)), -1, 0)
         classes_TN = self._draw_classes(class_key, n_way)
-        # An example is the mean of E images.
-        rows_ETNM = self._draw_rows(example_key, classes_TN, k_shot + n_query)[None]
+        rows_TENM = self._draw_rows(example_key, classes_TN, k_shot + n_query)[:, None]
         if "mix" in self.augmentation:
-            rows_ETNM = self._mix(mix_key, classes_TN, rows_ETNM[0])
+            rows_TENM = self._mix(mix_key, classes_TN, rows_TENM[:, 0])
         labels_TN = classes_TN if self.labels == "class" else np.tile(np.arange(n_way), (len(keys), 1))
         turns_TN = (subkeys(turn_key, range(n_way)) % np.uint64(4)).astype(np.int64)
-        rows, labels, turns = (
-            torch.from_numpy(array).to(self.images.device) for array in (rows_ETNM, labels_TN, turns_TN)
-        )
+        return Drawn(*(torch.from_numpy(array).to(self.images.device) for array in (rows_TENM, labels_TN, turns_TN)))
 
-        def gather(rows_ETNK: Tensor) -> Batch:
-            images = self.images.index_select(0, rows_ETNK.flatten())
+    def make(self, drawn: Drawn, shape: EpisodeShape) -> Episode:
+        """Gather `(T, N*K, ...)` support and `(T, N*Q, ...)` query examples, class by class.
+
+        Images are float32 in [0, 1]; token ids stay as they are.
+        """
+
+        def gather(rows_TENK: Tensor) -> Batch:
+            images = self.images.index_select(0, rows_TENK.flatten())
             images = images.float().div_(255) if images.dtype == torch.uint8 else images
-            images = images.view(*rows_ETNK.shape, *images.shape[1:])
-            images = images.mean(0) if "mix" in self.augmentation else images[0]
+            images = images.view(*rows_TENK.shape, *images.shape[1:])
+            images = images.mean(1) if "mix" in self.augmentation else images[:, 0]
             if "rotate" in self.augmentation:
-                images = quarter_turns(images, turns)
-            return Batch(images.flatten(1, 2), labels.repeat_interleave(rows_ETNK.shape[3], dim=1))
+                images = quarter_turns(images, drawn.turns)
+            labels_TNK = drawn.labels[..., None].expand(-1, -1, rows_TENK.shape[3])
+            return Batch(images.flatten(1, 2), labels_TNK.flatten(1))
 
-        return Episode(support=gather(rows[..., :k_shot]), query=gather(rows[..., k_shot:]))
+        k_shot = shape.k_shot
+        return Episode(support=gather(drawn.rows[..., :k_shot]), query=gather(drawn.rows[..., k_shot:]))
 
     def _draw_classes(self, keys: Keys, n_way: int) -> npt.NDArray[np.int64]:
         """Classes `(T, N)` of the episodes, distinct within an episode."""
@@ -178,7 +207,7 @@ class ClassBank:
     def _mix(
         self, keys: Keys, classes_TN: npt.NDArray[np.int64], rows_TNM: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.int64]:
-        """Pair the examples of a class with those of a second class, or with themselves, at even odds: `(2, T, N, M)`.
+        """Pair the examples of a class with those of a second class, or with themselves, at even odds: `(T, 2, N, M)`.
 
         The second classes of an episode differ from each other and from all those drawn for it. Were a class part of
         two mixtures, the same pair could be mixed twice and have two labels.
@@ -190,7 +219,7 @@ class ClassBank:
             others_TN += others_TN >= taken_T[:, None]
         mixed_TN = uniform(coin_key, n_way) < 0.5
         other_rows_TNM = self._draw_rows(example_key, others_TN, examples)
-        return np.stack([rows_TNM, np.where(mixed_TN[..., None], other_rows_TNM, rows_TNM)])
+        return np.stack([rows_TNM, np.where(mixed_TN[..., None], other_rows_TNM, rows_TNM)], axis=1)
 
     def to(self, device: torch.device) -> "ClassBank":
         return replace(self, images=self.images.to(device))
@@ -218,11 +247,12 @@ class EmbeddedBank:
 
 def quarter_turns(images: Tensor, turns: Tensor) -> Tensor:
     """Turn each group of images `(*groups, K, C, H, H)` by its multiple of 90 degrees, `(*groups)`."""
-    turned = images.clone()
-    for count in (1, 2, 3):
-        chosen = turns == count
-        turned[chosen] = torch.rot90(images[chosen], count, dims=(-2, -1))
-    return turned
+    *groups, examples, channels, height, width = images.shape
+    places = torch.arange(height * width, device=images.device).view(height, width)
+    of_turn = torch.stack([torch.rot90(places, count) for count in range(4)]).flatten(1)
+    # Gathered, not chosen by a mask, for whose count of chosen images a GPU would be waited for.
+    places = of_turn[turns][..., None, None, :].expand(*groups, examples, channels, -1)
+    return images.flatten(-2).gather(-1, places).view(images.shape)
 
 
 class TaskDataset(Dataset[Any]):
@@ -233,6 +263,10 @@ class TaskDataset(Dataset[Any]):
     def __getitems__(self, ids: Sequence[int]) -> Any:
         """The tasks `ids` as one meta-batch: a pytree with a leading task axis T."""
         raise NotImplementedError
+
+    def batches(self, ids: Sequence[Sequence[int]]) -> Iterator[Any]:
+        """One meta-batch after the other."""
+        return map(self.__getitems__, ids)
 
 
 class EpisodeDataset(TaskDataset):
@@ -250,14 +284,36 @@ class EpisodeDataset(TaskDataset):
 
     def __getitems__(self, ids: Sequence[int]) -> Episode:
         """The episodes `ids` as one meta-batch."""
+        return self.make(self.draw(ids))
+
+    def batches(self, ids: Sequence[Sequence[int]]) -> Iterator[Episode]:
+        """One meta-batch after the other, drawn `DRAWN_AT_ONCE` episodes at a time and made one by one."""
+        rest = list(ids)
+        while rest:
+            count = max(DRAWN_AT_ONCE // max(len(rest[0]), 1), 1)
+            block, rest = rest[:count], rest[count:]
+            leaves, structure = tree_flatten(self.draw([i for batch in block for i in batch]))
+            for parts in zip(*(leaf.split([len(batch) for batch in block]) for leaf in leaves), strict=True):
+                yield self.make(tree_unflatten(list(parts), structure))
+
+    def draw(self, ids: Sequence[int]) -> tuple[Any, tuple[Tensor, ...]]:
+        """What the source draws for the episodes `ids`; and the order of each support set, if there is one."""
         keys = episode_keys(self.seed, STREAM[self.split], ids)
-        episode = self.source.sample(keys, self.shape)
+        drawn = self.source.draw(keys, self.shape)
         if not self.support_as_stream:
-            return episode
-        size = episode.support.y.shape[1]
-        order_TS = torch.from_numpy(choose(subkeys(keys, [ORDER])[..., 0], size, size)).to(episode.support.y.device)
-        rows_T1 = torch.arange(len(ids), device=order_TS.device)[:, None]
-        return episode._replace(support=Batch(*(leaf[rows_T1, order_TS] for leaf in episode.support)))
+            return drawn, ()
+        size = self.shape.n_way * self.shape.k_shot
+        order_TS = torch.from_numpy(choose(subkeys(keys, [ORDER])[..., 0], size, size))
+        return drawn, (order_TS.to(tree_leaves(drawn)[0].device),)
+
+    def make(self, drawn: tuple[Any, tuple[Tensor, ...]]) -> Episode:
+        """The meta-batch that was drawn."""
+        of_source, orders = drawn
+        episode = self.source.make(of_source, self.shape)
+        for order_TS in orders:
+            rows_T1 = torch.arange(len(order_TS), device=order_TS.device)[:, None]
+            episode = episode._replace(support=Batch(*(leaf[rows_T1, order_TS] for leaf in episode.support)))
+        return episode
 
     def __getitem__(self, index: int) -> Episode:
         """Episode `index` alone, without a task axis."""
@@ -298,12 +354,16 @@ class EpisodeLoader:
             self.position = 0
         end = (self.position // self.batches_per_epoch + 1) * self.batches_per_epoch
         batches = [list(self.ids_of_batch(b)) for b in range(self.position, end)]
-        loader: DataLoader[Any] = DataLoader(
-            self.dataset, batch_sampler=batches, collate_fn=_already_collated, num_workers=self.num_workers
-        )
-        for episode in loader:
+        for episode in self._read(batches):
             self.position += 1
             yield episode
+
+    def _read(self, batches: list[list[int]]) -> Iterable[Any]:
+        if not self.num_workers:
+            return self.dataset.batches(batches)
+        return DataLoader(
+            self.dataset, batch_sampler=batches, collate_fn=_already_collated, num_workers=self.num_workers
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return {"position": self.position}

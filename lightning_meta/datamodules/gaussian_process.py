@@ -51,7 +51,7 @@ class AveragedPosterior(NamedTuple):
 
 
 @dataclass(frozen=True)
-class GaussianProcessSource:
+class GaussianProcessSource(TaskSource):
     """Draws functions with mean 0. Kind and parameters of the kernel are drawn for each episode, all uniformly.
 
     With distance d, length l, amplitude a and period p, the kernels are a^2 times: exp(-d^2 / 2l^2) (`rbf`),

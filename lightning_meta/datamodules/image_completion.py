@@ -18,7 +18,7 @@ from lightning_meta.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class PixelSource:
+class PixelSource(TaskSource):
     """Draws images of a bank, each as likely as any other, and pixels of them in random order, without repetition."""
 
     bank: ClassBank

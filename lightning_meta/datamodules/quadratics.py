@@ -29,7 +29,7 @@ def monomials(x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class QuadraticSource:
+class QuadraticSource(TaskSource):
     """Draws quadratics. Training, validation and test share the distribution and differ in their random streams."""
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))

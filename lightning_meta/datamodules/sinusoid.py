@@ -20,7 +20,7 @@ from lightning_meta.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class SinusoidSource:
+class SinusoidSource(TaskSource):
     """Draws sine waves. Training, validation and test share the distribution and differ in their random streams."""
 
     amplitude: tuple[float, float] = (0.1, 5.0)

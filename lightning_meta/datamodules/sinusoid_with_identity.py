@@ -24,7 +24,7 @@ from lightning_meta.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class SinusoidWithIdentitySource:
+class SinusoidWithIdentitySource(TaskSource):
     """Draws sine waves with a one-hot code in the input.
 
     Attributes:

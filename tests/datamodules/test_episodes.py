@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_meta.core import Episode
-from lightning_meta.datamodules import EpisodicDataModule, Sinusoid
+from lightning_meta.datamodules import EpisodicDataModule, ImageCompletion, Sinusoid
 from lightning_meta.datamodules.base import ShapeOverride
 from lightning_meta.datamodules.episodes import ClassBank, EpisodeDataset, EpisodeLoader, EpisodeShape, Split
 from lightning_meta.errors import ConfigError
@@ -96,6 +96,36 @@ def test_workers_change_nothing(loader: str) -> None:
         return list(getattr(module, loader)())
 
     assert_same(batches(0), batches(2))
+
+
+DRAWN: dict[str, Callable[[], EpisodicDataModule]] = {
+    "classes": numbered,
+    "new classes": lambda: ready(blobs(task_augmentation=["mix", "rotate"])),
+    "waves": lambda: ready(Sinusoid()),
+    "pixels": lambda: ready(ImageCompletion(blobs(), k_shot=10, n_query=5)),
+}
+
+
+@pytest.mark.parametrize("as_stream", [False, True])
+@pytest.mark.parametrize("make", DRAWN.values(), ids=[*DRAWN])
+def test_meta_batches_drawn_together_are_those_drawn_one_by_one(
+    make: Callable[[], EpisodicDataModule], as_stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = make()
+    if as_stream:
+        module.stream_support()
+    dataset, draws = module.dataset("train"), []
+    draw = type(dataset.source).draw
+    monkeypatch.setattr(
+        type(dataset.source), "draw", lambda self, keys, shape: draws.append(len(keys)) or draw(self, keys, shape)
+    )
+    monkeypatch.setattr("lightning_meta.datamodules.episodes.DRAWN_AT_ONCE", 7)
+    batches = [[5, 6, 7], [100, 2, 11], [3, 4, 5], [1]]
+    together = list(dataset.batches(batches))
+    assert draws == [6, 4]
+    assert len(together) == len(batches)
+    for tasks, ids in zip(together, batches, strict=True):
+        assert_same(tasks, dataset.__getitems__(ids))
 
 
 def test_loaders_hand_out_the_episodes_of_their_split_in_order() -> None:
