@@ -2,63 +2,56 @@
 
 Kim, Mnih, Schwarz, Garnelo, Eslami, Rosenbaum, Vinyals, Teh: "Attentive Neural Processes" (2019), arXiv:1901.05761.
 
-Deviations: those of `NeuralProcess`. Support points do not attend to each other; the paper has both forms, with and
-without this self-attention. Heads share the width among them.
+Deviations: those of `NeuralProcess`, whose code of the support set the attention is in place of. Support points do not
+attend to each other; the paper has both forms, with and without this self-attention. Heads share the width among them.
 """
 
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lightning_meta.algorithms.memory.cnp import perceptron
-from lightning_meta.algorithms.memory.neural_process import Codes, NeuralProcess
-from lightning_meta.core import Batch, TaskOutput
+from lightning_meta.algorithms.memory.cnp import dense, perceptron
+from lightning_meta.algorithms.memory.neural_process import NeuralProcess
+from lightning_meta.core import Batch
 from lightning_meta.errors import ConfigError
 
 
 class Memory(NamedTuple):
-    """Codes of the latent path; for attention keys and values `(S, D)`, and which points are read `(S,)`."""
+    """Keys and values `(S, D)` of the support points, and which of them are read `(S,)`."""
 
-    latent: Codes
     keys: Tensor
     values: Tensor
     kept: Tensor
 
 
 class AttentiveNeuralProcess(NeuralProcess):
-    """A Neural Process whose decoder also reads a code of the support set of each query point's own, by attention.
+    """A Neural Process that gives each query point a code of the support set of its own, by attention.
 
     Shapes: as in `NeuralProcess`; `H` heads, `E` = D / H.
 
     Args:
         heads: of the attention; the width is a multiple of them.
-        x_size, y_size, width, layers: of `ConditionalNeuralProcess`.
+        x_size, width: of `ConditionalNeuralProcess`.
         **kwargs: of `NeuralProcess`.
     """
 
-    def __init__(
-        self, heads: int = 8, x_size: int = 1, y_size: int = 1, width: int = 128, layers: int = 3, **kwargs: Any
-    ) -> None:
-        super().__init__(x_size=x_size, y_size=y_size, width=width, layers=layers, **kwargs)
+    def __init__(self, heads: int = 8, x_size: int = 1, width: int = 128, **kwargs: Any) -> None:
+        super().__init__(x_size=x_size, width=width, **kwargs)
         if heads < 1 or width % heads:
             raise ConfigError(f"width={width} must be a multiple of heads={heads}.")
         self.heads = heads
-        self.value_encoder = perceptron(x_size + y_size, width, layers, width)
         self.place_encoder = perceptron(x_size, width, 1, width)
-        self.to_query, self.to_key, self.to_value, self.to_code = (nn.Linear(width, width, bias=False) for _ in "qkvo")
-        self.decoder = perceptron(x_size + 2 * width, width, layers, 2 * y_size)
+        self.to_query, self.to_key, self.to_value, self.to_code = (dense(width, width, bias=False) for _ in "qkvo")
 
-    def adapt(self, support: Batch) -> Memory:
-        kept_S = self.read(support)
-        latent = self.codes(support, kept_S)
-        values_SD = self.to_value(self.value_encoder(torch.cat(support, dim=-1)))
-        return Memory(latent, self.to_key(self.place_encoder(support.x)), values_SD, kept_S)
+    def represent(self, support: Batch, kept_S: Tensor) -> Memory:
+        values_SD = self.to_value(self.encoder(self.columns(support)))
+        return Memory(self.to_key(self.place_encoder(support.x)), values_SD, kept_S)
 
-    def query_loss(self, memory: Memory, query: Batch) -> TaskOutput:
-        queries_QD = self.to_query(self.place_encoder(query.x))
+    def decoder_inputs(self, memory: Memory, x_QX: Tensor) -> Tensor:
+        queries_QD = self.to_query(self.place_encoder(x_QX))
         codes_QD = self.to_code(attend(queries_QD, memory.keys, memory.values, memory.kept, self.heads))
-        return self.bound(memory.latent, query, torch.cat([query.x, codes_QD], dim=-1))
+        return torch.cat([x_QX, codes_QD], dim=-1)
 
 
 def attend(queries_QD: Tensor, keys_SD: Tensor, values_SD: Tensor, kept_S: Tensor, heads: int) -> Tensor:

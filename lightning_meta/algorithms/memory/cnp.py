@@ -7,13 +7,13 @@ Deviations: the loss is taken on the query set; the paper's also counts the supp
 points training reads is drawn for each task (see `keep_some`); the paper draws one number for a whole batch.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_meta.backbones import MLP
 from lightning_meta.core import Batch, TaskOutput
 from lightning_meta.core.gaussian import Gaussian, log_density
 from lightning_meta.errors import ConfigError
@@ -54,19 +54,25 @@ class ConditionalNeuralProcess(BatchedModule[Any]):
         self.decoder = perceptron(x_size + width, width, layers, 2 * y_size)
 
     def adapt(self, support: Batch) -> Any:  # what a subclass returns differs
-        """The code `(D,)` of the function."""
-        kept_S = self.read(support)
-        return pool(self.encode(support), kept_S) / kept_S.sum(-1, keepdim=True)
+        return self.represent(support, self.read(support))
 
-    def query_loss(self, code_D: Any, query: Batch) -> TaskOutput:
-        return self.score(self.decode(with_columns(query.x, code_D)), query)
+    def query_loss(self, adapted: Any, query: Batch) -> TaskOutput:
+        return self.score(self.decode(self.decoder_inputs(adapted, query.x)), query)
+
+    def represent(self, support: Batch, kept_S: Tensor) -> Any:
+        """The code `(D,)` of the function: the mean of those of the points that are kept."""
+        return pool(self.encoder(self.columns(support)), kept_S) / kept_S.sum(-1, keepdim=True)
+
+    def decoder_inputs(self, code: Any, x_QX: Tensor) -> Tensor:
+        """What the decoder reads of each query point `(Q, F)`, given what `represent` returned."""
+        return with_columns(x_QX, code)
 
     def read(self, support: Batch) -> Tensor:
         """Weights `(S,)` of the support points, 1 or 0: in evaluation all are read."""
         return keep_some(support.x) if self.training else torch.ones_like(support.x[..., 0])
 
-    def encode(self, points: Batch) -> Tensor:
-        """Codes `(S, D)` of points with their values."""
+    def columns(self, points: Batch) -> Tensor:
+        """Points with their values, side by side `(S, X + Y)`."""
         (*rows, x_size), (*y_rows, y_size) = points.x.shape, points.y.shape
         if (rows, x_size, y_size) != (y_rows, self.x_size, self.y_size):
             raise ConfigError(
@@ -74,7 +80,7 @@ class ConditionalNeuralProcess(BatchedModule[Any]):
                 f"{tuple(points.x.shape)} and targets of shape {tuple(points.y.shape)}; it plays regression, and both "
                 "sizes must be those of the data."
             )
-        return self.encoder(torch.cat(points, dim=-1))
+        return torch.cat(points, dim=-1)
 
     def decode(self, inputs: Tensor) -> Gaussian:
         """Distributions `(*, Y)` of outputs from what the decoder reads, `(*, F)`."""
@@ -105,8 +111,23 @@ def pool(codes_SD: Tensor, weights_S: Tensor) -> Tensor:
 
 
 def perceptron(inputs: int, width: int, layers: int, outputs: int) -> nn.Sequential:
-    """Hidden layers with ReLU, then a linear one. Unlike a backbone it takes any number of axes before the last."""
-    return nn.Sequential(MLP(inputs, [width] * layers).layers, nn.Linear(width, outputs))
+    """Hidden layers with ReLU, then a linear one."""
+    sizes = [inputs, *[width] * layers]
+    hidden = [part for a, b in pairwise(sizes) for part in (dense(a, b), nn.ReLU())]
+    return nn.Sequential(*hidden, dense(width, outputs))
+
+
+def dense(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
+    """A linear layer with the initial weights of Glorot and Bengio (2010), as in the authors' code.
+
+    Those of PyTorch are smaller by a factor of up to 1.7 in each layer. Through a whole network little of the code of a
+    function is then left, and thousands of steps pass until it is read at all.
+    """
+    layer = nn.Linear(inputs, outputs, bias)
+    nn.init.xavier_uniform_(layer.weight)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
 
 
 def with_columns(x_QF: Tensor, codes_D: Tensor) -> Tensor:

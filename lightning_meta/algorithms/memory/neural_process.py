@@ -2,10 +2,12 @@
 
 Garnelo, Schwarz, Rosenbaum, Viola, Rezende, Eslami, Teh: "Neural Processes" (2018), arXiv:1807.01622.
 
-Deviations: the bound is divided by the number of query points, and its likelihood is that of the query points, without
-the support points. Training reads a random part of the support set, as in `cnp.py`. Evaluation draws nothing: the
-prediction for a point has the mean and standard deviation of the mixture over some values of q(z | support) that are
-fixed once for all, where the paper draws z; its log-likelihood is that of each point by itself, not a joint one.
+Deviations: beside z the decoder reads the mean code of the support set. So does the neural process that the authors
+compare with and publish in Kim et al. (2019), arXiv:1901.05761; here the reason is that z alone does not train: see
+`NeuralProcess`. The bound is divided by the number of query points. Training reads a random part of the support set, as
+in `cnp.py`. Evaluation draws nothing: the prediction for a point has the mean and standard deviation of the mixture
+over some values of q(z | support) that are fixed once for all, where the paper draws z; its log-likelihood is that of
+each point by itself, not a joint one.
 """
 
 from typing import Any, NamedTuple
@@ -13,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_meta.algorithms.memory.cnp import ConditionalNeuralProcess, pool, with_columns
+from lightning_meta.algorithms.memory.cnp import ConditionalNeuralProcess, dense, perceptron, pool, with_columns
 from lightning_meta.core import Batch, TaskOutput
 from lightning_meta.core.gaussian import Gaussian, kl_divergence, mixture_moments
 from lightning_meta.errors import ConfigError
@@ -26,47 +28,51 @@ class Codes(NamedTuple):
     points: Tensor
 
 
+class Belief(NamedTuple):
+    """What is known of a function: the support points' codes for z, and what `represent` returned."""
+
+    latent: Codes
+    code: Any
+
+
 class NeuralProcess(ConditionalNeuralProcess):
-    """Encode the support set into a distribution q of z; train on a bound of the likelihood of the query set.
+    """Encode the support set into a code and a distribution q of z; train on a bound of the query set's likelihood.
 
     Shapes: as in `ConditionalNeuralProcess`; `R` draws of z, `L` its size, which is the width.
 
     Args:
         draws: how many fixed values of z evaluation takes, even.
+        x_size, y_size, width, layers: of `ConditionalNeuralProcess`.
         **kwargs: of `ConditionalNeuralProcess`.
     """
 
     draws_RL: Tensor
 
-    def __init__(self, draws: int = 32, width: int = 128, **kwargs: Any) -> None:
-        super().__init__(width=width, **kwargs)
+    def __init__(
+        self, draws: int = 32, x_size: int = 1, y_size: int = 1, width: int = 128, layers: int = 3, **kwargs: Any
+    ) -> None:
+        super().__init__(x_size=x_size, y_size=y_size, width=width, layers=layers, **kwargs)
         if draws < 2 or draws % 2:
             raise ConfigError(f"draws={draws} must be even and at least 2: half of them mirror the others.")
-        self.to_latent = nn.Linear(width, 2 * width)
+        self.latent_encoder = perceptron(x_size + y_size, width, layers, width)
+        self.to_latent = nn.Sequential(dense(width, width), nn.ReLU(), dense(width, 2 * width))
+        self.decoder = perceptron(x_size + 2 * width, width, layers, 2 * y_size)
         half = torch.randn(draws // 2, width, generator=torch.Generator().manual_seed(0))
         self.register_buffer("draws_RL", torch.cat([half, -half]), persistent=False)  # a test may take more
 
-    def adapt(self, support: Batch) -> Any:
-        return self.codes(support, self.read(support))
+    def adapt(self, support: Batch) -> Belief:
+        kept_S = self.read(support)
+        return Belief(self.codes(support, kept_S), self.represent(support, kept_S))
 
-    def query_loss(self, adapted: Any, query: Batch) -> TaskOutput:
-        return self.bound(adapted, query, query.x)
-
-    def bound(self, support: Codes, query: Batch, inputs_QF: Tensor) -> TaskOutput:
-        """In training minus the evidence lower bound of a query point, in evaluation minus its log-likelihood.
-
-        Args:
-            support: its codes.
-            query: the points to predict.
-            inputs_QF: what the decoder reads of them beside z.
-        """
-        prior = self.latent(support)
+    def query_loss(self, belief: Belief, query: Batch) -> TaskOutput:
+        """In training minus the evidence lower bound of a query point, in evaluation minus its log-likelihood."""
+        inputs_QF, prior = self.decoder_inputs(belief.code, query.x), self.latent(belief.latent)
         if not self.training:
             z_RL = prior.mean.unsqueeze(-2) + prior.std.unsqueeze(-2) * self.draws_RL
             components_RQY = self.decode(with_columns(inputs_QF.unsqueeze(-3), z_RL))
             return self.score(mixture_moments(components_RQY, dim=-3), query)
         seen = self.codes(query, torch.ones_like(query.x[..., 0]))
-        posterior = self.latent(Codes(support.total + seen.total, support.points + seen.points))
+        posterior = self.latent(Codes(belief.latent.total + seen.total, belief.latent.points + seen.points))
         z_L = posterior.mean + posterior.std * torch.randn_like(posterior.mean)
         loss, preds, logs = self.score(self.decode(with_columns(inputs_QF, z_L)), query)
         kl = kl_divergence(posterior, prior).sum(-1)
@@ -74,7 +80,7 @@ class NeuralProcess(ConditionalNeuralProcess):
 
     def codes(self, points: Batch, weights_S: Tensor) -> Codes:
         """Of points that count as much as their weights."""
-        return Codes(pool(self.encode(points), weights_S), weights_S.sum(-1, keepdim=True))
+        return Codes(pool(self.latent_encoder(self.columns(points)), weights_S), weights_S.sum(-1, keepdim=True))
 
     def latent(self, codes: Codes) -> Gaussian:
         """Distribution q of z `(L,)`, given the mean of some points' codes. Its deviations lie between 0.1 and 1."""
