@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ def _random_images_and_no_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take as long as everything else, and are drawn once for every experiment."""
+    """They take as long as everything else, and are drawn where an experiment runs as its header says."""
     monkeypatch.setattr(Pictures, "on_test_end", lambda self, trainer, module: None)
 
 
@@ -110,6 +110,27 @@ def ids(paths: list[Path]) -> list[str]:
     return [path.relative_to(CONFIGS).as_posix() for path in paths]
 
 
+def size(path: Path) -> tuple[int, str]:
+    """Smaller ones first: those of a lower way, then of fewer shots."""
+    numbers = NAME.fullmatch(path.stem)
+    return int(numbers["way"] or 1) * int(numbers["shot"]) if numbers else 1, path.stem
+
+
+def sorts(path: Path) -> tuple[str, str]:
+    """The algorithm and the data of an experiment, by the files that it names."""
+    content = yaml.safe_load(path.read_text())
+    return content["model"], content["data"]
+
+
+def first_of_each(key: Callable[[Path], Any]) -> list[Any]:
+    """The experiments as parameters; all but the smallest of each kind are slow."""
+    first: dict[Any, Path] = {}
+    for path in sorted(EXPERIMENTS, key=size):
+        first.setdefault(key(path), path)
+    chosen = set(first.values())
+    return [pytest.param(path, id=path.stem, marks=[] if path in chosen else pytest.mark.slow) for path in EXPERIMENTS]
+
+
 def test_the_kinds_of_config_are_all_there() -> None:
     assert {path.parent.name for path in FILES} >= {"data", "experiment", "logger", "model", "trainer"}
     assert len(EXPERIMENTS) >= 7
@@ -127,7 +148,7 @@ def test_every_reference_is_followed(path: Path) -> None:
     assert ".yaml" not in yaml.safe_dump(compose(path))
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=ids(EXPERIMENTS))
+@pytest.mark.parametrize("path", first_of_each(sorts))
 def test_an_experiment_runs_as_its_header_says_and_is_what_its_name_says(path: Path) -> None:
     cli = run(command(path))
     if isinstance(cli.datamodule, EpisodicDataModule):
@@ -153,7 +174,7 @@ def metric_of(cli: MetaCLI) -> str:
 
 
 @pytest.mark.usefixtures("no_pictures")
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=ids(EXPERIMENTS))
+@pytest.mark.parametrize("path", first_of_each(lambda path: sorts(path)[0]))
 def test_the_override_in_the_header_runs_and_takes_effect(path: Path) -> None:
     arguments = override(path)
     assert arguments, f"{path.name} offers no override"
