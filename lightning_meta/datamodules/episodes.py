@@ -225,7 +225,7 @@ class ClassBank(TaskSource):
         return replace(self, images=self.images.to(device))
 
 
-class EmbeddedBank:
+class EmbeddedBank(TaskSource):
     """A `ClassBank` whose episodes hold features of its examples, computed when the first one is drawn."""
 
     def __init__(self, bank: ClassBank, embedding: Callable[[Tensor], Tensor]) -> None:
@@ -238,8 +238,11 @@ class EmbeddedBank:
     def check(self, shape: EpisodeShape) -> None:
         self.bank.check(shape)
 
-    def sample(self, keys: Keys, shape: EpisodeShape) -> Episode:
-        return self.features.sample(keys, shape)
+    def draw(self, keys: Keys, shape: EpisodeShape) -> Drawn:
+        return self.bank.draw(keys, shape)
+
+    def make(self, drawn: Drawn, shape: EpisodeShape) -> Episode:
+        return self.features.make(drawn, shape)
 
     def to(self, device: torch.device) -> "EmbeddedBank":
         return EmbeddedBank(self.bank.to(device), self.embedding)

@@ -35,9 +35,7 @@ class Siamese(EmbeddingModule[Batch]):
         **kwargs: of `EmbeddingModule`.
     """
 
-    def __init__(
-        self, backbone: Backbone, loss: Literal["binary", "cross_entropy"] = "binary", **kwargs: Any
-    ) -> None:
+    def __init__(self, backbone: Backbone, loss: Literal["binary", "cross_entropy"] = "binary", **kwargs: Any) -> None:
         super().__init__(backbone, **kwargs)
         self.loss = loss
         self.score = nn.Linear(backbone.out_features, 1)
