@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Callable, Iterable
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar, Literal, Self, cast
 
 import pytorch_lightning as pl
@@ -26,6 +26,7 @@ from lightning_meta.ranks import gather
 MetaOptimizer = Callable[[Iterable], Optimizer]
 MetaScheduler = Callable[[Optimizer], LRScheduler]
 EVAL = ("val", "test")
+NOISE_BLOCK = 256  # steps whose seeds are drawn at once
 NOISE_STREAM = 1000  # of rank 0; the streams below are those of episodes
 
 
@@ -94,8 +95,8 @@ class MetaModule(pl.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Noise that the hooks draw is a function of (seed, step, rank): a resumed run repeats it."""
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        key = episode_keys(seed, NOISE_STREAM + self.global_rank, [self.global_step])
-        torch.manual_seed(int(key[0]))
+        block, place = divmod(self.global_step, NOISE_BLOCK)
+        seed_generators(noise_seeds(seed, NOISE_STREAM + self.global_rank, block)[place], self.device)
 
     def on_fit_start(self) -> None:
         """A module from `load_from_checkpoint` is in evaluation mode, in which the Trainer would train it."""
@@ -145,11 +146,23 @@ class MetaModule(pl.LightningModule):
                 f"the training step of {type(self).__name__} cannot be compiled here; set compile_training to false. "
                 f"({type(error).__name__}: {reason})"
             ) from error
-        n_global = len(tree_leaves(tasks)[0]) * self.trainer.world_size
-        for shown in (True, False):
-            logged = {f"train/{k}": v.detach() for k, v in means.items() if (k in self._shown) == shown}
-            self.log_dict(logged, batch_size=n_global, prog_bar=shown)
+        if self._logs_step:
+            n_global = len(tree_leaves(tasks)[0]) * self.trainer.world_size
+            for shown in (True, False):
+                logged = {f"train/{k}": v.detach() for k, v in means.items() if (k in self._shown) == shown}
+                self.log_dict(logged, batch_size=n_global, prog_bar=shown)
         return means["loss"]
+
+    @property
+    def _logs_step(self) -> bool:
+        """Whether the loggers get this step, or whoever looks at its epoch the last of it.
+
+        Others are not logged, which is half of what Lightning adds to a small step; and a GPU is waited for when the
+        progress bar gets its numbers.
+        """
+        trainer = self.trainer
+        fast: int = trainer.fast_dev_run  # type: ignore[attr-defined]
+        return trainer._logger_connector.should_update_logs or trainer.is_last_batch or bool(fast)
 
     @cached_property
     def _training_means(self) -> Callable[[Any], Means]:
@@ -219,12 +232,8 @@ class MetaModule(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         _check_trainer(self.trainer)
-        device = self.trainer.strategy.root_device.type
-        if self.compile_training == "cuda_graph" and stage == "fit" and device != "cuda":
-            raise ConfigError(
-                f"compile_training=cuda_graph records what is launched on a CUDA GPU, but this training is on the "
-                f"{device}; set it to false, or trainer.accelerator to gpu."
-            )
+        if self.compile_training == "cuda_graph" and stage == "fit":
+            _check_cuda(self.trainer.strategy.root_device)
         datamodule = getattr(self.trainer, "datamodule", None)
         if isinstance(datamodule, TaskDataModule):
             self.check_data(type(datamodule))
@@ -237,6 +246,27 @@ class MetaModule(pl.LightningModule):
                 f"{cls.__name__} plays the tasks of an {cls.plays.__name__}, but {data.__name__} is none; choose the "
                 "experiment, or --model and --data, to match."
             )
+
+
+@lru_cache(maxsize=1)
+def noise_seeds(seed: int, stream: int, block: int) -> list[int]:
+    """The seeds of so many steps at once, which costs as much as one."""
+    return episode_keys(seed, stream, range(block * NOISE_BLOCK, (block + 1) * NOISE_BLOCK)).tolist()
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed the CPU and one device. `torch.manual_seed`, which seeds all that there could be, takes a millisecond."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
+
+
+def _check_cuda(device: torch.device) -> None:
+    if device.type != "cuda":
+        raise ConfigError(
+            f"compile_training=cuda_graph records what is launched on a CUDA GPU, but this training is on the "
+            f"{device.type}; set it to false, or trainer.accelerator to gpu."
+        )
 
 
 def _check_trainer(trainer: pl.Trainer) -> None:

@@ -25,6 +25,7 @@ from lightning_meta.algorithms import MAML, ProtoNet
 from lightning_meta.backbones import MLP
 from lightning_meta.core import Batch, Episode, TaskOutput
 from lightning_meta.datamodules import Sinusoid
+from lightning_meta.datamodules.sampling import episode_keys
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicAccuracy, EpisodicMSE
 from tests.conftest import blobs, conv4, meta_gradient, random_episodes
@@ -222,7 +223,8 @@ def test_evaluation_measures_the_hooks_own_scalars_with_their_interval() -> None
 
 def test_training_metrics_carry_the_global_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
     module, tasks, calls = maml(), random_episodes(n_tasks=4), []
-    fake = SimpleNamespace(world_size=3)
+    logs = SimpleNamespace(should_update_logs=True)
+    fake = SimpleNamespace(world_size=3, fast_dev_run=0, is_last_batch=False, _logger_connector=logs)
     module.double().trainer = fake
     monkeypatch.setattr(module, "log_dict", lambda values, **options: calls.append((values, options)))
     loss = module.training_step(tasks, 0)
@@ -265,3 +267,46 @@ def test_explicit_settings_overrule_the_checkpoints(tmp_path: Path) -> None:
     run.save_checkpoint(tmp_path / "maml.ckpt")
     loaded = MAML.load_from_checkpoint(tmp_path / "maml.ckpt", backbone=conv4(), eval_inner_steps=9)
     assert (loaded.inner_steps, loaded.eval_inner_steps) == (2, 9)
+
+
+# ---- training steps -------------------------------------------------------------------------------------------------
+
+
+class Losses(pl.Callback):
+    """Of every step."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *args: Any) -> None:
+        self.seen.append(outputs["loss"].item())
+
+
+def test_steps_are_logged_when_the_loggers_get_them_and_at_the_end_of_an_epoch(tmp_path: Path) -> None:
+    losses, calls = Losses(), []
+
+    class Counts(MAML):
+        def log_dict(self, *args: Any, **kwargs: Any) -> None:
+            calls.append(self.global_step)
+            super().log_dict(*args, **kwargs)
+
+    run = trainer(
+        max_steps=10, log_every_n_steps=4, logger=CSVLogger(tmp_path, name="", version=""), callbacks=[losses]
+    )
+    run.fit(Counts(conv4(), n_way=3, inner_lr=0.1), datamodule=blobs(steps_per_epoch=5))
+    assert sorted(set(calls)) == [3, 4, 7, 9]  # from 0: the 4th, 8th; the last of each epoch
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = {int(row["step"]): float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]}
+    assert rows == pytest.approx({3: losses.seen[3], 7: losses.seen[7]}, rel=1e-6)
+    assert run.callback_metrics["train/loss"].item() == pytest.approx(losses.seen[9], rel=1e-6)
+
+
+@pytest.mark.parametrize("step", [0, 255, 256, 1000])
+def test_noise_is_seeded_by_seed_step_and_rank(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PL_GLOBAL_SEED", "7")
+
+    class At(MAML):
+        global_step, global_rank = step, 3
+
+    At(conv4(), n_way=3).on_train_batch_start(None, 0)
+    assert torch.initial_seed() == int(episode_keys(7, 1003, [step])[0])
