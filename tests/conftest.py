@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from lightning_meta.backbones import Conv4
-from lightning_meta.core import Batch, Episode
+from lightning_meta.core import Batch, Episode, TaskOutput
 from lightning_meta.datamodules import ClassificationDataModule, Sinusoid
 from lightning_meta.datamodules.episodes import ClassBank, Split
 
@@ -75,6 +75,12 @@ def random_functions(n_tasks: int = 3, k_shot: int = 6, n_query: int = 4) -> Epi
     sizes = [(n_tasks, points, 1) for points in (k_shot, k_shot, n_query, n_query)]
     draws = [2 * torch.randn(size, generator=generator, dtype=torch.float64) for size in sizes]
     return Episode(Batch(*draws[:2]), Batch(*draws[2:]))
+
+
+def put_in_force(module: nn.Module, out: TaskOutput) -> None:
+    """The buffers that the hooks returned, as an outer update does."""
+    for name, values in out.buffers.items():
+        module.get_buffer(name).copy_(values.mean(0))
 
 
 def meta_gradient(module: nn.Module, tasks: Episode) -> dict[str, Tensor]:

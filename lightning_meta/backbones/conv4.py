@@ -16,12 +16,13 @@ class Conv4(Backbone):
         in_channels: 1 for Omniglot and glyphs, 3 for colour.
         image_size: height and width in pixels; 28, 32 and 84 are the usual ones.
         hidden: filters per block. 64, but MAML's mini-ImageNet network has 32.
-        downsample: `max` pools 2x2 after the ReLU and flattens the last map (Prototypical Networks, MAML on
-            mini-ImageNet); `stride` convolves with stride 2 and averages the last map (MAML on Omniglot), about four
-            times fewer operations.
+        downsample: `max` pools 2x2 after the ReLU (Prototypical Networks, MAML on mini-ImageNet); `stride` convolves
+            with stride 2 (MAML on Omniglot), about four times fewer operations.
         halvings: how many blocks, the first ones, halve the resolution; Relation Networks compare larger maps and have
             2. Features are maps of the shape `map_shape`, flattened.
         norm: whose statistics normalise, see `EpisodicBatchNorm2d`.
+        readout: `flatten` makes features of the whole last map (256 of a strided 28x28 image: Reptile, iMAML), `mean`
+            averages it over its places (64). None: `flatten` with `max`, `mean` with `stride`, as in the papers above.
 
     The convolutions have no bias: normalisation would cancel it.
     """
@@ -34,6 +35,7 @@ class Conv4(Backbone):
         downsample: Literal["max", "stride"] = "max",
         norm: NormProtocol = "transductive",
         halvings: int = 4,
+        readout: Literal["flatten", "mean"] | None = None,
     ) -> None:
         super().__init__()
         strided = downsample == "stride"
@@ -52,9 +54,10 @@ class Conv4(Backbone):
                 f"image_size={image_size} is too small for {halvings} halvings; at least {2**halvings} is needed."
             )
         self.blocks = nn.Sequential(*blocks)
-        self.pool = nn.AdaptiveAvgPool2d(1) if strided else nn.Identity()
+        averaged = (readout or ("mean" if strided else "flatten")) == "mean"
+        self.pool = nn.AdaptiveAvgPool2d(1) if averaged else nn.Identity()
         self.in_shape = (in_channels, image_size, image_size)
-        self.map_shape = (hidden, 1, 1) if strided else (hidden, size, size)
+        self.map_shape = (hidden, 1, 1) if averaged else (hidden, size, size)
         self.out_features = prod(self.map_shape)
 
     def forward(self, x: Tensor) -> Tensor:

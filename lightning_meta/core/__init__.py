@@ -2,7 +2,7 @@
 
 from lightning_meta.core.episode import Batch, Episode, TaskOutput
 from lightning_meta.core.hypergradient import conjugate_gradient, implicit_minimiser
-from lightning_meta.core.inner_loop import Progress, detach, follow, take_step, unroll
+from lightning_meta.core.inner_loop import Progress, descend, detach, follow, take_step, unroll
 from lightning_meta.core.inner_optimizer import SGD, Adam, InnerOptimizer, Momentum, Params, RMSprop
 from lightning_meta.core.learned_rates import LearnedRates, inner_optimizer_for
 from lightning_meta.core.statistics import mean_and_ci95
@@ -23,6 +23,7 @@ __all__ = [
     "TaskOutput",
     "choose_mode",
     "conjugate_gradient",
+    "descend",
     "detach",
     "follow",
     "implicit_minimiser",

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 # What a step depends on beside parameters, buffers, tasks and noise, by name. A float may be another one in every
 # step: a recording gets it as a tensor. Anything else is part of what is recorded.
 Schedule = dict[str, Any]
-Means = dict[str, Tensor]  # scalars, `loss` among them
+Means = dict[str, Tensor]  # `loss`, a scalar, among them
 # Records a function: what it returned, and a function that computes those tensors anew in place.
 Record = Callable[[Callable[[], Any]], tuple[Any, Callable[[], None]]]
 

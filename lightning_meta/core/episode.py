@@ -29,9 +29,12 @@ class TaskOutput(NamedTuple):
 
     `loss` (scalar) is the quantity whose gradient is the meta-update; `preds` are the predictions for the query set
     (logits `(Q, N)`, or regression values shaped like `query.y`; what the module's metric reads); `logs` are further
-    scalars by name: their mean is logged in training, their mean with its confidence interval in evaluation.
+    scalars by name: their mean is logged in training, their mean with its confidence interval in evaluation. `buffers`
+    are new values of the module's buffers, by name: in training, their mean over the tasks of all processes comes into
+    force with the outer update.
     """
 
     loss: Tensor
     preds: Tensor
     logs: dict[str, Tensor] = {}  # noqa: RUF012 - a NamedTuple's default, never mutated
+    buffers: dict[str, Tensor] = {}  # noqa: RUF012

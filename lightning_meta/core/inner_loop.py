@@ -12,6 +12,13 @@ from lightning_meta.core.inner_optimizer import InnerOptimizer, Params
 LossFn = Callable[[Params], Tensor]
 
 
+class Progress(NamedTuple):
+    """Where an optimization has come to: the parameters, and the state of the optimizer."""
+
+    params: Params
+    state: Any
+
+
 @overload
 def unroll(
     loss_fn: LossFn | Sequence[LossFn],
@@ -52,12 +59,22 @@ def unroll(
         trajectory: return the parameters before the first and after every step (`steps + 1` of them), not the last.
     """
     losses = loss_fn if isinstance(loss_fn, Sequence) else [loss_fn] * steps
-    state = optimizer.init(params)
+    progress = Progress(params, optimizer.init(params))
     path = [params]
     for _, loss_of_step in zip(range(steps), losses, strict=True):
-        params, state, _, _ = _step(loss_of_step, params, optimizer, state, first_order)
-        path.append(params)
-    return path if trajectory else params
+        progress = descend([loss_of_step], progress, optimizer, first_order)
+        path = [*path, progress.params] if trajectory else [progress.params]
+    return path if trajectory else path[-1]
+
+
+def descend(
+    losses: Sequence[LossFn], progress: Progress, optimizer: InnerOptimizer, first_order: bool = False
+) -> Progress:
+    """Go on from `progress` by one step on each of `losses`. The arguments are those of `unroll`."""
+    params, state = progress
+    for loss_fn in losses:
+        params, state, _, _ = _step(loss_fn, params, optimizer, state, first_order)
+    return Progress(params, state)
 
 
 def take_step(
@@ -80,13 +97,6 @@ def _step(
     if first_order:
         grads, loss = detach(grads), loss.detach()
     return *optimizer.update(grads, state, params, loss), loss, grads
-
-
-class Progress(NamedTuple):
-    """Where an optimization has come to: the parameters, and the state of the optimizer."""
-
-    params: Params
-    state: Any
 
 
 def follow(

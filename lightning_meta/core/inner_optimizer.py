@@ -1,7 +1,7 @@
 """Inner optimizers: how one adaptation step moves the parameters. Pure, so that gradients flow through the step."""
 
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, log
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -90,7 +90,7 @@ class RMSprop:
 class AdamState(NamedTuple):
     """Steps taken; running averages of the gradients and of their squares."""
 
-    step: int
+    step: Tensor
     mean: Params
     square: Params
 
@@ -108,18 +108,24 @@ class Adam:
 
     def init(self, params: Params) -> AdamState:
         zeros = {name: torch.zeros_like(value) for name, value in params.items()}
-        return AdamState(0, zeros, zeros)
+        like = next(iter(params.values()))
+        return AdamState(torch.zeros((), dtype=like.dtype, device=like.device), zeros, zeros)
 
     def update(self, grads: Params, state: AdamState, params: Params, loss: Tensor) -> tuple[Params, AdamState]:
         (beta1, beta2), step = self.betas, state.step + 1
         mean = {name: beta1 * value + (1 - beta1) * grads[name] for name, value in state.mean.items()}
         square = {name: beta2 * value + (1 - beta2) * grads[name].square() for name, value in state.square.items()}
-        shrunk, correction = 1 - beta1**step, sqrt(1 - beta2**step)
+        shrunk, correction = _weight_of_history(beta1, step), _weight_of_history(beta2, step).sqrt()
         moved = {
             name: value - of(self.lr, name) / shrunk * mean[name] / (_root(square[name]) / correction + self.eps)
             for name, value in params.items()
         }
         return moved, AdamState(step, mean, square)
+
+
+def _weight_of_history(beta: float, step: Tensor) -> Tensor:
+    """`1 - beta ** step` to the last digit: what the weights in a running average of so many values sum to."""
+    return -torch.expm1(step * (log(beta) if beta else -inf))
 
 
 def _root(square: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ MetaScheduler = Callable[[Optimizer], LRScheduler]
 EVAL = ("val", "test")
 NOISE_BLOCK = 256  # steps whose seeds are drawn at once
 NOISE_STREAM = 1000  # of rank 0; the streams below are those of episodes
+BUFFER = "buffer "  # begins the name of a new value of a buffer among the means of a training step
 
 
 class MetaModule(pl.LightningModule):
@@ -61,6 +62,7 @@ class MetaModule(pl.LightningModule):
         self.task_mode, self.task_chunk_size = task_mode, task_chunk_size
         self.compile_training = compile_training
         self._schedule: Schedule | None = None  # fixed while a step is recorded
+        self._new_buffers: list[dict[str, Tensor]] = []  # of each meta-batch since the last outer update
         self._save_plain_hyperparameters()
 
     def measure_by(self, metric: EpisodicMetric) -> None:
@@ -70,12 +72,13 @@ class MetaModule(pl.LightningModule):
             {split: nn.ModuleDict({"loss": EpisodicMean(), metric.name: metric.clone()}) for split in EVAL}
         )
 
-    def measure(self, tasks: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def measure(self, tasks: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Play a meta-batch of T tasks, in training or evaluation.
 
         Returns:
             What is logged of each task, `(T,)` by name: `loss`, the gradient of whose mean is the meta-update, the
-            metric, and others. And what else callbacks may look at, `(T, ...)` by name.
+            metric, and others. And what else callbacks may look at, `(T, ...)` by name; in training, `buffers` among
+            it are new values of buffers, by their names.
         """
         raise NotImplementedError
 
@@ -126,8 +129,9 @@ class MetaModule(pl.LightningModule):
 
     def means(self, tasks: Any) -> Means:
         """What a training step computes: means over tasks of what `measure` returns; `loss` is differentiated."""
-        values, _ = self.measure(tasks)
-        return {name: value.mean() for name, value in values.items()}
+        values, others = self.measure(tasks)
+        new = {f"{BUFFER}{name}": value.detach().mean(0) for name, value in others.get("buffers", {}).items()}
+        return {name: value.mean() for name, value in values.items()} | new
 
     def _means_at(self, tasks: Any, schedule: Schedule) -> Means:
         """`means` where the schedule is this one."""
@@ -149,9 +153,24 @@ class MetaModule(pl.LightningModule):
         if self._logs_step:
             n_global = len(tree_leaves(tasks)[0]) * self.trainer.world_size
             for shown in (True, False):
-                logged = {f"train/{k}": v.detach() for k, v in means.items() if (k in self._shown) == shown}
+                logged = {
+                    f"train/{k}": v.detach()
+                    for k, v in means.items()
+                    if (k in self._shown) == shown and not k.startswith(BUFFER)
+                }
                 self.log_dict(logged, batch_size=n_global, prog_bar=shown)
+        self._new_buffers.append(
+            {k.removeprefix(BUFFER): v.clone() for k, v in means.items() if k.startswith(BUFFER)}  # may be overwritten
+        )
         return means["loss"]
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The outer update and, before anything else, new values of buffers: the next checkpoint must have them."""
+        super().optimizer_step(*args, **kwargs)
+        batches, self._new_buffers = self._new_buffers, []
+        for name in batches[0]:
+            mean = torch.stack([new[name] for new in batches]).mean(0)
+            self.get_buffer(name).copy_(self.trainer.strategy.reduce(mean, reduce_op="mean"))
 
     @property
     def _logs_step(self) -> bool:

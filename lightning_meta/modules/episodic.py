@@ -53,7 +53,10 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
         raise NotImplementedError
 
     def query_loss(self, adapted: Adapted, query: Batch) -> TaskOutput:
-        """Evaluate what `adapt` returned on the task's query set. The gradient of `loss` is the meta-update."""
+        """Evaluate what `adapt` returned on the task's query set. The gradient of `loss` is the meta-update.
+
+        What a task leaves to those after it is returned as `buffers`.
+        """
         raise NotImplementedError
 
     def check_task(self, shape: EpisodeShape, split: Split) -> None:
@@ -131,10 +134,11 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
             return loop_with_gradients(play, self.parameters(), *tasks)
         return map_tasks(play, *tasks, mode="loop")
 
-    def measure(self, tasks: Episode) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def measure(self, tasks: Episode) -> tuple[dict[str, Tensor], dict[str, Any]]:
         out = self.play(tasks)
         score = self.metric.per_episode(out.preds, tasks.query.y)
-        return {"loss": out.loss, self.metric.name: score, **out.logs}, {"preds": out.preds}
+        values = {"loss": out.loss, self.metric.name: score, **out.logs}
+        return values, {"preds": out.preds} | ({"buffers": out.buffers} if self.training else {})
 
     def predict_step(self, tasks: Episode, batch_idx: int) -> Tensor:
         """Predictions `(T, Q, ...)` for the query sets."""

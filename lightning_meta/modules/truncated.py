@@ -60,7 +60,7 @@ class TruncatedModule(MetaModule):
         if isinstance(datamodule, OptimizeeDataModule):
             self.loss_of = datamodule.loss
 
-    def measure(self, tasks: Segment) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def measure(self, tasks: Segment) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """In training, a segment of each optimization; in evaluation, the whole of it."""
         if self.training:
             progress, losses_TS = self._map(self.follow, tasks, self._progress(tasks), tasks.batches)

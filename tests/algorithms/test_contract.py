@@ -47,7 +47,16 @@ from lightning_meta.backbones import MLP
 from lightning_meta.core import Adam, Batch, Episode, LearnedRates
 from lightning_meta.datamodules import EpisodicDataModule
 from lightning_meta.modules import EpisodicModule, StreamModule
-from tests.conftest import blobs, conv4, meta_gradient, needs_learn2learn, random_episodes, random_functions, sinusoids
+from tests.conftest import (
+    blobs,
+    conv4,
+    meta_gradient,
+    needs_learn2learn,
+    put_in_force,
+    random_episodes,
+    random_functions,
+    sinusoids,
+)
 
 Make = Callable[[], EpisodicModule]
 needs_qpth = pytest.mark.skipif(find_spec("qpth") is None, reason="qpth is not installed")
@@ -85,8 +94,12 @@ ALGORITHMS: dict[str, Make] = {
     "baseline-nearest-neighbour": lambda: BaselineNearestNeighbour(conv4(), n_classes=12),
     "baseline++": lambda: BaselinePlusPlus(conv4(), n_classes=12),
     "reptile": lambda: Reptile(conv4(), n_way=3, inner_lr=0.01, inner_steps=2),
+    "reptile-carrying": lambda: Reptile(conv4(), n_way=3, inner_lr=0.01, inner_steps=2, carry_inner_state=True),
     "reptile-inductive": lambda: Reptile(conv4("inductive"), n_way=3, inner_lr=0.01, inner_steps=2),
     "imaml": lambda: IMAML(conv4(), n_way=3, inner_lr=0.1, inner_steps=3, cg_steps=2),
+    "imaml-last": lambda: IMAML(
+        conv4(), n_way=3, inner_lr=0.1, inner_steps=3, cg_steps=2, proximal_step="last", eval_proximal_strength=0.0
+    ),
     "imaml-inductive": lambda: IMAML(conv4("inductive"), n_way=3, inner_lr=0.1, inner_steps=3, cg_steps=2),
     "mr-maml-weights": lambda: MRMAML(conv4(), n_way=3, decoder=MLP(4, [5]), inner_lr=0.1, inner_steps=2),
     "mr-maml-activations": lambda: MRMAML(conv4(), n_way=3, regularize="activations", inner_lr=0.1, inner_steps=2),
@@ -301,6 +314,8 @@ def test_learns_an_easy_problem(make: Make, draw: Callable[..., Episode]) -> Non
     before = loss()
     for _ in range(25):
         module.train().zero_grad()
-        module.play(tasks).loss.mean().backward()
+        out = module.play(tasks)
+        out.loss.mean().backward()
         optimizer.step()
+        put_in_force(module, out)
     assert loss() < 0.7 * before

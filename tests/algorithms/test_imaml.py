@@ -1,5 +1,7 @@
 """iMAML against closed forms, dense linear algebra and its limits."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +11,7 @@ from torch.utils._pytree import tree_map
 
 from lightning_meta.algorithms import IMAML, MAML
 from lightning_meta.backbones import Backbone
-from lightning_meta.core import Batch, Episode
+from lightning_meta.core import Adam, Batch, Episode
 from lightning_meta.errors import ConfigError
 from tests.conftest import conv4, meta_gradient, smooth
 
@@ -142,6 +144,55 @@ def test_loss_is_the_ordinary_query_loss_after_proximal_descent(episodes: Episod
         torch.testing.assert_close(out.loss[t], F.cross_entropy(logits, episodes.query.y[t]), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("mode", ["vmap", "loop"])
+def test_the_authors_variant_is_what_their_code_computes(mode: str, episodes: Episode) -> None:
+    """Steps on the support loss, one on the proximal term; then `2 v + Hv / (lambda + 10) = g` by a dense solve."""
+    strength, rate = 2.0, 0.1
+    module = imaml(
+        task_mode=mode, inner_lr=rate, inner_steps=4, proximal_step="last", proximal_strength=strength,
+        cg_damping=strength + 20, eval_proximal_strength=0.0, cg_steps=100,
+    )  # fmt: skip
+    theta = {name: p.detach() for name, p in module.learner.named_parameters()}
+    sizes = [p.numel() for p in theta.values()]
+
+    def loss(flat: Tensor, batch: Batch) -> Tensor:
+        params = {n: v.view_as(theta[n]) for n, v in zip(theta, flat.split(sizes), strict=True)}
+        return F.cross_entropy(logits_by_hand(params, batch.x, batch.x, False), batch.y)
+
+    start, expected, logits = torch.cat([p.flatten() for p in theta.values()]), 0, []
+    for t in range(3):
+        support, query = (Batch(part.x[t], part.y[t]) for part in episodes)
+        phi = start.clone().requires_grad_()
+        optimizer = torch.optim.SGD([phi], lr=rate)
+        for _ in range(4):
+            optimizer.zero_grad()
+            loss(phi, support).backward()
+            optimizer.step()
+        params = {n: v.view_as(theta[n]) for n, v in zip(theta, phi.detach().split(sizes), strict=True)}
+        logits.append(functional_call(module.learner, params, query.x))  # lambda is 0 in their test
+        optimizer.zero_grad()
+        (strength / 2 * (phi - start).square().sum()).backward()
+        optimizer.step()
+        hessian = torch.autograd.functional.hessian(partial(loss, batch=support), phi.detach())
+        g = torch.autograd.functional.jacobian(partial(loss, batch=query), phi.detach())
+        expected += torch.linalg.solve(2 * torch.eye(len(phi)) + hessian / (strength + 10), g) / 3
+    gradient = torch.cat([g.flatten() for g in meta_gradient(module, episodes).values()])
+    torch.testing.assert_close(gradient / 2, expected, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(module.eval().play(episodes).preds, torch.stack(logits), rtol=1e-8, atol=1e-11)
+
+
+@pytest.mark.parametrize("step", ["each", "last"])
+def test_without_strength_evaluation_is_plain_descent(step: str, episodes: Episode) -> None:
+    """With any optimizer: Adam would take a step along a gradient of 0 too."""
+    settings = dict(n_way=3, inner_lr=0.02, inner_steps=3, inner_optimizer=Adam)
+    module = IMAML(conv4(), proximal_step=step, eval_proximal_strength=0.0, **settings).double().eval()
+    plain = MAML(conv4(), **settings).double().eval()
+    plain.load_state_dict(module.state_dict())
+    torch.testing.assert_close(module.play(episodes), plain.play(episodes), rtol=1e-12, atol=1e-14)
+    module.eval_proximal_strength = 2.0
+    assert not torch.allclose(module.play(episodes).loss, plain.play(episodes).loss, rtol=1e-4)
+
+
 def test_towards_infinite_strength_the_gradient_is_that_of_theta_itself(episodes: Episode) -> None:
     module = imaml(proximal_strength=1e9, inner_lr=1e-9, cg_steps=5)
     still = MAML(module.backbone, n_way=3, inner_steps=0).double()
@@ -182,7 +233,10 @@ def test_the_graph_does_not_grow_with_the_inner_steps(episodes: Episode) -> None
     assert many > 3 * few
 
 
-@pytest.mark.parametrize(("setting", "value"), [("proximal_strength", 0.0), ("cg_steps", 0), ("cg_damping", -1.0)])
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("proximal_strength", 0.0), ("eval_proximal_strength", -1.0), ("cg_steps", 0), ("cg_damping", -1.0)],
+)
 def test_impossible_settings_are_named(setting: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"{setting}={value}"):
         imaml(**{setting: value})

@@ -1,9 +1,13 @@
 """MAML's meta-gradient against independent truths."""
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 
-from lightning_meta.algorithms import MAML
+from lightning_meta.algorithms import MAML, MRMAML, Reptile
+from lightning_meta.backbones import MLP
 from lightning_meta.core import Batch, Episode
 from lightning_meta.errors import ConfigError
 from tests.conftest import autograd_meta_gradient, blobs, conv4, meta_gradient, smooth
@@ -71,6 +75,17 @@ def test_adaptation_lowers_the_support_loss(episodes: Episode) -> None:
     on_support = Episode(episodes.support, episodes.support)
     losses = [maml(eval_inner_steps=k).eval().play(on_support).loss.mean() for k in (0, 1, 5)]
     assert losses[0] > losses[1] > losses[2]
+
+
+@pytest.mark.parametrize("algorithm", [MAML, Reptile, partial(MRMAML, decoder=MLP(4, [5]))])
+def test_the_head_is_drawn_as_told(algorithm: Callable[..., MAML]) -> None:
+    """Glorot and Bengio's uniform distribution fills +-sqrt(6 / (inputs + outputs)), here wider than torch's own."""
+    module = algorithm(conv4(hidden=32), n_way=20, head_init=torch.nn.init.xavier_uniform_)
+    head = module.learner[-1]
+    bound = (6 / (head.in_features + 20)) ** 0.5
+    assert 0.9 * bound < head.weight.abs().max() < bound
+    assert 0.9 * bound / 3**0.5 < head.weight.std() < 1.1 * bound / 3**0.5
+    assert not head.bias.any()
 
 
 def test_way_mismatch_names_both_numbers() -> None:

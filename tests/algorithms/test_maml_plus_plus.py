@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from lightning_meta.algorithms import MAML, MAMLPlusPlus
 from lightning_meta.backbones import norm_protocol
 from lightning_meta.core import Batch, Episode
-from tests.conftest import autograd_meta_gradient, conv4, meta_gradient
+from tests.conftest import autograd_meta_gradient, conv4, meta_gradient, put_in_force
 
 LR, STEPS = 0.1, 3
 OFF: dict[str, Any] = dict(multi_step_until=0, first_order_until=0, per_step_norm=False, learned_rates=False)
@@ -130,14 +130,14 @@ def test_more_steps_in_evaluation_use_the_last_slot(episodes: Episode) -> None:
 def test_per_step_averages_are_of_the_support_sets_and_serve_in_evaluation(episodes: Episode) -> None:
     module = plus_plus(per_step_statistics=True)
     assert norm_protocol(module) == "per-step running"
-    module.play(episodes)
+    put_in_force(module, module.play(episodes))
     conv = module.backbone.blocks[0][0]
     seen = torch.stack([conv(x).mean(dim=(0, 2, 3)) for x in episodes.support.x]).mean(0)
     averages = dict(module.norm.named_buffers())["0/blocks/0/1/mean"]
     torch.testing.assert_close(averages[0], 0.1 * seen, rtol=1e-9, atol=1e-12)  # before the first step: theta
     assert not torch.allclose(averages[1], averages[0])
     for _ in range(60):  # until the averages have forgotten that they began with 0 and 1
-        module.play(episodes)
+        put_in_force(module, module.play(episodes))
     torch.testing.assert_close(averages[0], seen, rtol=1e-2, atol=1e-4)
     module.eval()
     first_query = Episode(episodes.support, Batch(episodes.query.x[:, :1], episodes.query.y[:, :1]))
@@ -145,8 +145,11 @@ def test_per_step_averages_are_of_the_support_sets_and_serve_in_evaluation(episo
     torch.testing.assert_close(alone, together, rtol=1e-10, atol=1e-12)
 
 
-def test_evaluation_leaves_the_averages_alone(episodes: Episode) -> None:
-    module = plus_plus(per_step_statistics=True).eval()
-    before = {name: values.clone() for name, values in module.norm.named_buffers()}
-    module.play(episodes)
-    torch.testing.assert_close(dict(module.norm.named_buffers()), before, rtol=0, atol=0)
+@pytest.mark.parametrize("multi_step_until", [0, 5], ids=["last step", "every step"])
+def test_evaluation_and_the_hooks_leave_the_averages_alone(multi_step_until: int, episodes: Episode) -> None:
+    """In training they return the new ones; in evaluation there are none."""
+    module = plus_plus(per_step_statistics=True, multi_step_until=multi_step_until)
+    before = {name: values.clone() for name, values in module.named_buffers()}
+    assert module.play(episodes).buffers.keys() == before.keys()
+    assert not module.eval().play(episodes).buffers
+    torch.testing.assert_close(dict(module.named_buffers()), before, rtol=0, atol=0)

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 from lightning_meta.algorithms import Reptile
 from lightning_meta.core import SGD, Batch, Episode
@@ -39,6 +42,32 @@ def trained(module: Reptile, support: Batch, orders: list[Tensor], optimizer_of:
         F.cross_entropy(network(support.x[order]), support.y[order]).backward()
         optimizer.step()
     return network
+
+
+class CarriedAdam:
+    """Makes one Adam of torch after the other, each in the mean of the states in which those of a meta-batch ended."""
+
+    def __init__(self) -> None:
+        self.state: list[dict[str, Tensor]] = []  # of each parameter; at first there is none
+        self.made: list[torch.optim.Optimizer] = []
+
+    def __call__(self, network: torch.nn.Module) -> torch.optim.Optimizer:
+        self.made.append(adam(network))
+        for param, entry in zip(network.parameters(), self.state, strict=bool(self.state)):
+            self.made[-1].state[param] = {key: value.clone() for key, value in entry.items()}
+        return self.made[-1]
+
+    def end_meta_batch(self) -> None:
+        entries = zip(*(optimizer.state.values() for optimizer in self.made), strict=True)
+        self.state = [
+            {key: torch.stack([e[key] for e in of_tasks]).mean(0) for key in of_tasks[0]} for of_tasks in entries
+        ]
+        self.made = []
+
+    def leaves(self) -> list[Tensor]:
+        """In the order of our state: the number of steps, then mean gradients, then mean squares."""
+        averages = [entry[key] for key in ("exp_avg", "exp_avg_sq") for entry in self.state]
+        return [self.state[0]["step"].double(), *averages]
 
 
 def mean_phi(networks: list[torch.nn.Module]) -> dict[str, Tensor]:
@@ -133,6 +162,46 @@ def test_training_does_not_depend_on_the_query_set_but_reports_its_loss(episodes
 def test_with_no_steps_nothing_moves(episodes: Episode) -> None:
     module = reptile(inner_steps=0, inner_batch_size=4)
     assert torch.equal(module.play(episodes).loss, torch.zeros(3).double())
+
+
+@pytest.mark.parametrize("mode", ["vmap", "loop"])
+def test_the_inner_optimizer_goes_on_from_meta_batch_to_meta_batch(mode: str, episodes: Episode) -> None:
+    """Two outer updates by the Trainer against torch's Adam, whose state is handed on, and evaluation from there."""
+    module, theirs = reptile(task_mode=mode, carry_inner_state=True, eval_inner_steps=3), CarriedAdam()
+    module.optimizer = partial(torch.optim.SGD, lr=1.0)
+    for _ in range(2):
+        networks = [trained(module, support, [torch.arange(6)] * STEPS, theirs) for support in supports(episodes)]
+        theirs.end_meta_batch()
+        fit(module, episodes)
+        torch.testing.assert_close(dict(module.named_parameters()), mean_phi(networks), rtol=1e-8, atol=1e-11)
+        torch.testing.assert_close(list(module.inner_state.buffers()), theirs.leaves(), rtol=1e-8, atol=1e-16)
+    assert module.inner_state.tree.step == 2 * STEPS
+    module.eval()
+    for _ in range(2):  # what evaluation does to the state is forgotten
+        with torch.no_grad():
+            out = module.play(episodes)
+        for t, support in enumerate(supports(episodes)):
+            logits = trained(module, support, [torch.arange(6)] * 3, theirs)(episodes.query.x[t])
+            torch.testing.assert_close(out.preds[t], logits, rtol=1e-8, atol=1e-11)
+        assert not out.buffers
+        torch.testing.assert_close(list(module.inner_state.buffers()), theirs.leaves(), rtol=1e-8, atol=1e-16)
+
+
+def fit(module: Reptile, tasks: Episode) -> None:
+    """One outer update by the Trainer."""
+    trainer = pl.Trainer(
+        max_steps=1, accelerator="cpu", precision="64-true", inference_mode=False, logger=False, barebones=True
+    )
+    trainer.fit(module, DataLoader([tasks], batch_size=None))
+
+
+def test_a_state_that_is_no_tensor_cannot_be_carried() -> None:
+    class Counts(SGD):
+        def init(self, params: dict[str, Tensor]) -> int:
+            return 0
+
+    with pytest.raises(ConfigError, match="0 is no tensor"):
+        reptile(inner_optimizer=Counts, carry_inner_state=True)
 
 
 def test_impossible_batch_sizes_are_refused() -> None:

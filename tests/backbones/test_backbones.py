@@ -36,6 +36,8 @@ LR = 0.1
 BACKBONES: dict[str, Callable[..., Backbone]] = {
     "conv4": partial(Conv4, hidden=4),
     "conv4-strided": partial(Conv4, hidden=4, downsample="stride"),
+    "conv4-strided-flat": partial(Conv4, hidden=4, downsample="stride", readout="flatten"),
+    "conv4-averaged": partial(Conv4, hidden=4, readout="mean"),
     "conv4-two-halvings": partial(Conv4, hidden=4, halvings=2),
     "resnet12": partial(ResNet12, channels=(4, 5, 6, 7), drop_rate=0.0),
     "resnet12-flat": partial(ResNet12, channels=(4, 5, 6, 7), drop_rate=0.0, global_pool=False),
@@ -142,10 +144,27 @@ def test_conv4_has_the_published_sizes() -> None:
     """Features per image: 64 on Omniglot, 800 on mini-ImageNet with 32 filters (MAML), 1600 with 64 (ProtoNet)."""
     assert Conv4(1, 28).out_features == 64
     assert Conv4(1, 28, downsample="stride").out_features == 64
+    assert Conv4(1, 28, downsample="stride", readout="flatten").out_features == 256
     assert Conv4(3, 84, hidden=32).out_features == 800
     assert Conv4(3, 84, hidden=64).out_features == 1600
     weights = sum(p.numel() for p in Conv4(1, 28).parameters())
     assert weights == 9 * 64 + 3 * 9 * 64 * 64 + 4 * 2 * 64
+
+
+@pytest.mark.parametrize(("downsample", "default"), [("max", "flatten"), ("stride", "mean")])
+def test_conv4_reads_its_last_map_out_whole_or_averaged(downsample: str, default: str) -> None:
+    torch.manual_seed(0)
+    whole = Conv4(1, 28, hidden=4, downsample=downsample, halvings=3, readout="flatten")
+    averaged = Conv4(1, 28, hidden=4, downsample=downsample, halvings=3, readout="mean")
+    averaged.load_state_dict(whole.state_dict())
+    images = torch.rand(5, 1, 28, 28)
+    maps = whole.blocks(images)
+    assert maps.shape[2] > 1
+    assert (whole.map_shape, averaged.map_shape) == (tuple(maps.shape[1:]), (4, 1, 1))
+    torch.testing.assert_close(whole(images), maps.reshape(5, -1))
+    torch.testing.assert_close(averaged(images), maps.mean((2, 3)))
+    expected = averaged if default == "mean" else whole
+    assert Conv4(1, 28, hidden=4, downsample=downsample, halvings=3).map_shape == expected.map_shape
 
 
 def test_conv4_refuses_images_that_vanish() -> None:

@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils._pytree import tree_leaves
 
-from lightning_meta.algorithms import MAML, MANN, LSTMOptimizer, ProtoNet, Reptile
+from lightning_meta.algorithms import MAML, MANN, LSTMOptimizer, MAMLPlusPlus, ProtoNet, Reptile
 from lightning_meta.callbacks import Calibration, EpisodeTable, LearningCurves
 from lightning_meta.datamodules import QuadraticOptimizees
 from lightning_meta.modules import MetaModule
@@ -25,7 +25,8 @@ from tests.conftest import SIZE, blobs, conv4
 STEPS, META_BATCH, TEST_EPISODES = 20, 4, 7
 ALGORITHMS: dict[str, Callable[[], MetaModule]] = {
     "maml": lambda: MAML(conv4(), n_way=3, inner_lr=0.1, inner_steps=1),
-    "reptile": lambda: Reptile(conv4(), n_way=3, inner_lr=0.01, inner_steps=2),
+    "reptile": lambda: Reptile(conv4(), n_way=3, inner_lr=0.01, inner_steps=2, carry_inner_state=True),
+    "maml_plus_plus": lambda: MAMLPlusPlus(conv4(), n_way=3, inner_lr=0.1, inner_steps=1, per_step_statistics=True),
     "protonet": lambda: ProtoNet(conv4()),
     "protonet-running": lambda: ProtoNet(conv4("running")),
     "mann": lambda: MANN(n_way=3, image_size=SIZE, hidden=10, slots=8, width=6, heads=2),

@@ -17,6 +17,7 @@ from pytorch_lightning.strategies import (
     SingleDeviceStrategy,
     Strategy,
 )
+from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 from torch.optim import Adam
@@ -189,6 +190,36 @@ def test_the_injected_metric_is_logged_by_its_name() -> None:
     (result,) = trainer().test(module, datamodule=Sinusoid(test_episodes=6), verbose=False)
     assert set(result) == {"test/loss", "test/loss_ci95", "test/mse", "test/mse_ci95"}
     assert result["test/mse"] == pytest.approx(result["test/loss"], rel=1e-5)
+
+
+# ---- buffers --------------------------------------------------------------------------------------------------------
+
+
+class Remembering(MAML):
+    """Half of what it remembers fades with each outer update, to which every task adds its mean grey value."""
+
+    seen: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(conv4(), n_way=3, inner_steps=1, **kwargs)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def query_loss(self, phi: dict[str, Tensor], query: Batch) -> TaskOutput:
+        return super().query_loss(phi, query)._replace(buffers={"seen": self.seen / 2 + query.x.mean()})
+
+
+@pytest.mark.parametrize("mode", ["vmap", "loop"])
+@pytest.mark.parametrize("batches", [1, 2])
+def test_buffers_that_the_hooks_return_come_into_force_with_the_outer_update(mode: str, batches: int) -> None:
+    """As the mean over all tasks of the update, also when their gradients are accumulated over several batches."""
+    data, module = blobs(), Remembering(task_mode=mode)
+    data.setup("fit")
+    grey = [data.dataset("train").__getitems__(range(4 * i, 4 * i + 4)).query.x.mean() for i in range(2 * batches)]
+    first, second = torch.stack(grey).view(2, batches).mean(1)
+    trainer(max_steps=2, accumulate_grad_batches=batches).fit(module, datamodule=data)
+    torch.testing.assert_close(module.seen, first / 2 + second)
+    trainer().test(module, datamodule=data, verbose=False)
+    torch.testing.assert_close(module.seen, first / 2 + second)
 
 
 # ---- logging --------------------------------------------------------------------------------------------------------

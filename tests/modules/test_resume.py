@@ -18,7 +18,7 @@ import yaml
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from lightning_meta.algorithms import LEO, MAML, Reptile
+from lightning_meta.algorithms import LEO, MAML, MAMLPlusPlus, Reptile
 from lightning_meta.callbacks import EpisodicCheckpoint
 from lightning_meta.cli import main
 from lightning_meta.modules import EpisodicModule
@@ -156,6 +156,33 @@ def test_noise_in_training_is_repeated(algorithm: Callable[..., EpisodicModule],
     rest = fit(EpisodicCheckpoint(dirpath=stopped), seed=1, ckpt_path=stopped / "last.ckpt", algorithm=algorithm)
     assert_equal(rest.losses, diary.losses[-len(rest.losses) :], "losses")
     assert len(rest.losses) >= STEPS - 6
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        partial(Reptile, inner_batch_size=2, inner_steps=2, carry_inner_state=True),
+        partial(MAMLPlusPlus, inner_lr=0.1, inner_steps=1, per_step_statistics=True),
+    ],
+    ids=["state of the inner optimizer", "averages"],
+)
+@pytest.mark.parametrize("stop", [2, 5])
+def test_what_tasks_leave_to_the_next_is_in_every_checkpoint(
+    algorithm: Callable[..., EpisodicModule], stop: int, tmp_path: Path
+) -> None:
+    """Buffers that the hooks return, in the middle of an epoch too."""
+    every_step = partial(ModelCheckpoint, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+    fit(every_step(tmp_path / "whole"), seed=0, algorithm=algorithm)
+    checkpoint = tmp_path / "whole" / f"step={stop}.ckpt"
+    fit(every_step(tmp_path / "rest"), seed=1, ckpt_path=checkpoint, algorithm=algorithm)
+    states = [
+        torch.load(path, weights_only=True)["state_dict"]
+        for path in (checkpoint, *(tmp_path / run / f"step={STEPS}.ckpt" for run in ("whole", "rest")))
+    ]
+    assert_equal(states[2], states[1])
+    moved = [name for name in states[0] if "inner_state" in name or "norm." in name]
+    assert moved
+    assert not any(torch.equal(states[0][name], states[1][name]) for name in moved if states[1][name].count_nonzero())
 
 
 # ---- killed ---------------------------------------------------------------------------------------------------------

@@ -34,6 +34,8 @@ class MAML(EpisodicModule[Params]):
         first_order: drop second derivatives.
         loss_fn: support and query loss of predictions and targets.
         inner_optimizer: makes the inner optimizer from the step size, such as `LearnedRates`. None: `SGD`.
+        head_init: draws the weights of the head, in place, with biases of 0, such as `torch.nn.init.xavier_uniform_`
+            (Reptile's authors) or `torch.nn.init.normal_` (MAML's, on Omniglot). None: as `nn.Linear`.
         **kwargs: of `EpisodicModule`.
     """
 
@@ -47,6 +49,7 @@ class MAML(EpisodicModule[Params]):
         first_order: bool = False,
         loss_fn: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
         inner_optimizer: Callable[[float], InnerOptimizer] | None = None,
+        head_init: Callable[[Tensor], Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -58,7 +61,7 @@ class MAML(EpisodicModule[Params]):
             )
         self.n_way, self.inner_steps, self.first_order, self.loss_fn = n_way, inner_steps, first_order, loss_fn
         self.eval_inner_steps = inner_steps if eval_inner_steps is None else eval_inner_steps
-        self.learner = nn.Sequential(backbone, nn.Linear(backbone.out_features, n_way))
+        self.learner = nn.Sequential(backbone, linear(backbone.out_features, n_way, head_init))
         self.inner_optimizer = inner_optimizer_for(self.theta, inner_lr, inner_optimizer or SGD)
 
     @property
@@ -95,6 +98,15 @@ class MAML(EpisodicModule[Params]):
                 f"{split} episodes are {shape.n_way}-way, but the head has n_way={self.n_way} outputs; "
                 f"{type(self).__name__} needs the same way everywhere: set data.n_way alone."
             )
+
+
+def linear(in_features: int, out_features: int, init: Callable[[Tensor], Any] | None = None) -> nn.Linear:
+    """A linear layer, its weights drawn by `init` and its biases 0; None: drawn as torch does."""
+    layer = nn.Linear(in_features, out_features)
+    if init:
+        init(layer.weight)
+        nn.init.zeros_(layer.bias)
+    return layer
 
 
 def refuse_to_learn(module: MAML) -> None:

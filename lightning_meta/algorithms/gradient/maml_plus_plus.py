@@ -27,7 +27,6 @@ from lightning_meta.backbones.norm import batch_norm_layers, batch_statistics, s
 from lightning_meta.core import (
     SGD,
     Batch,
-    Episode,
     InnerOptimizer,
     LearnedRates,
     Params,
@@ -41,10 +40,10 @@ from lightning_meta.core.inner_optimizer import module_key
 
 
 class Path(NamedTuple):
-    """Parameters after each inner step whose query loss counts, and what per-step normalisation saw on the way."""
+    """Parameters after each inner step whose query loss counts, and new values of the averages of normalisation."""
 
     phis: list[Params]
-    statistics: Params
+    averages: Params
 
 
 class MAMLPlusPlus(MAML):
@@ -118,22 +117,19 @@ class MAMLPlusPlus(MAML):
             self.scheduled("first_order") if self.training else self.first_order,
             trajectory=True,
         )
-        statistics = self.norm.observe(self.learner, path, support.x) if self.training else {}
+        averages = self.norm.follow(self.learner, path, support.x) if self.training else {}
         phis = path[-len(self.loss_weights()) :]
-        return Path([phi | support_statistics(self.learner, phi, support.x) for phi in phis], statistics)
+        return Path(
+            [phi | support_statistics(self.learner, phi, support.x) for phi in phis],
+            {f"norm.{name}": value for name, value in averages.items()},
+        )
 
     def query_loss(self, path: Path, query: Batch) -> TaskOutput:  # type: ignore[override]
         outs = [MAML.query_loss(self, phi, query) for phi in path.phis]
         if len(outs) == 1:
-            return outs[0]
+            return outs[0]._replace(buffers=path.averages)
         loss = torch.stack([weight * out.loss for weight, out in zip(self.loss_weights(), outs, strict=True)]).sum()
-        return TaskOutput(loss, outs[-1].preds, {"last_step_loss": outs[-1].loss})
-
-    def play(self, tasks: Episode) -> TaskOutput:
-        path = self.adapt_tasks(tasks.support)
-        if self.training:
-            self.norm.track(path.statistics)
-        return self.query_tasks(path, tasks.query)
+        return TaskOutput(loss, outs[-1].preds, {"last_step_loss": outs[-1].loss}, path.averages)
 
 
 class PerStepNorm(nn.Module):
@@ -167,18 +163,15 @@ class PerStepNorm(nn.Module):
         slots = dict(self.affine) if self.training else dict(self.affine) | dict(self.named_buffers())
         return {_name(key): values[min(step, self.steps)] for key, values in slots.items()}
 
-    def observe(self, learner: nn.Module, path: list[Params], support_x: Tensor) -> Params:
-        """Statistics `(steps + 1, C)` of the support set at each point of a path, keyed as the buffers."""
+    def follow(self, learner: nn.Module, path: list[Params], support_x: Tensor) -> Params:
+        """The averages, `(steps + 1, C)` by name, moved towards what a support set shows at each point of a path."""
         if not self.averages:
             return {}
         seen = [batch_statistics(learner, detach(phi), support_x, batch_norm_layers(learner)) for phi in path]
-        return {module_key(name): torch.stack([statistics[name] for statistics in seen]) for name in seen[0]}
-
-    def track(self, observed: Params) -> None:
-        """Move the averages towards the mean over tasks of what was observed, `(T, steps + 1, C)`."""
-        buffers = dict(self.named_buffers())
-        for key, values in observed.items():
-            buffers[key].lerp_(values.detach().mean(0), self.momentum)
+        return {
+            key: average.lerp(torch.stack([statistics[_name(key)] for statistics in seen]), self.momentum)
+            for key, average in self.named_buffers()
+        }
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from lightning_meta.algorithms.gradient.maml import MAML
+from lightning_meta.algorithms.gradient.maml import MAML, linear
 from lightning_meta.backbones import Backbone, support_statistics
 from lightning_meta.core import SGD, Batch, InnerOptimizer, Params, TaskOutput, inner_optimizer_for, unroll
 from lightning_meta.errors import ConfigError
@@ -41,7 +41,7 @@ class MRMAML(MAML):
             and standard deviation the encoder computes.
         beta: weight of the KL divergence in the training loss.
         initial_std: standard deviation of the posteriors of weights before training.
-        inner_lr, inner_optimizer: of `MAML`.
+        inner_lr, inner_optimizer, head_init: of `MAML`.
         **kwargs: of `MAML`.
     """
 
@@ -55,6 +55,7 @@ class MRMAML(MAML):
         initial_std: float = 1e-2,
         inner_lr: float = 0.4,
         inner_optimizer: Callable[[float], InnerOptimizer] | None = None,
+        head_init: Callable[[Tensor], Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, n_way, inner_lr, **kwargs)
@@ -69,10 +70,8 @@ class MRMAML(MAML):
             if regularize == "weights"
             else [nn.Linear(backbone.out_features, 2 * code_size), Mean()]
         )
-        from_code: list[nn.Module] = (
-            [decoder, nn.Linear(decoder.out_features, self.n_way)] if decoder else [nn.Linear(code_size, self.n_way)]
-        )
-        self.learner = nn.Sequential(backbone, *to_code, *from_code)
+        head = linear(decoder.out_features if decoder else code_size, self.n_way, head_init)
+        self.learner = nn.Sequential(backbone, *to_code, *([decoder] if decoder else []), head)
         drawn = self.encoder.named_parameters() if regularize == "weights" else []
         self.kernels = {name: kernel.shape for name, kernel in drawn if kernel.ndim > 1}
         self.log_stds = nn.ParameterList(torch.full(shape, log(initial_std)) for shape in self.kernels.values())

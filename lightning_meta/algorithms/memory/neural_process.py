@@ -74,9 +74,9 @@ class NeuralProcess(ConditionalNeuralProcess):
         seen = self.codes(query, torch.ones_like(query.x[..., 0]))
         posterior = self.latent(Codes(belief.latent.total + seen.total, belief.latent.points + seen.points))
         z_L = posterior.mean + posterior.std * torch.randn_like(posterior.mean)
-        loss, preds, logs = self.score(self.decode(with_columns(inputs_QF, z_L)), query)
+        out = self.score(self.decode(with_columns(inputs_QF, z_L)), query)
         kl = kl_divergence(posterior, prior).sum(-1)
-        return TaskOutput(loss + kl / query.x.shape[-2], preds, logs | {"kl": kl})
+        return out._replace(loss=out.loss + kl / query.x.shape[-2], logs=out.logs | {"kl": kl})
 
     def codes(self, points: Batch, weights_S: Tensor) -> Codes:
         """Of points that count as much as their weights."""
