@@ -11,7 +11,7 @@ penalty are means over their entries, so that their weights do not depend on siz
 Deviations: the backbone is trained with everything else; the paper's features are pre-trained and fixed (for that, pass
 a pre-trained backbone and `freeze`). One code is drawn for a class, not K copies. The networks give the logarithm of a
 standard deviation, and that of a class weight is relative to a Glorot-initialised classifier's; the authors' give u, of
-which they take exp(u) - 1, plus that classifier's for a weight, and at least 1e-10. The weight penalty (lambda_1) is the
+which they take exp(u) - 1, plus that classifier's for a weight, at least 1e-10. The weight penalty (lambda_1) is the
 meta-optimizer's `weight_decay`.
 """
 
