@@ -37,9 +37,9 @@ def fake_noise(x: Tensor) -> Tensor:
 def directly(module: LEO, tasks: Episode, t: int, noise: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """Training loss and plain query loss of task `t` after one latent and one fine-tuning step.
 
-    Takes nothing but weights from the module. Loops over pairs, classes and examples; inner gradients by autograd. As in
-    the authors' code, features have length 1, a class has a copy of its code for each of its K examples, its score is the mean over the copies'
-    weights, and the gradient is that of the sum over examples.
+    Takes nothing but weights from the module. Loops over pairs, classes and examples; inner gradients by autograd. As
+    in the authors' code, features have length 1, a class has a copy of its code for each of its K examples, its score
+    is the mean over the copies' weights, and the gradient is that of the sum over examples.
     """
     encoder, decoder = module.encoder.weight, module.decoder.weight
     first, second, third = (module.relation[i].weight for i in (0, 2, 4))

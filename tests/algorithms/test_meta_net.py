@@ -69,8 +69,8 @@ def test_without_fast_weights_the_slow_network_is_left(module: MetaNet, episodes
 
 
 def test_keys_may_point_in_opposite_directions(module: MetaNet, episodes: Episode) -> None:
-    """Centred representations sum to zero, so that every key has some at more than a right angle. None had after a ReLU,
-    and then an example among five cannot get more than e / (e + 4) of the attention.
+    """Centred representations sum to zero, so each has another at more than a right angle. None would after a ReLU, and
+    then one example of five could not get more than e / (e + 4) of the attention.
     """
     support, slow = first(episodes.support), module.representation
     for parameter in module.d.output.parameters():

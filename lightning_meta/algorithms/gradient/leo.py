@@ -4,14 +4,15 @@ Rusu, Rao, Sygnowski, Vinyals, Pascanu, Osindero, Hadsell: "Meta-Learning with L
 arXiv:1807.05960.
 
 As in the authors' code (github.com/deepmind/leo), features have length 1, and the inner loss is the sum over classes of
-their examples' mean losses: the learned rates depend on both. (There each of the K examples of a class has a copy of its
-code, which gets 1 / K of the gradient of the sum over all examples.)
+their examples' mean losses; the learned rates depend on both. (There, each of the K examples of a class has a copy of
+the class's code, which gets 1 / K of the gradient of the sum over all examples.) KL, stop-gradient and orthogonality
+penalty are means over their entries, so that their weights do not depend on sizes. Evaluation uses means, not samples.
 
 Deviations: the backbone is trained with everything else; the paper's features are pre-trained and fixed (for that, pass
-a pre-trained backbone and `freeze`). One code is drawn for a class, not K copies. KL, stop-gradient and orthogonality penalty are means over their entries, as in the authors' code, so that their
-weights do not depend on sizes. The networks give the logarithm of a standard deviation, and that of a class weight is
-relative to a Glorot-initialised classifier's. Evaluation uses means instead of samples. The weight penalty (lambda_1) is
-the meta-optimizer's `weight_decay`.
+a pre-trained backbone and `freeze`). One code is drawn for a class, not K copies. The networks give the logarithm of a
+standard deviation, and that of a class weight is relative to a Glorot-initialised classifier's; the authors' give u, of
+which they take exp(u) - 1, plus that classifier's for a weight, at least 1e-10. The weight penalty (lambda_1) is the
+meta-optimizer's `weight_decay`.
 """
 
 from typing import Any, NamedTuple
@@ -164,7 +165,7 @@ class LEO(EmbeddingModule[Classifier]):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip every number of a gradient, then the norm of each tensor; with an algorithm named, as the Trainer does."""
+        """Clip each number of a gradient, then each tensor's norm. With an algorithm named, as the Trainer does."""
         if gradient_clip_algorithm is not None or not gradient_clip_val:
             return super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
         for parameter in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
