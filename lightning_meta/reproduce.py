@@ -34,7 +34,7 @@ from typing import Any, NamedTuple, TextIO
 import torch
 import yaml
 
-from lightning_meta.benchmark.results_table import HEADER, PLACES, pairs, paper_figure, row, settings, trained_steps
+from lightning_meta.benchmark.results_table import HEADER, PLACES, pairs, row, settings, trained_steps
 from lightning_meta.callbacks.checkpoint import STOP_SIGNALS, newest_checkpoint
 from lightning_meta.composition import compose
 from lightning_meta.errors import ConfigError, UserError
@@ -426,7 +426,7 @@ def main(arguments: Sequence[str]) -> None:
     queue.work(todo)
     done = [(run, result) for run in runs if (result := run.result())]
     if done:
-        print("\n".join([HEADER, *(row(result, paper_figure(run.config)) for run, result in done)]))
+        print("\n".join([HEADER, *(row(result, run.config) for run, result in done)]))
     left = [run.name for run in runs if not run.result()]
     print(f"{len(done)} of {len(runs)} have their result." + (f" Left: {', '.join(left)}." if left else ""))
     sys.exit(128 + queue.signal if queue.signal else 1 if queue.failed else WORK_LEFT if left else 0)

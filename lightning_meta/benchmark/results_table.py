@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_meta.composition import compose
 from lightning_meta.datamodules.episodes import EpisodeShape
 
 HEADER = (
@@ -27,8 +28,13 @@ PLACES = (
 )  # fmt: skip
 
 
-def row(result: dict[str, Any], paper: str = "-") -> str:
-    """One line of the table. Accuracy is in per cent; every score has its 95 % confidence half-width."""
+def row(result: dict[str, Any], experiment: Path) -> str:
+    """One line of the table. Accuracy is in per cent; every score has its 95 % confidence half-width.
+
+    Args:
+        result: what a result file says.
+        experiment: the file of the experiment, whose header states the paper's figure and which trains so many steps.
+    """
     metric = result["metric"]
     scale, unit, digits = (100, " %", 2) if metric == "acc" else (1, f" {metric}", 3)
     score, ci95 = (f"{scale * result[key]:.{digits}f}" for key in (metric, f"{metric}_ci95"))
@@ -42,11 +48,11 @@ def row(result: dict[str, Any], paper: str = "-") -> str:
         f"`{result['experiment']}`",
         f"`{changed}`" if (changed := options(result["command"])) else "",
         f"{score} ± {ci95}{unit}",
-        paper,
+        paper_figure(experiment),
         tested_on,
         result["normalisation"],
         _or_dash(result["eval_inner_steps"]),
-        _or_dash(result["outer_steps"]),
+        f"{steps:,} of {recipe_steps(experiment):,}" if (steps := trained_steps(result)) else "-",
         "-" if result["fit_seconds"] is None else f"{result['fit_seconds'] / 60:.0f} min",
         result["hardware"],
     ]
@@ -85,11 +91,16 @@ def paper_figure(config: Path) -> str:
     return stated[1] if stated else "-"
 
 
+def recipe_steps(config: Path) -> int:
+    """How many outer steps an experiment trains."""
+    return compose(config)["trainer"]["max_steps"]
+
+
 def table(folder: Path) -> str:
     """The whole table, ordered by result file, and below it the experiments without a result."""
     experiments = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     results = [json.loads(path.read_text()) for path in sorted((folder / "results").glob("*.json"))]
-    rows = [row(result, paper_figure(experiments[result["experiment"]])) for result in results]
+    rows = [row(result, experiments[result["experiment"]]) for result in results]
     left_out = [f"`{name}`" for name in experiments if name not in {result["experiment"] for result in results}]
     return "\n".join([HEADER, *rows, "", f"Not run: {', '.join(left_out) or 'none'}."])
 
