@@ -1,6 +1,6 @@
 """Feature extractors."""
 
-from lightning_meta.backbones.base import Backbone
+from lightning_meta.backbones.base import Backbone, FittedBackbone
 from lightning_meta.backbones.conv4 import Conv4
 from lightning_meta.backbones.dropblock import DropBlock
 from lightning_meta.backbones.learn2learn_backbone import Learn2LearnBackbone
@@ -8,16 +8,18 @@ from lightning_meta.backbones.mlp import MLP
 from lightning_meta.backbones.norm import EpisodicBatchNorm2d, norm_protocol, support_statistics
 from lightning_meta.backbones.r2d2_net import R2D2Net
 from lightning_meta.backbones.resnet12 import ResNet12
-from lightning_meta.backbones.text import EmbeddingAverage, TextCNN
+from lightning_meta.backbones.text import BagOfWords, EmbeddingAverage, TextCNN
 from lightning_meta.backbones.wrn import WideResNet
 
 __all__ = [
     "MLP",
     "Backbone",
+    "BagOfWords",
     "Conv4",
     "DropBlock",
     "EmbeddingAverage",
     "EpisodicBatchNorm2d",
+    "FittedBackbone",
     "Learn2LearnBackbone",
     "R2D2Net",
     "ResNet12",

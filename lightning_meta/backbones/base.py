@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from math import prod
 
+import torch
 from torch import Tensor, nn
 
 from lightning_meta.core.task_map import active_transforms
@@ -16,6 +17,24 @@ class Backbone(nn.Module):
     out_features: int
 
     def forward(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class FittedBackbone(Backbone):
+    """A backbone that looks at the inputs of meta-training before it is trained, and keeps what it finds.
+
+    `EpisodicModule` calls `fit` once in the life of a backbone, when it is set up with data. What was found belongs in
+    buffers and parameters, so that a checkpoint holds it.
+    """
+
+    fitted: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("fitted", torch.tensor(False))
+
+    def fit(self, inputs: Tensor) -> None:
+        """Look at all inputs of meta-training `(E, *in_shape)`. A pure function of them, the same on every rank."""
         raise NotImplementedError
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor
 
 from lightning_meta.datamodules.episodes import (
     EpisodeDataset,
@@ -207,6 +208,13 @@ class EpisodicDataModule(TaskDataModule):
     def source(self, split: Split) -> TaskSource:
         """What a split's episodes are drawn from (after `setup`)."""
         return self.sources[split]
+
+    def training_inputs(self) -> Tensor:
+        """All inputs of meta-training `(E, ...)`, in any stage and without their labels, for a `FittedBackbone`."""
+        raise ConfigError(
+            f"the backbone takes statistics of all training inputs, but {self.name} draws them anew for each episode; "
+            "choose another backbone."
+        )
 
     def dataset(self, split: Split) -> EpisodeDataset:
         """The split's episodes as an indexed collection (after `setup`)."""

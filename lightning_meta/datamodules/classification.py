@@ -135,6 +135,12 @@ class ClassificationDataModule(EpisodicDataModule):
         bank = cast(ClassBank, self.sources[split])
         if split != "train":
             return replace(bank, labels=labels)
-        if self.train_classes is not None:
-            bank = bank.thinned(self.train_classes)
-        return replace(bank, labels=labels, augmentation=self.task_augmentation)
+        return replace(self._thinned(bank), labels=labels, augmentation=self.task_augmentation)
+
+    def training_inputs(self) -> Tensor:
+        bank = cast(ClassBank, self.sources.get("train") or self.load_source("train"))
+        return self._thinned(bank).examples()
+
+    def _thinned(self, bank: ClassBank) -> ClassBank:
+        """The classes of meta-training that are in use."""
+        return bank if self.train_classes is None else bank.thinned(self.train_classes)

@@ -126,6 +126,11 @@ class ClassBank(TaskSource):
         kept = np.arange(classes) * len(self.size) // classes
         return replace(self, first=self.first[kept], size=self.size[kept])
 
+    def examples(self) -> Tensor:
+        """The examples of all classes, as they are held; of a thinned bank, those of the classes that are left."""
+        rows = [np.arange(size) + first for first, size in zip(self.first, self.size, strict=True)]
+        return self.images[torch.from_numpy(np.concatenate(rows)).to(self.images.device)]
+
     def check(self, shape: EpisodeShape) -> None:
         n_classes, fewest = len(self.size), int(self.size.min(initial=2**31))
         if shape.n_way > n_classes:

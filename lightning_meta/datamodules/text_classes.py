@@ -59,6 +59,9 @@ class TextClasses(ClassificationDataModule):
             the backbone follows it, as it follows `length`.
         min_count: how often a word must occur to be in the vocabulary. With 1 no word of meta-training is unknown, and
             what stands for unknown words is never trained.
+        unknown_buckets: how many of the ids are for words outside the vocabulary, which a hash shares out among them.
+            Without, all have the same id. With, the new words of a task can be told apart, which helps where single
+            words name the class.
         **kwargs: of `ClassificationDataModule`.
     """
 
@@ -73,16 +76,21 @@ class TextClasses(ClassificationDataModule):
         length: int = 20,
         vocabulary: int = 10_000,
         min_count: int = 2,
+        unknown_buckets: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.file, self.text_column, self.class_column, self.class_split = Path(file), text_column, class_column, split
         self.length, self.vocabulary, self.min_count = length, vocabulary, min_count
+        self.unknown_buckets = unknown_buckets
         if length < 1 or min_count < 1:
             raise ConfigError(f"length={length} and min_count={min_count} must be at least 1.")
-        if vocabulary <= FIRST:
+        if unknown_buckets < 0:
+            raise ConfigError(f"unknown_buckets={unknown_buckets} must not be negative.")
+        if vocabulary <= FIRST + unknown_buckets:
             raise ConfigError(
-                f"vocabulary={vocabulary} leaves no word beside padding and unknown; take {FIRST + 1} at least."
+                f"vocabulary={vocabulary} leaves no word beside padding and unknown (unknown_buckets="
+                f"{unknown_buckets}); take {FIRST + unknown_buckets + 1} at least."
             )
         check_split(split)
 
@@ -151,16 +159,17 @@ class TextClasses(ClassificationDataModule):
     @cached_property
     def tokenizer(self) -> Tokenizer:
         known = (text for name in self.classes["train"] for text in self.texts[name])
-        return Tokenizer.learn(known, self.length, self.vocabulary, self.min_count)
+        return Tokenizer.learn(known, self.length, self.vocabulary, self.min_count, self.unknown_buckets)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"words": self.tokenizer.words}
+        return {"words": self.tokenizer.words, "buckets": self.tokenizer.buckets}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if state_dict["words"] == self.tokenizer.words:
+        words, buckets = state_dict["words"], state_dict["buckets"]
+        if (words, buckets) == (self.tokenizer.words, self.tokenizer.buckets):
             return
-        log.info("Vocabulary: %d words of the checkpoint, in place of those of the file.", len(state_dict["words"]))
-        self.tokenizer = Tokenizer(state_dict["words"], self.length)
+        log.info("Vocabulary: %d words of the checkpoint, in place of those of the file.", len(words))
+        self.tokenizer = Tokenizer(words, self.length, buckets)
         # Lightning sets up before it loads.
         for split, source in self.sources.items():
             self.sources[split] = self.load_split(split).to(cast(ClassBank, source).images.device)
@@ -228,7 +237,7 @@ class CLINC150(TextClasses):
             on (`valid` and `test`, 01 to 05).
         fold: which of the splits, 1 to 5.
         length, vocabulary, min_count: see `TextClasses`.
-        **kwargs: of `ClassificationDataModule`.
+        **kwargs: of `TextClasses`.
     """
 
     origin = "Copy full.jsonl and few_shot/ there from the folder data/OOS of https://github.com/tdopierre/ProtAugment."
@@ -265,7 +274,7 @@ class HuffPost(TextClasses):
     Args:
         root: folder for data, with `huffpost/huffpost.json` (or `.gz`).
         length, vocabulary, min_count: see `TextClasses`.
-        **kwargs: of `ClassificationDataModule`.
+        **kwargs: of `TextClasses`.
     """
 
     origin = "Copy data/huffpost.json there from https://github.com/ws-jiang/MetaPrompter_public."

@@ -1,6 +1,11 @@
-"""From text to token ids: lower-case words and a vocabulary counted on given texts."""
+"""From text to token ids: lower-case words and a vocabulary counted on given texts.
+
+Words outside the vocabulary may share ids by a hash, as in Weinberger, Dasgupta, Langford, Smola, Attenberg: "Feature
+Hashing for Large Scale Multitask Learning" (2009), arXiv:0902.2206.
+"""
 
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -17,29 +22,36 @@ class Tokenizer:
     Args:
         words: the vocabulary.
         length: ids in a row. A longer text is cut off, a shorter one padded at its end.
+        buckets: how many ids unknown words share. With any, an unknown word is one of the ids from 2 on, the same in
+            every text, and the ids of the vocabulary follow after them: word `i` is `i + 2 + buckets`.
     """
 
-    def __init__(self, words: Sequence[str], length: int) -> None:
-        self.words, self.length = list(words), length
-        self._ids = {word: index for index, word in enumerate(self.words, start=FIRST)}
+    def __init__(self, words: Sequence[str], length: int, buckets: int = 0) -> None:
+        self.words, self.length, self.buckets = list(words), length, buckets
+        self._ids = {word: index for index, word in enumerate(self.words, start=FIRST + buckets)}
 
     @classmethod
-    def learn(cls, texts: Iterable[str], length: int, vocabulary: int, min_count: int) -> "Tokenizer":
+    def learn(cls, texts: Iterable[str], length: int, vocabulary: int, min_count: int, buckets: int = 0) -> "Tokenizer":
         """Take the most frequent words that occur at least `min_count` times, so many that ids are below `vocabulary`.
 
         Words of equal frequency come in alphabetical order: the result depends on the texts, not on their order.
         """
         counts = Counter(word for text in texts for word in split_words(text))
         frequent = sorted((-count, word) for word, count in counts.items() if count >= min_count)
-        return cls([word for _, word in frequent[: vocabulary - FIRST]], length)
+        return cls([word for _, word in frequent[: vocabulary - FIRST - buckets]], length, buckets)
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Ids `(texts, length)`, int64."""
         ids = torch.full((len(texts), self.length), PAD)
         for row, text in enumerate(texts):
-            found = [self._ids.get(word, UNKNOWN) for word in split_words(text)[: self.length]]
+            found = [self.id_of(word) for word in split_words(text)[: self.length]]
             ids[row, : len(found)] = torch.tensor(found)
         return ids
+
+    def id_of(self, word: str) -> int:
+        if word in self._ids:
+            return self._ids[word]
+        return FIRST + zlib.crc32(word.encode()) % self.buckets if self.buckets else UNKNOWN
 
 
 def split_words(text: str) -> list[str]:

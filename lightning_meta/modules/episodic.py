@@ -7,7 +7,7 @@ from typing import Any, Generic, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from lightning_meta.backbones.base import check_input_shape
+from lightning_meta.backbones.base import FittedBackbone, check_input_shape
 from lightning_meta.core import (
     Batch,
     Episode,
@@ -151,6 +151,7 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
             for split in datamodule.sources:
                 self._check_input(datamodule, split)
                 self.check_task(datamodule.shapes[split], split)
+            self._fit_backbone(datamodule)
 
     def _check_input(self, datamodule: EpisodicDataModule, split: Split) -> None:
         backbone = getattr(self, "backbone", None)
@@ -161,6 +162,13 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
                 f"the backbone has vectors for vocabulary={rows} token ids, but {type(datamodule).__name__} has "
                 f"{ids}; set both to the same number."
             )
+
+    def _fit_backbone(self, datamodule: EpisodicDataModule) -> None:
+        """Before the optimizers are made; a checkpoint, which is loaded later, brings what its backbone found."""
+        backbone = getattr(self, "backbone", None)
+        if isinstance(backbone, FittedBackbone) and not backbone.fitted:
+            backbone.fit(datamodule.training_inputs().cpu())
+            backbone.fitted.fill_(True)
 
     def check_input_shape(self, shape: Sequence[int], source: str) -> None:
         """Raise `ConfigError` unless the backbone takes single inputs of this shape, which `source` has."""
