@@ -197,8 +197,8 @@ class MetaModule(pl.LightningModule):
             metric = metrics[name] if name in metrics else EpisodicMean().to(self.device)
             mean, ci95 = metric.compute()  # summed over ranks by torchmetrics
             metric.reset()
-            self.log(f"{split}/{name}", mean.float(), prog_bar=name == self.metric.name)
-            self.log(f"{split}/{name}_ci95", ci95.float())
+            self.log(f"{split}/{name}", mean, prog_bar=name == self.metric.name)
+            self.log(f"{split}/{name}_ci95", ci95)
 
     def _metrics(self, split: str) -> dict[str, EpisodicMetric]:
         return cast(dict[str, EpisodicMetric], self.eval_metrics[split])
@@ -240,7 +240,7 @@ class MetaModule(pl.LightningModule):
 
 
 def _check_trainer(trainer: pl.Trainer) -> None:
-    if trainer.precision in ("16-mixed", "16-true"):
+    if "16" in trainer.precision and "bf16" not in trainer.precision:
         raise ConfigError(
             f"precision={trainer.precision}: gradients within a task are not scaled, so float16 can turn them into "
             "zeros; use bf16-mixed or 32-true."
