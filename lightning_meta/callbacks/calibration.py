@@ -54,7 +54,7 @@ class Calibration(Pictures):
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if is_classifier(pl_module):
             self.sums = trainer.strategy.reduce(self.sums, reduce_op="sum")
-            pl_module.log("test/ece", expected_calibration_error(self.sums).float())
+            pl_module.log("test/ece", expected_calibration_error(self.sums))
 
     def draw(self, replay: Replay, log_dir: Path) -> None:
         if is_classifier(replay.module):

@@ -111,8 +111,8 @@ class LearningCurves(Pictures):
             below = _mean_and_ci95(losses_TS[:, -1] - ours_TS[:, -1])
             final = [values[-1] for values in self.curves[name]]
             for key, (mean, ci95) in {f"{name.lower()}_final_loss": final, f"below_{name.lower()}": below}.items():
-                pl_module.log(f"test/{key}", mean.float())
-                pl_module.log(f"test/{key}_ci95", ci95.float())
+                pl_module.log(f"test/{key}", mean)
+                pl_module.log(f"test/{key}_ci95", ci95)
             pl_module.log(f"test/{name.lower()}_lr", cast(float, self.baselines[name].lr))
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

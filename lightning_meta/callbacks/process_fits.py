@@ -73,8 +73,8 @@ class ProcessFits(Pictures):
         if applies(pl_module, getattr(trainer, "datamodule", None)):
             for name, score in self.scores.items():
                 mean, ci95 = score.compute()  # summed over ranks by torchmetrics
-                pl_module.log(f"test/{name}", mean.float())
-                pl_module.log(f"test/{name}_ci95", ci95.float())
+                pl_module.log(f"test/{name}", mean)
+                pl_module.log(f"test/{name}_ci95", ci95)
 
     def draw(self, replay: Replay, log_dir: Path) -> None:
         module, data = replay.module, replay.datamodule

@@ -4,11 +4,14 @@ import os
 import warnings
 from collections.abc import Callable, Iterable
 from functools import cached_property, lru_cache
+from inspect import currentframe
+from types import FrameType
 from typing import Any, ClassVar, Literal, Self, cast
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from pytorch_lightning.utilities.parsing import collect_init_args
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
@@ -21,6 +24,7 @@ from lightning_meta.datamodules.base import TaskDataModule
 from lightning_meta.datamodules.sampling import episode_keys
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicMean, EpisodicMetric
+from lightning_meta.modules.arguments import as_saved, refuse_notes
 from lightning_meta.ranks import gather
 
 MetaOptimizer = Callable[[Iterable], Optimizer]
@@ -63,7 +67,7 @@ class MetaModule(pl.LightningModule):
         self.compile_training = compile_training
         self._schedule: Schedule | None = None  # fixed while a step is recorded
         self._new_buffers: list[dict[str, Tensor]] = []  # of each meta-batch since the last outer update
-        self._save_plain_hyperparameters()
+        self._save_plain_arguments()
 
     def measure_by(self, metric: EpisodicMetric) -> None:
         """Say what is measured per task, beside the loss. A subclass does once, when it is made."""
@@ -87,13 +91,17 @@ class MetaModule(pl.LightningModule):
         """As Lightning's, but in evaluation mode, ready for use; tensors and plain values only."""
         return super().load_from_checkpoint(*args, **({"weights_only": True} | kwargs)).eval()
 
-    def _save_plain_hyperparameters(self) -> None:
-        """From Python, collaborators (backbone, optimizer, ...) arrive as objects, which have no place in a file."""
+    def _save_plain_arguments(self) -> None:
+        """For `load_from_checkpoint`, which gives them to the constructor again (see `modules/arguments.py`)."""
+        # Lightning adds what constructors hand on to one another, but only the outermost will be called.
+        given = collect_init_args(cast(FrameType, currentframe()), [], classes=(MetaModule,))[-1]
+        refuse_notes(type(self), given)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*is an instance of `nn.Module`")
             self.save_hyperparameters(logger=False)  # loggers get the whole config from the command line
-        for name in [name for name, value in self.hparams.items() if callable(value)]:
-            del self.hparams[name]
+        if "_instantiator" not in self.hparams:  # else the command line made it, from plain values
+            self.hparams.clear()
+            self.hparams.update(as_saved(type(self), given))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Noise that the hooks draw is a function of (seed, step, rank): a resumed run repeats it."""
@@ -229,8 +237,8 @@ class MetaModule(pl.LightningModule):
             metric = metrics[name] if name in metrics else EpisodicMean().to(self.device)
             mean, ci95 = metric.compute()  # summed over ranks by torchmetrics
             metric.reset()
-            self.log(f"{split}/{name}", mean.float(), prog_bar=name == self.metric.name)
-            self.log(f"{split}/{name}_ci95", ci95.float())
+            self.log(f"{split}/{name}", mean, prog_bar=name == self.metric.name)
+            self.log(f"{split}/{name}_ci95", ci95)
 
     def _metrics(self, split: str) -> dict[str, EpisodicMetric]:
         return cast(dict[str, EpisodicMetric], self.eval_metrics[split])
@@ -289,7 +297,7 @@ def _check_cuda(device: torch.device) -> None:
 
 
 def _check_trainer(trainer: pl.Trainer) -> None:
-    if trainer.precision in ("16-mixed", "16-true"):
+    if "16" in trainer.precision and "bf16" not in trainer.precision:
         raise ConfigError(
             f"precision={trainer.precision}: gradients within a task are not scaled, so float16 can turn them into "
             "zeros; use bf16-mixed or 32-true."

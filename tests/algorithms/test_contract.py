@@ -1,8 +1,11 @@
 """What every algorithm promises. A new algorithm adds one line to ALGORITHMS, or to REGRESSORS."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from importlib.util import find_spec
+from inspect import signature
+from pathlib import Path
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -46,6 +49,7 @@ from lightning_meta.algorithms import (
 from lightning_meta.backbones import MLP
 from lightning_meta.core import Adam, Batch, Episode, LearnedRates
 from lightning_meta.datamodules import EpisodicDataModule
+from lightning_meta.errors import ConfigError
 from lightning_meta.modules import EpisodicModule, StreamModule
 from tests.conftest import (
     blobs,
@@ -296,6 +300,34 @@ def test_fit_validate_test_predict(make: Make, data: EpisodicDataModule, tmp_pat
     predictions = trainer.predict(module, datamodule=data)
     torch.testing.assert_close(torch.cat(predictions), out.preds.detach(), rtol=1e-4, atol=1e-5)
     assert f"val/{name}" in trainer.validate(module, datamodule=data, verbose=False)[0]
+
+
+def test_comes_back_from_a_checkpoint_with_the_objects_that_it_cannot_hold(
+    make: Make, episodes: Episode, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cls = type(make())
+    given, build = {}, cls.__init__
+
+    @wraps(build)
+    def note(self: EpisodicModule, *args: Any, **kwargs: Any) -> None:
+        given.update(signature(build).bind(self, *args, **kwargs).arguments, **kwargs)
+        build(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cls, "__init__", note)
+        module = make()
+    objects = {name: value for name, value in given.items() if isinstance(value, nn.Module | partial)}
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(tmp_path / "module.ckpt")
+    objects.pop("self")
+    if objects:
+        with pytest.raises(ConfigError, match=".*".join(f"{name} " for name in objects)):
+            cls.load_from_checkpoint(tmp_path / "module.ckpt")
+    loaded = cls.load_from_checkpoint(tmp_path / "module.ckpt", **objects)
+    assert loaded.hparams == module.hparams
+    found, expected = (m.double().eval().play(episodes) for m in (loaded, module))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 def test_learns_an_easy_problem(make: Make, draw: Callable[..., Episode]) -> None:

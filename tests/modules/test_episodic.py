@@ -1,10 +1,12 @@
 """The Lightning seam: checks at setup, injected collaborators, evaluation, logging, checkpoints from Python."""
 
 import csv
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -24,7 +26,7 @@ from torch.optim import Adam
 
 from lightning_meta.algorithms import MAML, ProtoNet
 from lightning_meta.backbones import MLP
-from lightning_meta.core import Batch, Episode, TaskOutput
+from lightning_meta.core import Batch, Episode, Momentum, TaskOutput
 from lightning_meta.datamodules import Sinusoid
 from lightning_meta.datamodules.sampling import episode_keys
 from lightning_meta.errors import ConfigError
@@ -74,7 +76,7 @@ def test_strategies_with_whole_parameters_are_accepted() -> None:
     setup_under(SingleDeviceStrategy())
 
 
-@pytest.mark.parametrize("precision", ["16-mixed", "16-true"])
+@pytest.mark.parametrize("precision", ["16-mixed", "16-true", "transformer-engine-float16"])
 def test_float16_is_refused(precision: str) -> None:
     with pytest.raises(ConfigError, match=f"precision={precision}.*use bf16-mixed or 32-true"):
         setup_under(SingleDeviceStrategy(), precision)
@@ -272,16 +274,17 @@ def test_training_metrics_carry_the_global_batch_size(monkeypatch: pytest.Monkey
 
 def test_a_python_built_module_loads_from_its_checkpoint(tmp_path: Path) -> None:
     settings = dict(inner_lr=0.07, inner_steps=3, eval_inner_steps=4, first_order=True, task_mode="loop")
-    module, run = maml(**settings, optimizer=lambda params: Adam(params), metric=EpisodicAccuracy()), trainer()
+    optimizer, metric = partial(Adam, lr=0.01), EpisodicAccuracy()
+    module, run = maml(**settings, optimizer=optimizer, metric=metric), trainer()
     run.fit(module, datamodule=blobs())
     path = tmp_path / "maml.ckpt"
     run.save_checkpoint(path)
     saved = torch.load(path, weights_only=True)["hyper_parameters"]
     assert {name: saved[name] for name in settings} == settings
-    assert not {"backbone", "loss_fn", "optimizer", "metric"} & set(saved)
+    assert set(saved) == {*settings, "backbone", "n_way", "optimizer", "metric", "inner_optimizer"}
 
     torch.manual_seed(1)
-    loaded = MAML.load_from_checkpoint(path, backbone=conv4(), weights_only=True)
+    loaded = MAML.load_from_checkpoint(path, backbone=conv4(), optimizer=optimizer, metric=metric, weights_only=True)
     assert (loaded.n_way, loaded.inner_steps, loaded.eval_inner_steps, loaded.first_order) == (3, 3, 4, True)
     assert loaded.inner_optimizer.lr == 0.07
     assert loaded.task_mode == "loop"
@@ -290,6 +293,39 @@ def test_a_python_built_module_loads_from_its_checkpoint(tmp_path: Path) -> None
     tasks = random_episodes()
     before, after = module.double().eval().play(tasks), loaded.double().eval().play(tasks)
     assert torch.equal(before.preds, after.preds)
+
+
+def test_what_a_checkpoint_cannot_hold_is_asked_for_by_name(tmp_path: Path) -> None:
+    """Defaults in its stead would make a classifier of this regressor, which then reports an accuracy of 1."""
+    objects = dict(
+        backbone=MLP(hidden=(8,)), loss_fn=F.mse_loss, metric=EpisodicMSE(), inner_optimizer=Momentum,
+        optimizer=partial(Adam, lr=0.01), lr_scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=3),
+    )  # fmt: skip
+    path, run, data = tmp_path / "maml.ckpt", trainer(), Sinusoid(test_episodes=6)
+    run.fit(module := MAML(**objects, n_way=1, inner_lr=0.01), datamodule=data)
+    (tested,) = run.test(module, datamodule=data, verbose=False)
+    run.save_checkpoint(path)
+    for missing in objects:
+        given = {name: value for name, value in objects.items() if name != missing}
+        with pytest.raises(ConfigError, match=rf"given {missing} \(.*load_from_checkpoint\(path, {missing}=\.\.\.\)"):
+            MAML.load_from_checkpoint(path, **given)
+    with pytest.raises(ConfigError, match=r"loss_fn \(mse_loss\), .*inner_optimizer \(Momentum\)"):
+        MAML.load_from_checkpoint(path)
+    loaded = MAML.load_from_checkpoint(path, **objects)
+    assert trainer().test(loaded, datamodule=data, verbose=False) == [tested]
+
+
+@pytest.mark.parametrize("value", [Path("data"), np.float64(0.1), [np.int64(3)], {"rate": torch.float32}])
+def test_what_a_checkpoint_cannot_hold_never_makes_it_unreadable(value: Any, tmp_path: Path) -> None:
+    class Picky(ProtoNet):
+        def __init__(self, *args: Any, setting: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+
+    run = trainer()
+    run.strategy.connect(Picky(conv4(), setting=value))
+    run.save_checkpoint(tmp_path / "picky.ckpt")
+    with pytest.raises(ConfigError, match=r"setting="):
+        Picky.load_from_checkpoint(tmp_path / "picky.ckpt", backbone=conv4())
 
 
 def test_explicit_settings_overrule_the_checkpoints(tmp_path: Path) -> None:

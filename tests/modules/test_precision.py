@@ -1,14 +1,27 @@
-"""Mixed precision: adaptation stays in fp32, and by how much the meta-gradient is turned."""
+"""Precision: metrics are float64 under all of them; mixed: adaptation stays in fp32, and by how much the meta-gradient
+is turned.
+"""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import CSVLogger
+from torch import nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
-from lightning_meta.algorithms import MAML
+from lightning_meta.algorithms import MAML, ProtoNet
+from lightning_meta.backbones import MLP
 from lightning_meta.benchmark.precision import PrecisionGap, meta_gradient
+from lightning_meta.callbacks import Calibration, EpisodeTable, RunSummary
 from lightning_meta.core import Episode
+from lightning_meta.metrics import EpisodicAccuracy
 from tests.conftest import blobs, conv4
 
 
@@ -52,3 +65,50 @@ def test_the_gap_is_measured_before_the_first_step_and_after_training(tmp_path) 
     assert len(gap.rows) == 2
     assert all(0.9 < cosine < 1 and 0.8 < ratio < 1.25 for cosine, ratio in gap.rows)
     assert gap.rows[0] != gap.rows[1]
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda module: module.to(torch.bfloat16),
+        lambda module: module.to("cpu", torch.float16),
+        nn.Module.bfloat16,
+        nn.Module.half,
+        nn.Module.float,
+        lambda module: module[0].set_dtype(torch.bfloat16),
+    ],
+)
+def test_the_sums_of_a_metric_stay_exact_whatever_its_module_is_converted_to(convert: Callable) -> None:
+    """Before, between and after episodes. In bfloat16 256 + 1 is 256, and a third has 8 bits."""
+    metric = EpisodicAccuracy()
+    module = nn.ModuleList([metric, nn.Linear(1, 1)])
+    for _ in range(2):
+        convert(module)
+        metric.update(torch.full((300,), 1 / 3, dtype=torch.float64))
+    convert(module)
+    mean, ci95 = metric.compute()
+    assert mean.dtype == torch.float64
+    assert mean.item() == pytest.approx(1 / 3, rel=1e-14)
+    assert ci95.item() == pytest.approx(0, abs=1e-8)
+    metric.reset()
+    assert {getattr(metric, state).dtype for state in ("total", "total_of_squares", "count")} == {torch.float64}
+
+
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed", "bf16-true"])
+def test_the_result_is_the_mean_of_the_episodes_in_the_table(precision: str, tmp_path: Path) -> None:
+    callbacks = [EpisodeTable(), Calibration(), RunSummary()]
+    trainer = pl.Trainer(
+        precision=precision, accelerator="cpu", inference_mode=False, logger=CSVLogger(tmp_path, name="", version=""),
+        enable_checkpointing=False, enable_progress_bar=False, callbacks=callbacks,
+    )  # fmt: skip
+    data = blobs(test_episodes=700, eval_meta_batch_size=100, n_query=5)
+    trainer.test(ProtoNet(MLP(in_features=256, hidden=(4,))), datamodule=data, verbose=False)
+    result = json.loads((tmp_path / "result.json").read_text())
+    with (tmp_path / "test_episodes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == result["episodes"] == 700
+    accuracies, losses = ([float(row[name]) for row in rows] for name in ("acc", "loss"))
+    assert 0.3 < result["acc"] < 0.99
+    assert result["acc"] == pytest.approx(fmean(accuracies), rel=1e-12)
+    assert trainer.callback_metrics["test/loss"].item() == pytest.approx(fmean(losses), rel=1e-12)
+    assert len(set(accuracies)) > 3
