@@ -228,8 +228,8 @@ def test_buffers_that_the_hooks_return_come_into_force_with_the_outer_update(mod
 class Talkative(ProtoNet):
     """Reports the number of query examples of a task, and the loss once more."""
 
-    def query_loss(self, adapted: Any, query: Batch) -> TaskOutput:
-        out = super().query_loss(adapted, query)
+    def head_loss(self, prototypes: Any, query: Batch) -> TaskOutput:
+        out = super().head_loss(prototypes, query)
         return TaskOutput(out.loss, out.preds, {"queries": torch.tensor(float(len(query.y))), "again": out.loss})
 
 
