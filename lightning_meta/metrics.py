@@ -34,7 +34,8 @@ class EpisodicMetric(Metric):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Self:
         """What moves or converts a module calls this."""
-        return super()._apply(lambda tensor: tensor.to(fn(tensor.new_empty(0)).device), *args, **kwargs)
+        super()._apply(lambda tensor: tensor.to(fn(tensor.new_empty(0)).device), *args, **kwargs)
+        return self
 
     @staticmethod
     def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
