@@ -23,7 +23,7 @@ from lightning_meta.datamodules.files import whole_or_not_at_all
 from lightning_meta.modules.episodic import EpisodicModule
 
 Head = TypeVar("Head")
-ROWS = 1000  # embedded at once where a whole data set is
+ROWS = 1000  # inputs that are embedded at once where nothing is trained
 
 
 class Embedded(NamedTuple):
@@ -99,8 +99,7 @@ class EmbeddingModule(EpisodicModule[Embedded], Generic[Head]):
         """The meta-batch with features `(T, S, D)` and `(T, Q, D)` in place of inputs."""
         if self._data_has_features:
             return tasks
-        together = self.training and "running" in norm_protocol(self.backbone)
-        size = len(tasks.support.x) if together or self.task_chunk_size is None else self.task_chunk_size
+        size = self._tasks_of_a_pass(tasks)
         if any(isinstance(layer, _BatchNorm) and not layer.track_running_stats for layer in self.backbone.modules()):
             parts = [self._embed_separately(*x) for x in zip(tasks.support.x, tasks.query.x, strict=True)]
         else:
@@ -108,6 +107,13 @@ class EmbeddingModule(EpisodicModule[Embedded], Generic[Head]):
             parts = [self._embed(*chunk) for chunk in chunks]
         support_TSD, query_TQD = (torch.cat(side) for side in zip(*parts, strict=True))
         return Episode(Batch(support_TSD, tasks.support.y), Batch(query_TQD, tasks.query.y))
+
+    def _tasks_of_a_pass(self, tasks: Episode) -> int:
+        """All of them, where they are normalised together; otherwise as many as memory is to be spent on."""
+        if self.training and "running" in norm_protocol(self.backbone):
+            return len(tasks.support.x)
+        images = tasks.support.x.shape[1] + tasks.query.x.shape[1]
+        return self.task_chunk_size or (len(tasks.support.x) if self.training else max(1, ROWS // images))
 
     def _embed(self, support: Tensor, query: Tensor) -> list[Tensor]:
         """Features of some tasks' support `(T, S, ...)` and query inputs `(T, Q, ...)`."""
