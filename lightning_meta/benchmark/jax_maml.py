@@ -17,9 +17,9 @@ from lightning_meta.core import Episode
 # JAX would take three quarters of the GPU's memory at once, and PyTorch is here too.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
-import jax  # noqa: E402
-from jax import lax  # noqa: E402
-from jax import numpy as jnp  # noqa: E402
+import jax
+from jax import lax
+from jax import numpy as jnp
 
 TaskMap = Literal["vmap", "map"]
 LR, BETAS, EPS = 1e-4, (0.9, 0.999), 1e-8  # of Adam, as the other contenders have it

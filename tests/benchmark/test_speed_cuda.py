@@ -1,4 +1,4 @@
-"""The comparison on a GPU, as far as a CPU can show: the same meta-gradient in JAX, and a report of what was measured."""
+"""The comparison on a GPU, as far as a CPU can show: gradients, who is left out, and the report."""
 
 from dataclasses import replace
 
