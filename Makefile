@@ -36,8 +36,9 @@ test: install  ## run the tests on all cores (ARGS="-k maml" to choose)
 test-slow: install  ## run the slow tests: whole meta-trainings
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
+# Several processes share the GPU: tests of small networks spend their time in Python.
 test-gpu: install  ## run the tests that need a GPU
-	$(BIN)/python -m pytest -m gpu $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m gpu --numprocesses auto --maxprocesses 8 tests/modules/test_gpu.py $(ARGS)
 
 # The libraries that ours is compared with; the product does without them.
 $(VENV)/.peers: $(VENV)/.installed

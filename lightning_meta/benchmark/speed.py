@@ -383,7 +383,14 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/speed"), help="where the files go (%(default)s)")
     parser.add_argument("--only", default="", metavar="TEXT", help="only cells with this in their name")
     parser.add_argument("--check", action="store_true", help="only a small grid, against the committed figures")
+    parser.add_argument("--device", help="cuda: another comparison, of steps on a GPU (see `speed_cuda.py`)")
+    parser.add_argument("--quick", action="store_true", help="with --device: fewer and shorter turns")
     given = parser.parse_args(arguments)
+    if given.device:
+        from lightning_meta.benchmark.speed_cuda import race_on
+
+        race_on(torch.device(given.device), given.only, given.quick, given.out)
+        return
     if given.check:
         check()
         return

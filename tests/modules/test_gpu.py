@@ -10,27 +10,52 @@ import torch
 from torch.utils._pytree import tree_map
 
 from lightning_meta.algorithms import MAML, MAMLPlusPlus, ProtoNet, Reptile
-from lightning_meta.core import Episode
 from lightning_meta.errors import ConfigError
 from lightning_meta.modules import EpisodicModule
 from tests.algorithms.test_contract import REGRESSORS, Make
 from tests.conftest import blobs, conv4, meta_gradient, sinusoids
-from tests.modules.test_cuda_graph import MARKED, make_of
+from tests.modules.test_cuda_graph import CASES, MARKED, make_of, tasks_for
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
+ALL = [pytest.param(name, marks=getattr(make, "marks", ())) for name, make in CASES.items()]
 
 
+@pytest.fixture
+def gentle_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same on every device and however tasks are mapped, as in the contract."""
+    monkeypatch.setattr("torch.randn_like", lambda x: torch.cos(10 * x).detach())
+    monkeypatch.setattr("torch.rand_like", lambda x: (torch.cos(10 * x).detach() + 1) / 2)
+
+
+@pytest.mark.usefixtures("gentle_noise")
 @pytest.mark.parametrize("mode", ["vmap", "loop"])
-@pytest.mark.parametrize("make", [lambda: MAML(conv4(), n_way=3, inner_lr=0.1), lambda: ProtoNet(conv4())])
-def test_meta_gradient_equals_the_cpus(make, mode: str, episodes: Episode) -> None:
-    module: EpisodicModule = make().double()
-    module.task_mode = mode
-    expected = meta_gradient(module, episodes)
-    on_gpu = meta_gradient(module.cuda(), tree_map(lambda leaf: leaf.cuda(), episodes))
-    torch.testing.assert_close({name: g.cpu() for name, g in on_gpu.items()}, expected, rtol=1e-8, atol=1e-12)
+@pytest.mark.parametrize("name", ALL)
+def test_meta_gradient_equals_the_cpus(name: str, mode: str) -> None:
+    torch.manual_seed(0)
+    module, tasks = make_of(name)().double(), tasks_for(name)
+    module.task_mode = mode  # type: ignore[assignment]
+    expected = meta_gradient(module, tasks)
+    on_gpu = meta_gradient(module.to("cuda"), tree_map(lambda leaf: leaf.to("cuda"), tasks))
+    torch.testing.assert_close({name: g.cpu() for name, g in on_gpu.items()}, expected, rtol=1e-7, atol=1e-10)
+    assert max(g.abs().max() for g in expected.values()) > 1e-4
+
+
+@pytest.mark.usefixtures("gentle_noise")
+@pytest.mark.parametrize("name", ALL)
+def test_fit_under_bf16_starts_as_in_float64(name: str, tmp_path: Path) -> None:
+    """The first step's loss up to rounding; and two steps change the weights, in fp32, to other finite ones."""
+    exact, rounded = (
+        fitted(make_of(name), False, tmp_path, steps=2, precision=precision) for precision in ("64-true", "bf16-mixed")
+    )
+    assert rounded[1][0]["train/loss"] == pytest.approx(exact[1][0]["train/loss"], rel=0.1, abs=0.02)
+    torch.manual_seed(0)
+    before = dict(make_of(name)().named_parameters())
+    after = dict(rounded[0].named_parameters())
+    assert all(param.dtype == torch.float32 and param.isfinite().all() for param in after.values())
+    assert any(not torch.equal(after[name], before[name]) for name in before)
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 0.03), ("bf16-mixed", 0.15)])
