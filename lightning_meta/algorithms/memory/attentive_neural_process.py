@@ -48,10 +48,9 @@ class AttentiveNeuralProcess(NeuralProcess):
         values_SD = self.to_value(self.encoder(self.columns(support)))
         return Memory(self.to_key(self.place_encoder(support.x)), values_SD, kept_S)
 
-    def decoder_inputs(self, memory: Memory, x_QX: Tensor) -> Tensor:
+    def decoder_inputs(self, memory: Memory, x_QX: Tensor) -> tuple[Tensor, Tensor]:
         queries_QD = self.to_query(self.place_encoder(x_QX))
-        codes_QD = self.to_code(attend(queries_QD, memory.keys, memory.values, memory.kept, self.heads))
-        return torch.cat([x_QX, codes_QD], dim=-1)
+        return x_QX, self.to_code(attend(queries_QD, memory.keys, memory.values, memory.kept, self.heads))
 
 
 def attend(queries_QD: Tensor, keys_SD: Tensor, values_SD: Tensor, kept_S: Tensor, heads: int) -> Tensor:

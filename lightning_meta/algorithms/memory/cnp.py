@@ -57,15 +57,15 @@ class ConditionalNeuralProcess(BatchedModule[Any]):
         return self.represent(support, self.read(support))
 
     def query_loss(self, adapted: Any, query: Batch) -> TaskOutput:
-        return self.score(self.decode(self.decoder_inputs(adapted, query.x)), query)
+        return self.score(self.decode(*self.decoder_inputs(adapted, query.x)), query)
 
     def represent(self, support: Batch, kept_S: Tensor) -> Any:
         """The code `(D,)` of the function: the mean of those of the points that are kept."""
         return pool(self.encoder(self.columns(support)), kept_S) / kept_S.sum(-1, keepdim=True)
 
-    def decoder_inputs(self, code: Any, x_QX: Tensor) -> Tensor:
-        """What the decoder reads of each query point `(Q, F)`, given what `represent` returned."""
-        return with_columns(x_QX, code)
+    def decoder_inputs(self, code: Any, x_QX: Tensor) -> tuple[Tensor, Tensor]:
+        """What the decoder reads for each query point, given what `represent` returned: see `decode`."""
+        return x_QX, code.unsqueeze(-2)
 
     def read(self, support: Batch) -> Tensor:
         """Weights `(S,)` of the support points, 1 or 0: in evaluation all are read."""
@@ -82,9 +82,17 @@ class ConditionalNeuralProcess(BatchedModule[Any]):
             )
         return torch.cat(points, dim=-1)
 
-    def decode(self, inputs: Tensor) -> Gaussian:
-        """Distributions `(*, Y)` of outputs from what the decoder reads, `(*, F)`."""
-        mean, spread = self.decoder(inputs).chunk(2, dim=-1)
+    def decode(self, *inputs: Tensor) -> Gaussian:
+        """Distributions `(Q, Y)` of outputs. The decoder reads all inputs side by side, `(Q, F)` or `(1, F)` each.
+
+        Its first layer maps each on its own: a code that all points share is mapped once, not once for each of them.
+        """
+        first, *others = self.decoder
+        weights = first.weight.split([part.shape[-1] for part in inputs], dim=1)
+        hidden = sum(F.linear(part, weight) for part, weight in zip(inputs, weights, strict=True)) + first.bias
+        for layer in others:
+            hidden = layer(hidden)
+        mean, spread = hidden.chunk(2, dim=-1)
         return Gaussian(mean, self.min_std + (1 - self.min_std) * F.softplus(spread))
 
     def score(self, prediction: Gaussian, query: Batch) -> TaskOutput:

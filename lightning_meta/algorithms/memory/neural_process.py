@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_meta.algorithms.memory.cnp import ConditionalNeuralProcess, dense, perceptron, pool, with_columns
+from lightning_meta.algorithms.memory.cnp import ConditionalNeuralProcess, dense, perceptron, pool
 from lightning_meta.core import Batch, TaskOutput
 from lightning_meta.core.gaussian import Gaussian, kl_divergence, mixture_moments
 from lightning_meta.errors import ConfigError
@@ -66,15 +66,15 @@ class NeuralProcess(ConditionalNeuralProcess):
 
     def query_loss(self, belief: Belief, query: Batch) -> TaskOutput:
         """In training minus the evidence lower bound of a query point, in evaluation minus its log-likelihood."""
-        inputs_QF, prior = self.decoder_inputs(belief.code, query.x), self.latent(belief.latent)
+        inputs, prior = self.decoder_inputs(belief.code, query.x), self.latent(belief.latent)
         if not self.training:
             z_RL = prior.mean.unsqueeze(-2) + prior.std.unsqueeze(-2) * self.draws_RL
-            components_RQY = self.decode(with_columns(inputs_QF.unsqueeze(-3), z_RL))
+            components_RQY = self.decode(*(part.unsqueeze(-3) for part in inputs), z_RL.unsqueeze(-2))
             return self.score(mixture_moments(components_RQY, dim=-3), query)
         seen = self.codes(query, torch.ones_like(query.x[..., 0]))
         posterior = self.latent(Codes(belief.latent.total + seen.total, belief.latent.points + seen.points))
         z_L = posterior.mean + posterior.std * torch.randn_like(posterior.mean)
-        out = self.score(self.decode(with_columns(inputs_QF, z_L)), query)
+        out = self.score(self.decode(*inputs, z_L.unsqueeze(-2)), query)
         kl = kl_divergence(posterior, prior).sum(-1)
         return out._replace(loss=out.loss + kl / query.x.shape[-2], logs=out.logs | {"kl": kl})
 
