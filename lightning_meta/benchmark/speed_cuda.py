@@ -89,15 +89,15 @@ class Timing:
 @contextmanager
 def multiplying_in(precision: str) -> Iterator[None]:
     """PyTorch's two switches of TF32, for convolutions and for matrix products; by default only the first is on."""
-    switches = torch.backends.cudnn, torch.backends.cuda.matmul
+    switches: list[Any] = [torch.backends.cudnn, torch.backends.cuda.matmul]
     before = [switch.allow_tf32 for switch in switches]
     try:
         for switch in switches:
-            switch.allow_tf32 = precision == "tf32"  # type: ignore[attr-defined]
+            switch.allow_tf32 = precision == "tf32"
         yield
     finally:
         for switch, value in zip(switches, before, strict=True):
-            switch.allow_tf32 = value  # type: ignore[attr-defined]
+            switch.allow_tf32 = value
 
 
 class Race:
@@ -203,11 +203,11 @@ def run_race(race: Race, jax: JaxRacers | None, rounds: int, turn: float, precis
                     continue
                 racer.wait()
                 seconds = time.perf_counter() - started
-            error = ((racer.gradient - expected).norm() / expected.norm()).item()
-            if not error < TOLERANCE[precision]:
-                print(f"({name} in {precision} is left out: its meta-gradient differs by {error:.1e})", flush=True)
+            distance = ((racer.gradient - expected).norm() / expected.norm()).item()
+            if not distance < TOLERANCE[precision]:
+                print(f"({name} in {precision} is left out: its meta-gradient differs by {distance:.1e})", flush=True)
                 continue
-            ready.append((racer, Timing(name, precision, seconds, error)))
+            ready.append((racer, Timing(name, precision, seconds, distance)))
     counts = []
     for racer, timing in ready:
         with multiplying_in(timing.precision):

@@ -18,7 +18,7 @@ from lightning_meta.algorithms import MAML, ProtoNet
 from lightning_meta.backbones import Conv4, EmbeddingAverage, TextCNN
 from lightning_meta.callbacks import EpisodeGallery, LayerSimilarity, SupportUse
 from lightning_meta.cli import main
-from lightning_meta.core import Episode
+from lightning_meta.core import Batch, Episode
 from lightning_meta.datamodules import CLINC150, ClassSplit, HuffPost, TextClasses
 from lightning_meta.datamodules.base import ShapeOverride
 from lightning_meta.datamodules.episodes import Split
@@ -112,6 +112,15 @@ def test_words_that_only_validation_and_test_classes_have_are_unknown(file: Path
     for split in ("val", "test"):
         for texts in found[split].values():
             assert texts[:2] == ["the ? - -", "the ? n1 -"]
+
+
+def test_with_buckets_unknown_words_are_told_apart(file: Path) -> None:
+    datamodule = text_classes(file, unknown_buckets=50)
+    datamodule.prepare_data()
+    ready(datamodule)
+    first = datamodule.source("test").images[datamodule.source("test").first]  # "the <name>" of each class
+    assert first[:, 0].unique().tolist() == [52], "the most frequent word comes after the buckets"
+    assert len(first[:, 1].unique()) == len(first) and first[:, 1].max() < 52
 
 
 def test_the_vocabulary_has_a_bound_and_a_least_frequency(file: Path) -> None:
@@ -252,7 +261,13 @@ def test_settings_that_the_texts_do_not_allow_are_refused(
 
 @pytest.mark.parametrize(
     ("settings", "fact"),
-    [({"length": 0}, "length=0"), ({"min_count": 0}, "min_count=0"), ({"vocabulary": 2}, "vocabulary=2")],
+    [
+        ({"length": 0}, "length=0"),
+        ({"min_count": 0}, "min_count=0"),
+        ({"vocabulary": 2}, "vocabulary=2"),
+        ({"vocabulary": 12, "unknown_buckets": 10}, "vocabulary=12.*unknown_buckets=10.*take 13"),
+        ({"unknown_buckets": -1}, "unknown_buckets=-1"),
+    ],
 )
 def test_impossible_encodings_are_refused(settings: dict[str, int], fact: str) -> None:
     with pytest.raises(ConfigError, match=fact):
@@ -329,6 +344,83 @@ def test_a_checkpoint_brings_its_vocabulary(file: Path, tmp_path: Path) -> None:
     write(file, rows())
     (same,) = trainer(tmp_path).test(module, text_classes(file), ckpt_path=checkpoint.last_model_path, verbose=False)
     assert same == before
+
+
+def backbone_after(stage: str, datamodule: TextClasses, folder: Path) -> EmbeddingAverage:
+    """A new one, after a Trainer has set it up."""
+    torch.manual_seed(0)
+    backbone = EmbeddingAverage(200, 4, 8)
+    getattr(trainer(folder, max_steps=0), stage)(ProtoNet(backbone), datamodule)
+    return backbone
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])
+def test_statistics_are_those_of_the_training_texts_alone(stage: str, file: Path, tmp_path: Path) -> None:
+    data = text_classes(file)
+    of_training = data.tokenizer.encode([text for name in data.classes["train"] for text in data.texts[name]])
+    torch.manual_seed(0)
+    expected = EmbeddingAverage(200, 4, 8)
+    expected.fit(of_training)
+    backbone = backbone_after(stage, data, tmp_path)
+    assert backbone.fitted
+    torch.testing.assert_close(dict(backbone.named_parameters()), dict(expected.named_parameters()), rtol=0, atol=0)
+    assert torch.equal(backbone.word_weights, expected.word_weights)
+    held_out = {*data.classes["val"], *data.classes["test"]}
+    write(file, [(f"{text} n1 n1 n2" if name in held_out else text, name) for text, name in rows()])
+    same = backbone_after(stage, text_classes(file), tmp_path)
+    torch.testing.assert_close(same.state_dict(), backbone.state_dict(), rtol=0, atol=0)
+    write(file, [(text if name in held_out else f"{text} n1 n1 n2", name) for text, name in rows()])
+    assert not torch.equal(backbone_after(stage, text_classes(file), tmp_path).word_weights, backbone.word_weights)
+
+
+def test_classes_that_are_not_in_use_have_no_part_in_the_statistics(file: Path, tmp_path: Path) -> None:
+    data = text_classes(file, train_classes=2)
+    used = [data.classes["train"][index] for index in (0, 2)]
+    torch.manual_seed(0)
+    expected = EmbeddingAverage(200, 4, 8)
+    expected.fit(data.tokenizer.encode([text for name in used for text in data.texts[name]]))
+    assert torch.equal(backbone_after("test", data, tmp_path).word_weights, expected.word_weights)
+
+
+def test_a_checkpoint_brings_its_statistics(file: Path, tmp_path: Path) -> None:
+    """To a test, to a module that is loaded, and to its predictions; none of them takes statistics anew."""
+    data = text_classes(file, steps_per_epoch=3)
+    module = ProtoNet(EmbeddingAverage(200, 4, 8), distance="cosine")
+    checkpoint = ModelCheckpoint(tmp_path / "checkpoints", save_last=True)
+    trainer(tmp_path, checkpoint).fit(module, data)
+    after_training = module.state_dict()
+    write(file, [(f"{text} n1", name) for text, name in rows()])
+    torch.manual_seed(1)
+    tested = ProtoNet(EmbeddingAverage(200, 4, 8), distance="cosine")
+    trainer(tmp_path).test(tested, text_classes(file), ckpt_path=checkpoint.last_model_path, verbose=False)
+    torch.testing.assert_close(tested.state_dict(), after_training, rtol=0, atol=0)
+    loaded = ProtoNet.load_from_checkpoint(
+        checkpoint.last_model_path, backbone=EmbeddingAverage(200, 4, 8), distance="cosine"
+    )
+    trainer(tmp_path).validate(loaded, text_classes(file), verbose=False)
+    trainer(tmp_path, max_steps=0).fit(loaded, text_classes(file))
+    torch.testing.assert_close(loaded.state_dict(), after_training, rtol=0, atol=0)
+    ids = data.tokenizer.encode(["the n1", "the intent_b n3", "unheard of", "n2"])
+    probabilities = [each.eval().predict(each.adapt(Batch(ids[:2], torch.arange(2))), ids) for each in (module, loaded)]
+    assert torch.equal(*probabilities)
+    assert probabilities[0][:2].argmax(1).tolist() == [0, 1]
+
+
+def test_a_stopped_training_goes_on_exactly(file: Path, tmp_path: Path) -> None:
+    """With word dropout, and whatever vectors the new module starts from."""
+
+    def train(steps: int, seed: int, ckpt_path: str | None = None) -> tuple[ProtoNet, str]:
+        torch.manual_seed(seed)
+        module = ProtoNet(EmbeddingAverage(200, 4, 8, word_dropout=0.3), distance="cosine")
+        checkpoint = ModelCheckpoint(tmp_path / f"{seed}", save_last=True)
+        data = text_classes(file, steps_per_epoch=2)
+        trainer(tmp_path, checkpoint, max_steps=steps).fit(module, data, ckpt_path=ckpt_path)
+        return module, checkpoint.last_model_path
+
+    whole, _ = train(6, seed=0)
+    _, stopped = train(4, seed=0)
+    resumed, _ = train(6, seed=1, ckpt_path=stopped)
+    torch.testing.assert_close(resumed.state_dict(), whole.state_dict(), rtol=0, atol=0)
 
 
 def test_callbacks_play_texts_and_draw_no_gallery(file: Path, tmp_path: Path) -> None:

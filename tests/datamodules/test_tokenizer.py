@@ -34,3 +34,20 @@ def test_the_vocabulary_is_the_most_frequent_words_whatever_the_order_of_texts(o
     assert Tokenizer.learn(texts, 5, vocabulary=100, min_count=1).words == ["a", "b", "c", "d", "once"]
     few = Tokenizer.learn(texts, 5, vocabulary=5, min_count=1)
     assert few.words == ["a", "b", "c"] and few.encode(texts).max() == 4
+
+
+def test_unknown_words_share_buckets_by_a_hash_that_no_process_changes() -> None:
+    """CRC-32 of "123456789" is 0xCBF43926, the check value of its standard."""
+    tokenizer = Tokenizer(["a", "b"], length=3, buckets=10)
+    assert tokenizer.encode(["a b", "x 123456789 x"])[0].tolist() == [12, 13, 0]
+    first, number, second = tokenizer.encode(["x 123456789 x"])[0].tolist()
+    assert number == 2 + 0xCBF43926 % 10
+    assert first == second and 2 <= first < 12
+    many = Tokenizer(["a"], 1, buckets=7).encode([f"w{i}" for i in range(200)])
+    assert many.unique().tolist() == [2, 3, 4, 5, 6, 7, 8]
+
+
+def test_buckets_take_their_part_of_the_vocabulary() -> None:
+    learned = Tokenizer.learn(["a b c d", "a b c", "a b"], 4, vocabulary=8, min_count=1, buckets=3)
+    assert learned.words == ["a", "b", "c"]
+    assert learned.encode(["a b c d"]).max() == 7

@@ -19,19 +19,24 @@ from pytorch_lightning.strategies import (
     SingleDeviceStrategy,
     Strategy,
 )
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 from torch.optim import Adam
 
 from lightning_meta.algorithms import MAML, ProtoNet
+<<<<<<< HEAD
 from lightning_meta.backbones import MLP
 from lightning_meta.core import Batch, Episode, Momentum, TaskOutput
+=======
+from lightning_meta.backbones import MLP, FittedBackbone
+from lightning_meta.core import Batch, Episode, TaskOutput
+>>>>>>> texts
 from lightning_meta.datamodules import Sinusoid
 from lightning_meta.datamodules.sampling import episode_keys
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicAccuracy, EpisodicMSE
-from tests.conftest import blobs, conv4, meta_gradient, random_episodes
+from tests.conftest import SIZE, blobs, conv4, meta_gradient, random_episodes, sinusoids
 
 
 def trainer(**overrides: Any) -> pl.Trainer:
@@ -92,6 +97,45 @@ def test_a_flat_backbone_takes_images_of_as_many_values() -> None:
     trainer().fit(ProtoNet(MLP(in_features=256, hidden=(4,))), datamodule=blobs())
     with pytest.raises(ConfigError, match=r"\(100,\).*\(1, 16, 16\)"):
         trainer().fit(ProtoNet(MLP(in_features=100, hidden=(4,))), datamodule=blobs())
+
+
+class Centred(FittedBackbone):
+    """Images less the mean image of meta-training."""
+
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(SIZE * SIZE))
+        self.scale = nn.Parameter(torch.ones(SIZE * SIZE))
+        self.calls = 0
+
+    def fit(self, inputs: Tensor) -> None:
+        self.mean.copy_(inputs.flatten(1).float().mean(0) / 255)
+        self.calls += 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.flatten(1) - self.mean) * self.scale
+
+
+@pytest.mark.parametrize("stage", ["fit", "test"])
+def test_a_backbone_is_fitted_once_to_all_inputs_of_meta_training(stage: str) -> None:
+    data, module = blobs(), ProtoNet(Centred())
+    getattr(trainer(max_steps=1), stage)(module, data)
+    torch.testing.assert_close(
+        module.backbone.mean, blobs().load_source("train").images.float().mean(0).flatten() / 255
+    )
+    assert set(data.sources) == ({"train", "val"} if stage == "fit" else {"test"}), "nothing else is held"
+    trainer().test(module, data, verbose=False)
+    trainer(max_steps=2).fit(module, data)
+    assert module.backbone.calls == 1 and module.backbone.fitted
+
+
+def test_a_backbone_cannot_be_fitted_to_inputs_that_are_drawn_anew() -> None:
+    backbone = Centred()
+    backbone.in_shape = (1,)
+    with pytest.raises(ConfigError, match="statistics of all training inputs, but Sinusoid draws them anew"):
+        trainer().test(ProtoNet(backbone, metric=EpisodicMSE()), sinusoids(), verbose=False)
 
 
 @pytest.mark.parametrize("name", ["inner_steps", "eval_inner_steps"])
