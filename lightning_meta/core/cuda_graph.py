@@ -57,7 +57,7 @@ class RecordedStep:
 
     Args:
         module: holds the parameters.
-        means: of tasks and schedule; calls the module, and computes scalars of which `loss` is differentiated.
+        means: of tasks and schedule; calls the module. Of the tensors that it computes, `loss` is differentiated.
         record: how a function is recorded; tests do without a GPU.
     """
 

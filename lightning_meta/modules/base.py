@@ -158,18 +158,16 @@ class MetaModule(pl.LightningModule):
                 f"the training step of {type(self).__name__} cannot be compiled here; set compile_training to false. "
                 f"({type(error).__name__}: {reason})"
             ) from error
+        new = {name: value for name, value in means.items() if name.startswith(BUFFER)}
+        # Cloned, because a recorded step overwrites what it returned before.
+        self._new_buffers.append({name.removeprefix(BUFFER): value.clone() for name, value in new.items()})
         if self._logs_step:
             n_global = len(tree_leaves(tasks)[0]) * self.trainer.world_size
             for shown in (True, False):
                 logged = {
-                    f"train/{k}": v.detach()
-                    for k, v in means.items()
-                    if (k in self._shown) == shown and not k.startswith(BUFFER)
+                    f"train/{k}": v.detach() for k, v in means.items() if k not in new and (k in self._shown) == shown
                 }
                 self.log_dict(logged, batch_size=n_global, prog_bar=shown)
-        self._new_buffers.append(
-            {k.removeprefix(BUFFER): v.clone() for k, v in means.items() if k.startswith(BUFFER)}  # may be overwritten
-        )
         return means["loss"]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
