@@ -29,7 +29,7 @@ from importlib import import_module
 
 TOOLS = {  # modules of lightning_meta
     ("predict",): "predict",
-    ("reproduce",): "reproduce",
+    ("reproduce",): "reproduce.command",
     ("compare",): "benchmark.compare",
     ("benchmark", "precision"): "benchmark.precision",
     ("benchmark", "speed"): "benchmark.speed",
