@@ -8,6 +8,9 @@ to the trainings for them to save, or by the end of its hours. Several of them m
 several machines too: an experiment that another one is training is left to it. Lines `# Also: [NAME:] --KEY VALUE ...`
 in the header of an experiment name further tests of its best checkpoint, `results/<experiment>_<name>.json`.
 
+A machine without a network hands its runs on in a file: `--export FILE` there, `--import FILE` here, or `--import`
+of a folder with what runs left, see `exchange.py`.
+
 Exit status: 0 when everything that was named has its results, 1 when a run failed, 75 when work is left, and
 128 + signal when a signal stopped it.
 """
@@ -17,16 +20,17 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 import torch
 
 from lightning_meta.benchmark.results_table import HEADER, row, trained_steps
-from lightning_meta.errors import ConfigError
+from lightning_meta.errors import ConfigError, UserError
+from lightning_meta.reproduce.exchange import Left, find, opened, pack, take_checkpoint, take_result
 from lightning_meta.reproduce.queue import Queue
-from lightning_meta.reproduce.runs import Progress, Run, differences, find_runs
+from lightning_meta.reproduce.runs import Progress, Run, differences, find_runs, label
 
 WORK_LEFT = 75  # exit status EX_TEMPFAIL: try again later
 
@@ -65,6 +69,33 @@ def check_place(runs: Sequence[Run], recipes: Sequence[Run]) -> None:
             )
 
 
+def take_over(source: Path, runs: Sequence[Run], all_named: bool) -> bool:
+    """Import what runs left at `source` for these runs, see `exchange`; whether nothing was refused.
+
+    Args:
+        source: a folder, or a file that `pack` has made.
+        runs: which results are for which of them, their names tell.
+        all_named: they are all that there are, so that another name is a mistake.
+    """
+    named = {name: run for run in runs for name in (label(run.folder), *(one.name for one in run.evaluations))}
+    takers: dict[str, Callable[[Left, Run], str]] = {"result.json": take_result, "last.ckpt": take_checkpoint}
+    refused = taken = 0
+    with opened(source) as folder:
+        for left, file, take in [(left, *taker) for left in find(folder) for taker in takers.items()]:
+            if file not in left.files or (left.name not in named and not all_named):
+                continue
+            taken += 1
+            try:
+                if left.name not in named:
+                    raise ConfigError(f"{left.files[file]}: {left.name} is no experiment here; --seeds names seeds.")
+                print(f"{left.name}: {take(left, named[left.name])}", flush=True)
+            except UserError as error:
+                refused += 1
+                print(f"error: {error}", flush=True)
+    print(f"{taken - refused} of {taken} files were taken over or were there already.")
+    return taken > 0 and refused == 0
+
+
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, Sequence[str]]:
     """Its own options, and the settings after `--`."""
     place = list(arguments).index("--") if "--" in arguments else len(arguments)
@@ -88,6 +119,11 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, Sequence[str]]:
     what.add_argument(
         "--partial", action="store_true", help="train nothing; test the best checkpoint of unfinished trainings"
     )
+    what.add_argument("--export", type=Path, metavar="FILE.tgz", help="pack what the runs left, and end")
+    what.add_argument(
+        "--import", type=Path, metavar="PLACE", dest="source", help="take over what runs left in a folder or file"
+    )
+    parser.add_argument("--most-mb", type=float, default=float("inf"), metavar="N", help="size of FILE.tgz (no limit)")
     parser.add_argument("--experiments", type=Path, default=Path("configs/experiment"), metavar="DIR")
     parser.add_argument("--results", type=Path, metavar="DIR", help="(EXPERIMENTS/results)")
     parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"), metavar="DIR", help="(%(default)s)")
@@ -110,6 +146,12 @@ def main(arguments: Sequence[str]) -> None:
         for run in runs:
             for evaluation in run.missing():
                 print(shlex.join(["python", "-m", "lightning_meta", *evaluation.command(devices[0])]))
+    elif given.export:
+        left_out = pack(runs, given.runs, given.export, 1e6 * given.most_mb)
+        print("\n".join(f"left out: {what}" for what in left_out))
+        print(f"{given.export}: {given.export.stat().st_size / 1e6:.1f} MB")
+    elif given.source:
+        sys.exit(0 if take_over(given.source, runs, all_named=not given.names) else 1)
     else:
         limit = float("inf") if given.hours is None else 3600 * given.hours
         # Before its end, time to finish a step or a validation and to save.
