@@ -7,7 +7,8 @@ commands:
   validate   evaluate a checkpoint (--ckpt_path FILE) on the validation episodes
   test       evaluate a checkpoint on the test episodes
   predict    classify your own images: predict RUN --support FOLDER --query FOLDER, RUN being the folder of a run
-  reproduce  train and test every experiment that has no result yet: reproduce [NAME ...] [--jobs N] [--list]
+  reproduce  train and test every experiment that has no result yet: reproduce [NAME ...] [--jobs N] [--list]; what it
+             has done on another machine: reproduce --export FILE there, reproduce --import FILE here
   compare    put tested runs side by side: compare RUN [RUN ...], each the folder of a run
   benchmark  measure: benchmark speed, outer steps against those of other libraries; benchmark growth, their time and
              memory against their sizes; benchmark fit, what the Trainer adds; benchmark precision, the meta-gradient
@@ -29,7 +30,7 @@ from importlib import import_module
 
 TOOLS = {  # modules of lightning_meta
     ("predict",): "predict",
-    ("reproduce",): "reproduce",
+    ("reproduce",): "reproduce.command",
     ("compare",): "benchmark.compare",
     ("benchmark", "precision"): "benchmark.precision",
     ("benchmark", "speed"): "benchmark.speed",

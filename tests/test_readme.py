@@ -15,6 +15,8 @@ from lightning_meta.core import Batch, Episode
 from lightning_meta.datamodules import Glyphs
 from lightning_meta.datamodules.episodes import ClassBank
 from lightning_meta.modules import EpisodicModule
+from lightning_meta.reproduce.command import parse
+from lightning_meta.reproduce.runs import find_runs
 from tests.conftest import meta_gradient, random_episodes
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +35,14 @@ def test_the_command_line_accepts(command: str, monkeypatch: pytest.MonkeyPatch,
         main([*shlex.split(command), "--print_config"])
     assert ended.value.code == 0
     assert "class_path: lightning_meta.algorithms." in capsys.readouterr().out
+
+
+def test_reproduce_accepts_its_commands() -> None:
+    words = [shlex.split(line, comments=True)[4:] for line in LINES if "-m lightning_meta reproduce" in line]
+    assert len(words) > 5
+    for given, extra in map(parse, words):
+        results = ROOT / "configs/experiment/results"
+        assert find_runs(given.names, results.parent, given.runs, results, [0], extra, given.suffix)
 
 
 def noise(*shape: int) -> torch.Tensor:

@@ -10,7 +10,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ def row(result: dict[str, Any], experiment: Path) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def trained_steps(result: dict[str, Any]) -> int:
+def trained_steps(result: Mapping[str, Any]) -> int:
     """How long the training was; in results of version 0.1 at least as long as to the weights that were tested."""
     return result.get("trained_steps", result["outer_steps"]) or 0
 

@@ -101,6 +101,8 @@ class EpisodicCheckpoint(ModelCheckpoint):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        # Lightning counts a step twice when it goes on from the end of an epoch; logged rows have this number.
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
         if self._last_global_step_saved == trainer.global_step:
             for logger in trainer.loggers:  # now that they have the saved step: a resumed run does not log it again
                 logger.save()

@@ -57,6 +57,15 @@ def test_a_resumed_run_goes_on_in_its_folder_as_if_it_had_not_stopped(stopped: l
     )
 
 
+def test_rows_keep_their_steps_when_a_training_goes_on_at_the_end_of_an_epoch(tiny: Path) -> None:  # noqa: F811
+    command = ["fit", "--config", str(tiny), *callbacks(), "--data.steps_per_epoch", "2", "--trainer.max_steps"]
+    main([*command, "4"])
+    main([*command, "8", "--ckpt_path", "last"])
+    assert [int(row["step"]) for row in rows(RUN) if row["train/loss"]] == list(range(8))
+    main([*command, "8", "--name", "whole"])
+    assert rows(RUN) == rows(Path("runs/whole/version_0"))
+
+
 @pytest.mark.parametrize("changed", [["--model.inner_lr", "0.2"], ["--ckpt_path", "best"]], ids=["settings", "best"])
 def test_another_training_from_a_checkpoint_gets_a_folder_of_its_own(stopped: list[str], changed: list[str]) -> None:
     before = {path: path.read_bytes() for path in RUN.rglob("*.*") if path.is_file()}

@@ -25,13 +25,8 @@ from torch.nn import functional as F
 from torch.optim import Adam
 
 from lightning_meta.algorithms import MAML, ProtoNet
-<<<<<<< HEAD
-from lightning_meta.backbones import MLP
-from lightning_meta.core import Batch, Episode, Momentum, TaskOutput
-=======
 from lightning_meta.backbones import MLP, FittedBackbone
-from lightning_meta.core import Batch, Episode, TaskOutput
->>>>>>> texts
+from lightning_meta.core import Batch, Episode, Momentum, TaskOutput
 from lightning_meta.datamodules import Sinusoid
 from lightning_meta.datamodules.sampling import episode_keys
 from lightning_meta.errors import ConfigError

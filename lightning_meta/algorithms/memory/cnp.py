@@ -88,8 +88,11 @@ class ConditionalNeuralProcess(BatchedModule[Any]):
         Its first layer maps each on its own: a code that all points share is mapped once, not once for each of them.
         """
         first, *others = self.decoder
+        assert isinstance(first, nn.Linear)
         weights = first.weight.split([part.shape[-1] for part in inputs], dim=1)
-        hidden = sum(F.linear(part, weight) for part, weight in zip(inputs, weights, strict=True)) + first.bias
+        hidden = first.bias
+        for part, weight in zip(inputs, weights, strict=True):
+            hidden = hidden + F.linear(part, weight)
         for layer in others:
             hidden = layer(hidden)
         mean, spread = hidden.chunk(2, dim=-1)
