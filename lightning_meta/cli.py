@@ -2,6 +2,7 @@
 
 import logging
 import re
+import signal
 import subprocess
 import sys
 import warnings
@@ -279,6 +280,12 @@ def main(args: ArgsType = None) -> Any:
             trainer_defaults={"inference_mode": False, "use_distributed_sampler": False},
             args=args,
         )
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):  # which Lightning makes a 1
+            sys.exit(128 + signal.SIGINT)
+        raise
     except (UserError, ValueError, OSError) as error:  # an OSError: the loggers, once the disk is full
         cause = _user_error_behind(error)
         if cause is None:

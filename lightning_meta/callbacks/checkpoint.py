@@ -14,14 +14,12 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from lightning_meta.errors import UserError
 from lightning_meta.modules import MetaModule
 from lightning_meta.ranks import gather
-
-# What schedulers send before they kill: SIGTERM by most, SIGUSR1 by SLURM when it is asked to. Windows has no SIGUSR1.
-STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+from lightning_meta.signals import STOP_SIGNALS
 
 
 class EpisodicCheckpoint(ModelCheckpoint):
@@ -31,8 +29,9 @@ class EpisodicCheckpoint(ModelCheckpoint):
     squared error. Files: `<run>/checkpoints/best-step=....ckpt` and `last.ckpt`.
 
     `last.ckpt` is written at the end of every epoch, better or not; every `every_n_train_steps` steps within an epoch;
-    and when a signal (SIGTERM, SIGUSR1) asks the process to stop: after the step in progress and the validation that
-    is due then. The process ends with exit status 128 + signal, like one that was killed.
+    and when Ctrl-C or another signal (SIGTERM, SIGUSR1, SIGHUP) asks the process to stop: after the step in progress
+    and the validation that is due then. The process ends with exit status 128 + signal, like one that was killed.
+    A second Ctrl-C ends it at once.
 
     Args:
         monitor: a logged name. None: the module's metric.
@@ -77,10 +76,15 @@ class EpisodicCheckpoint(ModelCheckpoint):
         # the original ones back after training.
         if threading.current_thread() is threading.main_thread():  # no other thread can have handlers
             for number in STOP_SIGNALS:
-                signal.signal(number, self._note_signal)
+                if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+                    signal.signal(number, self._note_signal)
 
     def _note_signal(self, number: int, frame: FrameType | None) -> None:
         self._signal = number
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)
+            if rank_zero_only.rank == 0:
+                os.write(2, b"\nStopping after this step, to save. Ctrl-C once more stops at once.\n")  # safe in a handler
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -138,8 +142,8 @@ class EpisodicCheckpoint(ModelCheckpoint):
         if self._stopping:
             number = max(gather(self._signal))
             rank_zero_info(
-                f"Stopped by {signal.Signals(number).name} after step {trainer.global_step}; to go on: --ckpt_path "
-                f"{self.last_model_path}"
+                f"Stopped by {signal.Signals(number).name} after step {trainer.global_step}; to go on, add to the command: "
+                f"--ckpt_path {self.last_model_path}"
             )
             # One rank is enough to tell a launcher, which would kill the others for it.
             sys.exit(128 + number if trainer.is_global_zero else 0)

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_meta.core import Batch, Episode
 from lightning_meta.datamodules.sampling import Keys, choose, episode_keys, subkeys, uniform
 from lightning_meta.errors import ConfigError
+from lightning_meta.signals import leave_signals_to_the_main_process
 
 Split = Literal["train", "val", "test"]
 Labels = Literal["shuffled", "fixed", "class"]
@@ -370,8 +371,9 @@ class EpisodeLoader:
         if not self.num_workers:
             return self.dataset.batches(batches)
         return DataLoader(
-            self.dataset, batch_sampler=batches, collate_fn=_already_collated, num_workers=self.num_workers
-        )
+            self.dataset, batch_sampler=batches, collate_fn=_already_collated, num_workers=self.num_workers,
+            worker_init_fn=leave_signals_to_the_main_process,
+        )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
         return {"position": self.position}

@@ -31,12 +31,13 @@ class Recorder(EpisodicCheckpoint):
 class Sender(pl.Callback):
     """Sends its own process a signal, in the middle of a training step or of a validation."""
 
-    def __init__(self, number: signal.Signals, hook: str, steps_done: int) -> None:
-        self.number, self.moment = number, (hook, steps_done)
+    def __init__(self, number: signal.Signals, hook: str, steps_done: int, times: int = 1) -> None:
+        self.number, self.moment, self.times = number, (hook, steps_done), times
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, *args: Any) -> None:
         if self.moment == ("step", trainer.global_step):
-            signal.raise_signal(self.number)
+            for _ in range(self.times):
+                signal.raise_signal(self.number)
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         if self.moment == ("validation", trainer.global_step):
@@ -73,6 +74,8 @@ def test_within_an_epoch_the_last_one_is_written_every_so_many_steps(tmp_path: P
     ("number", "hook", "steps_done", "saved"),
     [
         (signal.SIGTERM, "step", 5, 6),
+        (signal.SIGINT, "step", 2, 3),
+        (signal.SIGHUP, "validation", 8, 8),
         (signal.SIGUSR1, "step", 7, 8),  # the last of an epoch
         (signal.SIGTERM, "validation", 4, 4),
         (signal.SIGUSR1, "step", STEPS - 1, STEPS),  # the last of all
@@ -98,6 +101,24 @@ def test_a_signal_writes_a_checkpoint_from_which_training_goes_on_exactly(
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
         assert_equal(load(tmp_path)[part], load(folder)[part], part)
     assert sorted(os.listdir(tmp_path)) == sorted(os.listdir(folder)), "the same best one, and no last-v1.ckpt"
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        fit(EpisodicCheckpoint(dirpath=tmp_path), seed=0, callbacks=[Sender(signal.SIGINT, "step", 5, times=2)])
+    assert isinstance(stop.value.__context__, KeyboardInterrupt)
+    assert load(tmp_path)["global_step"] == 4, "of the epoch before"
+    assert "Ctrl-C once more stops at once" in capfd.readouterr().err
+
+
+def test_a_signal_that_is_ignored_stays_ignored(tmp_path: Path) -> None:
+    """As SIGHUP under nohup: the training goes on when the terminal is closed."""
+    handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        diary = fit(EpisodicCheckpoint(dirpath=tmp_path), seed=0, callbacks=[Sender(signal.SIGHUP, "step", 5)])
+    finally:
+        signal.signal(signal.SIGHUP, handler)
+    assert len(diary.losses) == STEPS
 
 
 # ---- half written ---------------------------------------------------------------------------------------------------

@@ -2,11 +2,13 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
 
@@ -192,6 +194,27 @@ def test_divergence_names_step_and_episodes_and_keeps_the_last_checkpoint(
     assert "step" in message
     assert "inner_lr" in message
     assert not list(Path("runs").rglob("*.ckpt"))
+
+
+class Impatient(pl.Callback):
+    """Presses Ctrl-C where no step is in progress."""
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("args", [["fit", "--trainer.num_sanity_val_steps", "1"], ["fit"]], ids=["before", "after"])
+def test_ctrl_c_outside_of_training_has_the_exit_status_of_ctrl_c(
+    tiny: Path, args: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [args[0], "--config", str(tiny), *args[1:], "--trainer.callbacks", "tests.configs.test_cli.Impatient"]
+    with pytest.raises(SystemExit) as end:
+        main(command)
+    assert end.value.code == 130
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_references_and_dotted_keys_compose(tmp_path: Path) -> None:

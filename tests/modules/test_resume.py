@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -191,21 +192,22 @@ KILLED_STEPS = 41
 
 
 class KillAt(pl.Callback):
-    """The first rank sends itself a signal, in the middle of a training step."""
+    """The first rank sends a signal to itself, or to its process group, in the middle of a training step."""
 
-    def __init__(self, step: int, number: int) -> None:
-        self.step, self.number = step, number
+    def __init__(self, step: int, number: int, group: bool = False) -> None:
+        self.step, self.number, self.group = step, number, group
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, *args: Any) -> None:
         if trainer.global_step == self.step and trainer.is_global_zero:
-            os.kill(os.getpid(), self.number)
+            (os.killpg if self.group else os.kill)(os.getpgrp() if self.group else os.getpid(), self.number)
+            time.sleep(0.5 * self.group)  # for the others to die of it
 
 
-def write_config(folder: Path, name: str, devices: int, *kill: int) -> Path:
+def write_config(folder: Path, name: str, devices: int, *kill: int, workers: int = 0) -> Path:
     """MAML on blobs in folder/runs, with `last.ckpt` every 3 steps in epochs of 4: most are in the middle of one."""
     callbacks = [{"class_path": "lightning_meta.callbacks.EpisodicCheckpoint", "init_args": {"every_n_train_steps": 3}}]
     if kill:
-        arguments = {"step": kill[0], "number": int(kill[1])}
+        arguments = {"step": kill[0], "number": int(kill[1]), "group": workers > 0}
         callbacks.append({"class_path": "tests.modules.test_resume.KillAt", "init_args": arguments})
     config = {
         "test_after_fit": False,
@@ -220,7 +222,10 @@ def write_config(folder: Path, name: str, devices: int, *kill: int) -> Path:
         },
         "data": {
             "class_path": "tests.conftest.Blobs",
-            "init_args": {"n_way": 3, "n_query": 2, "meta_batch_size": 4, "steps_per_epoch": 4, "val_episodes": 3},
+            "init_args": {
+                "n_way": 3, "n_query": 2, "meta_batch_size": 4, "steps_per_epoch": 4, "val_episodes": 3,
+                "num_workers": workers,
+            },
         },
         "model": {
             "class_path": "lightning_meta.algorithms.MAML",
@@ -298,3 +303,26 @@ def test_a_killed_command_resumes_to_the_same_end(devices: int, number: signal.S
     metrics = [(run / "metrics.csv").read_text() for run in (last.parents[1], whole)]
     assert metrics[0] == metrics[1]
     assert len(metrics[0].splitlines()) == 1 + KILLED_STEPS + KILLED_STEPS // 4, "steps and validations"
+
+
+@pytest.mark.parametrize(
+    ("devices", "number"),
+    [
+        (1, signal.SIGTERM),
+        (1, signal.SIGINT),
+        pytest.param(2, signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(2, signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_to_all_processes_of_a_run_loses_no_step(
+    devices: int, number: signal.Signals, tmp_path: Path
+) -> None:
+    """Ctrl-C in a terminal, and many schedulers: the workers that draw episodes get it too."""
+    status = run_process(write_config(tmp_path, "killed", devices, 5, number, workers=2))
+    log = (tmp_path / "log.txt").read_text()
+    assert status == 128 + number, log
+    last = Path("runs/killed/version_0/checkpoints/last.ckpt")
+    assert torch.load(tmp_path / last, weights_only=True)["global_step"] == 6
+    assert f"Stopped by {number.name} after step 6; to go on, add to the command: --ckpt_path" in log
+    assert str(last) in log
+    assert "Traceback" not in log
