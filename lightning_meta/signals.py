@@ -4,9 +4,7 @@ import signal
 
 # Ctrl-C; what schedulers send before they kill (SIGTERM most, SIGUSR1 SLURM when asked to); a terminal that goes away.
 # Windows has not all of them.
-STOP_SIGNALS = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)
-]
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
 
 
 def leave_signals_to_the_main_process(worker: int) -> None:

@@ -83,8 +83,8 @@ class EpisodicCheckpoint(ModelCheckpoint):
         self._signal = number
         if number == signal.SIGINT:
             signal.signal(number, signal.default_int_handler)
-            if rank_zero_only.rank == 0:
-                os.write(2, b"\nStopping after this step, to save. Ctrl-C once more stops at once.\n")  # safe in a handler
+            if getattr(rank_zero_only, "rank", 0) == 0:  # `print` is not safe in a handler
+                os.write(2, b"\nStopping after this step, to save. Ctrl-C once more stops at once.\n")
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -142,8 +142,8 @@ class EpisodicCheckpoint(ModelCheckpoint):
         if self._stopping:
             number = max(gather(self._signal))
             rank_zero_info(
-                f"Stopped by {signal.Signals(number).name} after step {trainer.global_step}; to go on, add to the command: "
-                f"--ckpt_path {self.last_model_path}"
+                f"Stopped by {signal.Signals(number).name} after step {trainer.global_step}; to go on, add to the "
+                f"command: --ckpt_path {self.last_model_path}"
             )
             # One rank is enough to tell a launcher, which would kill the others for it.
             sys.exit(128 + number if trainer.is_global_zero else 0)

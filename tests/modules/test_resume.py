@@ -314,9 +314,7 @@ def test_a_killed_command_resumes_to_the_same_end(devices: int, number: signal.S
         pytest.param(2, signal.SIGINT, marks=pytest.mark.slow),
     ],
 )
-def test_a_signal_to_all_processes_of_a_run_loses_no_step(
-    devices: int, number: signal.Signals, tmp_path: Path
-) -> None:
+def test_a_signal_to_all_processes_of_a_run_loses_no_step(devices: int, number: signal.Signals, tmp_path: Path) -> None:
     """Ctrl-C in a terminal, and many schedulers: the workers that draw episodes get it too."""
     status = run_process(write_config(tmp_path, "killed", devices, 5, number, workers=2))
     log = (tmp_path / "log.txt").read_text()

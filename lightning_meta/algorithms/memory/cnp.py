@@ -90,7 +90,7 @@ class ConditionalNeuralProcess(BatchedModule[Any]):
         first, *others = self.decoder
         assert isinstance(first, nn.Linear)
         weights = first.weight.split([part.shape[-1] for part in inputs], dim=1)
-        hidden = first.bias
+        hidden: Tensor = first.bias
         for part, weight in zip(inputs, weights, strict=True):
             hidden = hidden + F.linear(part, weight)
         for layer in others:
