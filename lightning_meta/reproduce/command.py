@@ -3,10 +3,11 @@
 python -m lightning_meta reproduce [NAME or PATTERN ...] [--jobs N] [--hours H] [--list] [-- --KEY VALUE ...]
 
 An experiment is trained in `runs/reproduce/<name>`, in a process of its own, and goes on from the `last.ckpt` it finds
-there. So this command may be stopped at any moment and started again: by Ctrl-C, SIGTERM or SIGUSR1, which it hands on
-to the trainings for them to save, or by the end of its hours. Several of them may run side by side in one folder, on
-several machines too: an experiment that another one is training is left to it. Lines `# Also: [NAME:] --KEY VALUE ...`
-in the header of an experiment name further tests of its best checkpoint, `results/<experiment>_<name>.json`.
+there. So this command may be stopped at any moment and started again: by Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP, which it
+hands on to the trainings for them to save, or by the end of its hours. Several of them may run side by side in one
+folder, on several machines too: an experiment that another one is training is left to it. Lines
+`# Also: [NAME:] --KEY VALUE ...` in the header of an experiment name further tests of its best checkpoint,
+`results/<experiment>_<name>.json`.
 
 A machine without a network hands its runs on in a file: `--export FILE` there, `--import FILE` here, or `--import`
 of a folder with what runs left, see `exchange.py`.

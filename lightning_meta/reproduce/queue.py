@@ -16,9 +16,9 @@ from types import FrameType
 from typing import TextIO
 
 from lightning_meta.benchmark.results_table import trained_steps
-from lightning_meta.callbacks.checkpoint import STOP_SIGNALS
 from lightning_meta.errors import ConfigError, UserError
 from lightning_meta.reproduce.runs import Evaluation, Progress, Run
+from lightning_meta.signals import STOP_SIGNALS
 
 # Statuses of a process that was asked to stop: of one that saved, and of one that was not training then.
 STOPPED = {status for number in STOP_SIGNALS for status in (128 + number, -number)}
@@ -62,8 +62,8 @@ class Queue:
 
     def work(self, runs: Sequence[Run]) -> None:
         """Train and test them, in their order; come back when all have ended or have been stopped."""
-        numbers = {*STOP_SIGNALS, signal.SIGINT}
-        handlers = {number: signal.signal(number, self._note_signal) for number in numbers}
+        heeded = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # as under nohup
+        handlers = {number: signal.signal(number, self._note_signal) for number in heeded}
         waiting = deque(runs)
         try:
             while self.jobs or (waiting and not self._stopping):

@@ -25,6 +25,7 @@ from lightning_meta.datamodules import (
 )
 from lightning_meta.datamodules.episodes import ClassBank, Split
 from lightning_meta.errors import ConfigError
+from lightning_meta.reproduce.runs import find_runs
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
@@ -186,6 +187,20 @@ def test_the_override_in_the_header_runs_and_takes_effect(path: Path) -> None:
         for key in keys:
             place = place[key]
         assert str(place) == value
+
+
+FURTHER = [path for path in EXPERIMENTS if "\n# Also:" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", FURTHER, ids=ids(FURTHER))
+def test_the_further_tests_in_the_header_are_accepted(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (experiment,) = find_runs([path.stem], path.parent, Path("runs"), path.parent / "results", [0], [])
+    _, *further = experiment.evaluations
+    assert len(further) == path.read_text().count("\n# Also:")
+    for evaluation in further:
+        with pytest.raises(SystemExit) as ended:
+            main(["test", "--config", str(path), *evaluation.extra, "--print_config"])
+        assert ended.value.code == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=ids(EXPERIMENTS))

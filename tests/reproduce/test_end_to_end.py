@@ -18,7 +18,7 @@ from lightning_meta.reproduce.runs import find_runs
 from tests.modules.test_resume import ROOT, assert_equal
 from tests.reproduce.test_exchange import TINY
 
-STEP = 7  # in the middle of an epoch
+STEP = 7  # its end is that of an epoch; test_exchange.py stops within one
 STOP_PARENT = """    - class_path: tests.reproduce.test_end_to_end.StopParent
       init_args: {number: NUMBER}
 """
@@ -56,6 +56,7 @@ def test_stopped_and_begun_again(
     (experiments / "stopped.yaml").write_text(also + TINY.replace("  callbacks:\n", f"  callbacks:\n{stop}"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background may ignore it
     stopped, whole = find_runs([], experiments, Path("runs/reproduce"), experiments / "results", [0], [])
 
     def reproduce(*words: str) -> int:
