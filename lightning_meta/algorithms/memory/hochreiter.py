@@ -72,7 +72,7 @@ class LSTMLearner(BatchedModule[Stream], StreamModule[Stream]):
             state: `(1, H)` at the start; None: zeros.
         """
         # PyTorch's LSTM counts layers, here one, before streams. In bfloat16 many a CPU cannot run it.
-        start = None if state is None else tuple(leaf.movedim(-2, 0) for leaf in state)
+        start = None if state is None else tuple(leaf.movedim(-2, 0).contiguous() for leaf in state)
         with torch.autocast(x.device.type, enabled=False):
             hidden, (h, c) = self.lstm(torch.cat([x, targets], dim=-1), start)
         return self.output(hidden), (h.movedim(0, -2), c.movedim(0, -2))
