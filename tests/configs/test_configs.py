@@ -260,6 +260,8 @@ def assert_contains(found: Any, expected: Any, where: str = "model") -> None:
             assert_contains(found[key], expected[key], f"{where}.{key}")
     elif isinstance(found, dict):
         assert found["class_path"] == expected, where  # a class without arguments, written short
+    elif callable(found):
+        assert f"{found.__module__}.{found.__qualname__}" == expected, where
     else:
         assert (list(found) if isinstance(found, tuple) else found) == expected, where  # YAML has no tuples
 

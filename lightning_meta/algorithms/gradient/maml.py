@@ -3,8 +3,10 @@
 Finn, Abbeel, Levine: "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks" (2017), arXiv:1703.03400.
 `first_order=True` is FOMAML (section 5.2 of the paper).
 
-Deviations: the convolutions of `Conv4` carry no bias (normalisation cancels it). Everything else, such as schedules and
-the number of query examples, is a setting and stands in the configs.
+Deviations: the convolutions of `Conv4` carry no bias (normalisation cancels it). Normalisation has a scale and a shift
+that are adapted like all weights; in the authors' code it has no scale, and its shift is meta-learned only. On Omniglot
+they draw the head's weights from a unit normal (`head_init`); torch's narrower draw is the default here. Everything
+else, such as schedules and the number of query examples, is a setting and stands in the configs.
 """
 
 from collections.abc import Callable
