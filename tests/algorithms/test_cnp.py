@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.distributions import Normal
 from torch.nn import functional as F
 
-from lightning_meta.algorithms import ConditionalNeuralProcess
+from lightning_meta.algorithms import AttentiveNeuralProcess, ConditionalNeuralProcess, NeuralProcess
 from lightning_meta.algorithms.memory.cnp import keep_some
 from lightning_meta.core import Batch, Episode
 from lightning_meta.errors import ConfigError
@@ -62,6 +63,18 @@ def test_training_reads_only_the_points_that_are_kept(monkeypatch: pytest.Monkey
 def test_tasks_keep_points_of_their_own() -> None:
     """How many are kept is drawn for each task, not once for the meta-batch."""
     assert len(keep_some(torch.zeros(50, 10, 1)).sum(1).unique()) > 5
+
+
+@pytest.mark.parametrize("algorithm", [ConditionalNeuralProcess, NeuralProcess, AttentiveNeuralProcess])
+def test_every_layer_starts_as_in_the_authors_code(algorithm: type[ConditionalNeuralProcess]) -> None:
+    """Glorot's uniform distribution, whose variance is 2 / (inputs + outputs); biases are zero."""
+    layers = [layer for layer in algorithm(width=64).modules() if isinstance(layer, nn.Linear)]
+    assert len(layers) >= 8
+    for layer in layers:
+        sizes, std = sum(layer.weight.shape), layer.weight.std().item()
+        assert std == pytest.approx((2 / sizes) ** 0.5, rel=0.2)  # the smallest layer has 128 weights
+        assert layer.weight.abs().max() <= (6 / sizes) ** 0.5
+        assert layer.bias is None or not layer.bias.any()
 
 
 def test_a_point_of_several_numbers_has_their_joint_density() -> None:
