@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Self, cast
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from pytorch_lightning.utilities.parsing import collect_init_args
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ from lightning_meta.ranks import gather
 MetaOptimizer = Callable[[Iterable], Optimizer]
 MetaScheduler = Callable[[Optimizer], LRScheduler]
 EVAL = ("val", "test")
-NOISE_BLOCK = 256  # steps whose seeds are drawn at once
+NOISE_BLOCK = 256  # meta-batches whose seeds are drawn at once
 NOISE_STREAM = 1000  # of rank 0; the streams below are those of episodes
 BUFFER = "buffer "  # begins the name of a new value of a buffer among the means of a training step
 
@@ -104,10 +105,20 @@ class MetaModule(pl.LightningModule):
             self.hparams.update(as_saved(type(self), given))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Noise that the hooks draw is a function of (seed, step, rank): a resumed run repeats it."""
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        block, place = divmod(self.global_step, NOISE_BLOCK)
+        self.seed_noise(self.batch_number)
+        # The step that loggers get, of which Lightning counts one too many after a resume at the end of an epoch.
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.trainer.global_step
+
+    def seed_noise(self, batch_number: int) -> None:
+        """Noise that the hooks draw is a function of (seed, meta-batch, rank): a resumed run repeats it."""
+        seed = (self.provenance or Provenance.of_this_process()).seed or 0
+        block, place = divmod(batch_number, NOISE_BLOCK)
         seed_generators(noise_seeds(seed, NOISE_STREAM + self.global_rank, block)[place], self.device)
+
+    @property
+    def batch_number(self) -> int:
+        """Of the training meta-batch at hand, from the start of training; an outer update may accumulate several."""
+        return self.trainer.fit_loop.epoch_loop.total_batch_idx
 
     def on_fit_start(self) -> None:
         """A module from `load_from_checkpoint` is in evaluation mode, in which the Trainer would train it."""
@@ -277,7 +288,7 @@ class MetaModule(pl.LightningModule):
 
 @lru_cache(maxsize=1)
 def noise_seeds(seed: int, stream: int, block: int) -> list[int]:
-    """The seeds of so many steps at once, which costs as much as one."""
+    """The seeds of so many meta-batches at once, which costs as much as one."""
     return episode_keys(seed, stream, range(block * NOISE_BLOCK, (block + 1) * NOISE_BLOCK)).tolist()
 
 
@@ -325,3 +336,16 @@ def _check_trainer(trainer: pl.Trainer) -> None:
             f"{type(trainer.strategy).__name__} shards parameters, which a functional inner loop cannot see whole; "
             "use strategy: ddp."
         )
+    if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        raise ConfigError(
+            "GradientAccumulationScheduler makes epochs of different numbers of outer updates; set "
+            "trainer.accumulate_grad_batches."
+        )
+    if trainer.reload_dataloaders_every_n_epochs:  # type: ignore[attr-defined]
+        raise ConfigError(
+            "reload_dataloaders_every_n_epochs would begin with the first episodes again; every episode is new anyway, "
+            "so leave it 0."
+        )
+    clip = trainer.gradient_clip_val
+    if clip is not None and clip < 0:
+        raise ConfigError(f"gradient_clip_val={clip} would not clip at all; take a positive number, or none.")

@@ -69,6 +69,29 @@ def test_rows_keep_their_steps_when_a_training_goes_on_at_the_end_of_an_epoch(ti
 @pytest.mark.parametrize("changed", [["--model.inner_lr", "0.2"], ["--ckpt_path", "best"]], ids=["settings", "best"])
 def test_another_training_from_a_checkpoint_gets_a_folder_of_its_own(stopped: list[str], changed: list[str]) -> None:
     before = {path: path.read_bytes() for path in RUN.rglob("*.*") if path.is_file()}
+@pytest.mark.parametrize(
+    ("stops", "accumulate"), [((4, 8, 12), 1), ((6, 7, 14), 1), ((4, 10), 2)], ids=["epochs", "within", "accumulating"]
+)
+def test_after_several_resumes_the_curves_are_those_of_a_straight_run(
+    stops: tuple[int, ...],
+    accumulate: int,
+    tiny: Path,  # noqa: F811
+) -> None:
+    """Where not every step is logged, a step that is counted twice moves all rows after it."""
+    command = [
+        "fit", "--config", str(tiny), *callbacks(), "--data.steps_per_epoch", "4", "--trainer.log_every_n_steps", "3",
+        "--trainer.accumulate_grad_batches", str(accumulate), "--trainer.max_steps",
+    ]  # fmt: skip
+    main([*command, str(stops[-1]), "--name", "whole"])
+    main([*command, str(stops[0])])
+    for stop in stops[1:]:
+        main([*command, str(stop), "--ckpt_path", "last"])
+    whole = rows(Path("runs/whole/version_0"))
+    assert rows(RUN) == whole
+    assert [int(row["step"]) for row in whole if row["val/acc"]] == list(range(3, stops[-1], 4))
+    assert [int(row["step"]) for row in whole if row["train/loss"]] == list(range(2, stops[-1], 3))
+
+
     main([*stopped, "--ckpt_path", str(LAST), *changed])
     assert {path: path.read_bytes() for path in RUN.rglob("*.*") if path.is_file()} == before
     assert torch.load("runs/tiny/version_1/checkpoints/last.ckpt", weights_only=True)["global_step"] == 8
