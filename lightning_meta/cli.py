@@ -3,7 +3,6 @@
 import logging
 import re
 import signal
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -29,7 +28,8 @@ from lightning_meta.datamodules.base import TaskDataModule
 from lightning_meta.errors import ConfigError, UserError
 from lightning_meta.loggers import RUN_ID, OfflineFirstWandbLogger
 from lightning_meta.modules import MetaModule
-from lightning_meta.resume import continues, find_checkpoint, reopen
+from lightning_meta.provenance import Provenance
+from lightning_meta.resume import continues, reopen
 
 PROGRAM = "python -m lightning_meta"
 COMMANDS = ("fit", "validate", "test")  # `predict` is for the images of a user: lightning_meta/predict.py
@@ -65,15 +65,36 @@ class SaveConfig(SaveConfigCallback):
     Checkpoints receive the id of the W&B run, for `fit --ckpt_path` to go on with it.
     """
 
+    Attributes:
+        origin: of the weights that come out.
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if trainer.loggers:  # without a logger there is no folder of the run's own
-            super().setup(trainer, pl_module, stage)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.origin = Provenance.of_this_process()
+        self.config = self.config.clone()
+        if not self.config.trainer.logger and Path(str(self.config.trainer.default_root_dir)).parent == Path(
+            RUNS, str(self.config.name)
+        ):
+            self.config.trainer.default_root_dir = None  # of this run; whoever uses its config again gets another
+
+        if self.already_saved or not (trainer.loggers or trainer.checkpoint_callbacks):  # of a replay nothing is kept
+            return
+        super().setup(trainer, pl_module, stage)
+        path = Path(str(trainer.log_dir), self.config_filename)  # every rank must ask for the folder
+        if trainer.is_global_zero:
+            path.write_text(f"# git commit: {self.origin.git_commit}\n{path.read_text()}")
+
+    def continue_run(self, origin: Provenance) -> None:
+        """Replace the config of the run by one that begins anew, not where this training goes on."""
+        self.origin, self.overwrite = origin, True
+        self.config.ckpt_path = None
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.experiment.config.update({**config, "git_commit": git_commit()}, allow_val_change=True)
+                logger.experiment.config.update({**config, "git_commit": self.origin.git_commit}, allow_val_change=True)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         for logger in trainer.loggers:
@@ -131,9 +152,31 @@ class MetaCLI(LightningCLI):
         link_values(config)
         name_run(config)
         if config.get("ckpt_path"):
-            if config.ckpt_path in CHECKPOINT_KEYWORDS:
-                config.ckpt_path = str(find_checkpoint(config.ckpt_path, config.trainer.logger))
-            self.start = check_checkpoint(Path(config.ckpt_path), config.model.class_path)["global_step"]
+            if config.ckpt_path in checkpoints.KEYWORDS:
+                folder = folder_of_runs(config)
+                if folder is None:
+                    raise ConfigError(
+                        f"--ckpt_path {config.ckpt_path} is looked for in the CSV logger's folder; without one, name "
+                        "a file."
+                    )
+                config.ckpt_path = str(checkpoints.find(config.ckpt_path, folder, config.model.class_path))
+            checkpoint = checkpoints.read_of(Path(config.ckpt_path), config.model.class_path)
+            self.start, self.origin = checkpoint["global_step"], Provenance.from_checkpoint(checkpoint)
+            if self.origin.seed not in (None, config.seed_everything):
+                if config.seed_everything:
+                    print(f"note: the seed is that of the checkpoint's training, {self.origin.seed}.", file=sys.stderr)
+                config.seed_everything = self.origin.seed
+                self._set_seed()
+
+    def before_test(self) -> None:
+        if not self.config[self.subcommand].ckpt_path and any(p.requires_grad for p in self.model.parameters()):
+            print(
+                f"warning: {self.subcommand} without --ckpt_path: the model has the weights that it starts with, none "
+                "that were trained. For those of the experiment's newest run: --ckpt_path best",
+                file=sys.stderr,
+            )
+
+    before_validate = after_test = after_validate = before_test
 
     def before_fit(self) -> None:
         """A resumed training goes on with its W&B run and in its folder; a replay writes nothing."""
@@ -157,7 +200,7 @@ class MetaCLI(LightningCLI):
                         wandb.continue_run_of(checkpoint)
                 for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
                     if isinstance(callback, SaveConfig):
-                        callback.overwrite = True
+                        callback.continue_run(self.origin.continued(callback.origin))
 
     def after_fit(self) -> None:
         if self.config[self.subcommand].test_after_fit and not self.trainer.interrupted:
@@ -245,21 +288,6 @@ class _DroppedArguments(logging.Handler):
     def report(self) -> None:
         for message in self.messages:
             print(f"note: {message}", file=sys.stderr)
-
-
-def git_commit() -> str | None:
-    """Commit of the working tree, with `-dirty` when it has changes; None outside a repository."""
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return described.stdout.strip()
 
 
 def main(args: ArgsType = None) -> Any:

@@ -28,6 +28,8 @@ from lightning_meta.metrics import EpisodicMean, EpisodicMetric
 from lightning_meta.modules.arguments import as_saved, refuse_notes
 from lightning_meta.ranks import gather
 
+from lightning_meta.provenance import KEY as PROVENANCE
+from lightning_meta.provenance import Provenance
 MetaOptimizer = Callable[[Iterable], Optimizer]
 MetaScheduler = Callable[[Optimizer], LRScheduler]
 EVAL = ("val", "test")
@@ -70,6 +72,7 @@ class MetaModule(pl.LightningModule):
         self._new_buffers: list[dict[str, Tensor]] = []  # of each meta-batch since the last outer update
         self._save_plain_arguments()
 
+        self.provenance: Provenance | None = None  # of the weights; None: they were not trained
     def measure_by(self, metric: EpisodicMetric) -> None:
         """Say what is measured per task, beside the loss. A subclass does once, when it is made."""
         self.metric = metric
@@ -126,6 +129,16 @@ class MetaModule(pl.LightningModule):
             self.train()
 
     def schedule(self) -> Schedule:
+        data = getattr(self.trainer, "datamodule", None)
+        now = Provenance.of_this_process(data.trained_on() if isinstance(data, TaskDataModule) else None)
+        self.provenance = self.provenance.continued(now) if self.trainer.ckpt_path and self.provenance else now
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.provenance is not None:
+            checkpoint[PROVENANCE] = self.provenance._asdict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.provenance = Provenance.from_checkpoint(checkpoint)
         """What the training hooks need to know of the step, by name. They read it by `scheduled`.
 
         A float may change with every step; a step that is recorded reads it anew. When another value changes, the step

@@ -12,9 +12,12 @@ import pytest
 import torch
 import yaml
 
-from lightning_meta.cli import check_checkpoint, main
+from lightning_meta.benchmark.compare import main as compare
+from lightning_meta.checkpoints import read_of
+from lightning_meta.cli import main
 from lightning_meta.errors import ConfigError
 from tests.configs.test_cli import fails, tiny  # noqa: F401 - a fixture
+from tests.conftest import Blobs
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 
@@ -95,6 +98,51 @@ def test_after_several_resumes_the_curves_are_those_of_a_straight_run(
     main([*stopped, "--ckpt_path", str(LAST), *changed])
     assert {path: path.read_bytes() for path in RUN.rglob("*.*") if path.is_file()} == before
     assert torch.load("runs/tiny/version_1/checkpoints/last.ckpt", weights_only=True)["global_step"] == 8
+
+
+def test_results_name_seed_data_and_code_of_the_training(
+    tiny: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whatever command tests it, on whatever data, with whatever code."""
+
+    def at(commit: str, *args: str) -> str:
+        monkeypatch.setattr("lightning_meta.provenance.git_commit", lambda: commit)
+        capsys.readouterr()
+        main([args[0], "--config", str(tiny), *args[1:]])
+        return capsys.readouterr().err
+
+    def facts(version: int) -> tuple[Any, ...]:
+        result = json.loads(Path(f"runs/tiny/version_{version}/result.json").read_text())
+        return tuple(result[key] for key in ("seed", "trained_on", "git_commit", "data"))
+
+    def config() -> dict[str, Any]:
+        return yaml.safe_load((RUN / "config.yaml").read_text())
+
+    at("aaa", "fit", "--seed_everything", "5", "--trainer.max_steps", "2")
+    assert facts(0) == (5, "Blobs", "aaa", "Blobs")
+    assert (RUN / "config.yaml").read_text().startswith("# git commit: aaa\n")
+    said = at("bbb", "test", "--ckpt_path", str(LAST), "--data", "tests.configs.test_resume_command.Renamed")
+    assert facts(1) == (5, "Blobs", "aaa", "Renamed")
+    assert "note: the seed" not in said
+    said = at("bbb", "fit", "--ckpt_path", str(LAST), "--seed_everything", "7")
+    assert facts(0) == (5, "Blobs", "aaa, bbb", "Blobs")
+    assert "note: the seed is that of the checkpoint's training, 5." in said
+    assert (RUN / "config.yaml").read_text().startswith("# git commit: aaa, bbb\n")
+    assert (config()["seed_everything"], config()["ckpt_path"]) == (5, None)
+    at("ccc", "fit", "--seed_everything", "6")
+    at("ccc", "test", "--ckpt_path", "runs/tiny/version_2/checkpoints/last.ckpt")
+    assert facts(3) == (6, "Blobs", "ccc", "Blobs")
+    compare([f"runs/tiny/version_{version}" for version in (0, 3)])  # two seeds, not one twice
+
+
+class Renamed(Blobs):
+    """Other data, for a test."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.name = "Renamed"
 
 
 class Bomb:
