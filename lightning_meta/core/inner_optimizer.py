@@ -5,9 +5,16 @@ from math import inf, log
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from lightning_meta.errors import ConfigError
 
 Params = dict[str, Tensor]
+
+
+def trainable(module: nn.Module) -> Params:
+    """The parameters that are not frozen (`requires_grad_(False)`), by name."""
+    return {name: param for name, param in module.named_parameters() if param.requires_grad}
 
 
 @runtime_checkable  # the command line checks that a class is one
