@@ -87,19 +87,46 @@ class TaskDataModule(pl.LightningDataModule):
                 f"take {self.meta_batch_size // world_size * world_size or world_size}, say."
             )
         share = self.meta_batch_size // world_size
-        max_steps = self.trainer.max_steps if self.trainer else -1
-        # An epoch is no longer than the training, so that even a short run is validated and has a best checkpoint.
-        steps = min(self.steps_per_epoch, max_steps) if max_steps > 0 else self.steps_per_epoch
+        max_steps, steps = self.trainer.max_steps if self.trainer else -1, self.updates_per_epoch
         if max_steps > 0 and max_steps % steps:
             rank_zero_warn(
                 f"the last {max_steps % steps} of max_steps={max_steps} steps are not validated, so the best "
-                f"checkpoint cannot have them; take a number of steps that data.steps_per_epoch={steps} divides."
+                f"checkpoint cannot have them; take a number of steps that the {steps} of an epoch divide."
             )
 
+        repeated = self._repeated_batches
         def ids_of_batch(batch: int) -> Sequence[int]:
-            return self.train_ids(batch, rank, share)
+            return self.train_ids(batch % repeated if repeated else batch, rank, share)
 
-        return EpisodeLoader(self.dataset("train"), ids_of_batch, steps, endless=True, num_workers=self.num_workers)
+        return EpisodeLoader(
+            self.dataset("train"), ids_of_batch, self._epoch, endless=True, num_workers=self.num_workers
+        )
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Outer updates in an epoch, which the Trainer may limit."""
+        if self.trainer is None:
+            return self.steps_per_epoch
+        batches = _limited(self._epoch, self.trainer.limit_train_batches)
+        return -(-batches // self.trainer.accumulate_grad_batches)
+
+    @property
+    def _epoch(self) -> int:
+        """Meta-batches in an epoch, before the Trainer limits it.
+
+        It is no longer than the training, so that even a short run is validated and has a best checkpoint.
+        """
+        if self.trainer is None:
+            return self.steps_per_epoch
+        max_steps = self.trainer.max_steps
+        steps = min(self.steps_per_epoch, max_steps) if max_steps > 0 else self.steps_per_epoch
+        return steps * self.trainer.accumulate_grad_batches
+
+    @property
+    def _repeated_batches(self) -> int:
+        """How many meta-batches `Trainer(overfit_batches=...)` repeats; 0: none, every one is new."""
+        overfit = self.trainer.overfit_batches if self.trainer else 0  # type: ignore[attr-defined]
+        return _limited(self._epoch, overfit) if overfit else 0
 
     def val_dataloader(self) -> EpisodeLoader:
         return self._frozen_loader("val", self.val_episodes)
@@ -128,6 +155,11 @@ class TaskDataModule(pl.LightningDataModule):
 
 
 @dataclass
+def _limited(batches: int, limit: int | float) -> int:
+    """So many batches, or such a part of them, as the Trainer reads its limits."""
+    return max(min(batches, limit) if isinstance(limit, int) else int(batches * limit), 1)
+
+
 class ShapeOverride:
     """Way, shot and query of one split where they differ from the datamodule's; None keeps the datamodule's."""
 
