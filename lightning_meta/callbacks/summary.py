@@ -195,7 +195,7 @@ def _render(result: dict[str, Any], tasks: str, files: dict[str, str]) -> str:
         **logs,
         "episodes": f"{tasks}; seed {result['episode_seed']}",
         "protocol": protocol,
-        "trained": f"{result['outer_steps'] or 0} outer steps"
+        "trained": f"{result['outer_steps'] or 'no'} outer steps"
         + (f" on {result['trained_on']}" if result["trained_on"] not in (None, result["data"]) else ""),
         "time": f"{time}; {result['hardware']}",
         **files,

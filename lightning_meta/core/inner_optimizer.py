@@ -33,8 +33,18 @@ def of(rate: float | Params, name: str) -> float | Tensor:
     return rate[name] if isinstance(rate, dict) else rate
 
 
+class Rule:
+    """What the update rules below share: a check of their rate, unless it is learned."""
+
+    lr: float | Params
+
+    def __post_init__(self) -> None:
+        if isinstance(self.lr, float | int) and not self.lr >= 0:
+            raise ConfigError(f"an inner step size of {self.lr} climbs the loss; take a positive number.")
+
+
 @dataclass(frozen=True)
-class SGD:
+class SGD(Rule):
     """Gradient descent, `phi <- phi - lr * grad` (MAML, equation 1); `lr` is one rate, or rates by parameter name."""
 
     lr: float | Params
@@ -47,7 +57,7 @@ class SGD:
 
 
 @dataclass(frozen=True)
-class Momentum:
+class Momentum(Rule):
     """Gradient descent with momentum, as `torch.optim.SGD`: `v <- momentum * v + grad; phi <- phi - lr * v`.
 
     With `nesterov` the step is along `grad + momentum * v` (Nesterov's accelerated gradient). `lr` is one rate, or
@@ -71,7 +81,7 @@ class Momentum:
 
 
 @dataclass(frozen=True)
-class RMSprop:
+class RMSprop(Rule):
     """RMSprop (Tieleman and Hinton 2012, lecture 6.5 of a course); `alpha` and `eps` as in `torch.optim.RMSprop`.
 
     `lr` is one rate, or rates by parameter name.
@@ -103,7 +113,7 @@ class AdamState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Adam:
+class Adam(Rule):
     """Adam (Kingma and Ba 2015, arXiv:1412.6980) with bias correction; `betas` and `eps` as in `torch.optim.Adam`.
 
     `lr` is one rate, or rates by parameter name.

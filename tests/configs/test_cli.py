@@ -109,6 +109,21 @@ def test_explicit_settings_win_over_the_checkpoints(tiny: Path) -> None:
 
 def test_unknown_keys_are_named(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     message = fails(["fit", "--config", str(tiny), "--model.inner_lrr", "1"], capsys)
+@pytest.mark.parametrize("command", ["test", "validate"])
+def test_scores_of_untrained_weights_are_called_that_first_and_last(
+    tiny: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warning = f"warning: {command} without --ckpt_path: the model has the weights that it starts with"
+    main([command, "--config", str(tiny)])
+    said = capsys.readouterr()
+    assert said.err.count(warning) == 2
+    assert ("trained    no outer steps" in said.out) == (command == "test")
+    main(["fit", "--config", str(tiny)])
+    assert warning not in capsys.readouterr().err
+    main([command, "--config", str(tiny), "--ckpt_path", "runs/tiny/version_1/checkpoints/last.ckpt"])
+    assert warning not in capsys.readouterr().err
+
+
     assert "'inner_lrr' is not accepted" in message
     assert "--model.help lightning_meta.algorithms.MAML" in message
     assert "max_stepz" in fails(["fit", "--config", str(tiny), "--trainer.max_stepz", "1"], capsys)
