@@ -181,6 +181,7 @@ class MetaCLI(LightningCLI):
     def before_fit(self) -> None:
         """A resumed training goes on with its W&B run and in its folder; a replay writes nothing."""
         checkpoint, replay = (self.config[self.subcommand][key] for key in ("ckpt_path", "replay"))
+        self.datamodule.test_after_fit = self.config[self.subcommand].test_after_fit
         if checkpoint and replay is None:
             self._go_on_in_folder(Path(checkpoint))
         if replay is not None:
