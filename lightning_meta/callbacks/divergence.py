@@ -187,7 +187,7 @@ def _batch_and_ids(loader: EpisodeLoader) -> tuple[int, Sequence[int]]:
 def _last_checkpoint(trainer: pl.Trainer) -> Path | None:
     # Lightning notes the path of a checkpoint before it writes the file, so the files are asked.
     folders = [callback.dirpath for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
-    found = [path for folder in folders if folder and (path := newest_checkpoint(Path(folder)))]
-    if not found and trainer.ckpt_path:
-        return Path(trainer.ckpt_path)
-    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+    found = checkpoints.last(one for folder in folders if folder for one in checkpoints.below(Path(folder)))
+    if found:
+        return found.path
+    return Path(trainer.ckpt_path) if trainer.ckpt_path else None

@@ -13,8 +13,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
+from lightning_meta import checkpoints
 from lightning_meta.backbones import norm_protocol
-from lightning_meta.callbacks.checkpoint import newest_checkpoint
 from lightning_meta.callbacks.episode_table import EpisodeTable
 from lightning_meta.callbacks.pictures import Pictures
 from lightning_meta.callbacks.throughput import Throughput
@@ -126,7 +126,7 @@ def _logged(trainer: pl.Trainer, metric: str) -> dict[str, float]:
 def _outer_steps(trainer: pl.Trainer) -> int | None:
     """How many outer updates made the weights that were tested; None for none."""
     if trainer.ckpt_path:
-        return _global_step(trainer.ckpt_path)
+        return checkpoints.describe(Path(trainer.ckpt_path)).step
     return trainer.global_step or None
 
 
@@ -135,12 +135,8 @@ def _trained_steps(trainer: pl.Trainer) -> int | None:
     tested = _outer_steps(trainer)
     if tested is None or not trainer.ckpt_path:
         return tested
-    last = newest_checkpoint(Path(trainer.ckpt_path).parent, "last*.ckpt")
-    return max(tested, _global_step(last)) if last else tested
-
-
-def _global_step(checkpoint: str | Path) -> int:
-    return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
+    run = checkpoints.run_of(Path(trainer.ckpt_path))
+    return max([tested, *(one.step for one in checkpoints.below(run))]) if run else tested
 
 
 def _experiment(trainer: pl.Trainer) -> str:
