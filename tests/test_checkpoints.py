@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -10,24 +9,10 @@ import torch
 from lightning_meta import checkpoints
 from lightning_meta.callbacks import EpisodicCheckpoint
 from lightning_meta.errors import ConfigError
+from tests.conftest import write_checkpoint as write
 from tests.modules.test_resume import fit
 
 MODEL = "lightning_meta.algorithms.MAML"
-
-
-def write(path: Path, step: int, score: float | None = None, time: float | None = None, **others: Any) -> Path:
-    """A checkpoint as `EpisodicCheckpoint` has them, without weights."""
-    state = {"monitor": "val/acc", "mode": "max", "score": score, "time": step if time is None else time} | others
-    path.parent.mkdir(parents=True, exist_ok=True)
-    model = state.pop("model", MODEL)
-    torch.save(
-        {
-            "state_dict": {}, "global_step": step, "hyper_parameters": {"_class_path": model},
-            "callbacks": {"EpisodicCheckpoint{...}": state},
-        },
-        path,
-    )  # fmt: skip
-    return path
 
 
 @pytest.mark.parametrize(("mode", "best"), [("max", "b.ckpt"), ("min", "c.ckpt")])

@@ -228,8 +228,3 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"cannot write checkpoint {path}: {error.strerror}. It needs {content.getbuffer().nbytes:,} bytes; "
                 f"{free:,} are free there. {kept}"
             ) from error
-
-
-def newest_checkpoint(folder: Path, pattern: str = "*.ckpt") -> Path | None:
-    """The file of that pattern in `folder` that was written last; None if there is none."""
-    return max(folder.glob(pattern), key=lambda path: path.stat().st_mtime_ns, default=None)
