@@ -252,11 +252,10 @@ def test_every_split_has_its_own_shape() -> None:
         assert sorted(episode.query.y.unique().tolist()) == list(range(n_way))
 
 
-def test_too_few_classes_name_both_numbers() -> None:
-    module = ready(blobs(val=ShapeOverride(n_way=20)))
-    with pytest.raises(ConfigError, match=rf"n_way=20\b.*\b{CLASSES} classes"):
-        module.val_dataloader()
-    module.train_dataloader()
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_too_few_classes_name_both_numbers_and_the_split_before_training(split: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{split} episodes .* n_way=20\b.*\b{CLASSES} classes"):
+        blobs(**{split: ShapeOverride(n_way=20)}).setup("fit")
 
 
 def test_too_few_examples_name_all_numbers() -> None:
