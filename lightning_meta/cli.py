@@ -63,20 +63,23 @@ class ComposingParser(LightningArgumentParser):
 class SaveConfig(SaveConfigCallback):
     """Save the resolved config in the run's folder; W&B receives it too; both with the git commit.
 
-    Checkpoints receive the id of the W&B run, for `fit --ckpt_path` to go on with it.
+    Whoever uses the config of a training again begins anew, in a folder of its own. Checkpoints receive the id of the
+    W&B run, for `fit --ckpt_path` to go on with it.
 
     Attributes:
         origin: of the weights that come out.
+        begun_from: the checkpoint where a training goes on.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.origin = Provenance.of_this_process()
+        self.begun_from: Path | None = None
         self.config = self.config.clone()
         if not self.config.trainer.logger and Path(str(self.config.trainer.default_root_dir)).parent == Path(
             RUNS, str(self.config.name)
         ):
-            self.config.trainer.default_root_dir = None  # of this run; whoever uses its config again gets another
+            self.config.trainer.default_root_dir = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.already_saved or not (trainer.loggers or trainer.checkpoint_callbacks):  # of a replay nothing is kept
@@ -84,11 +87,11 @@ class SaveConfig(SaveConfigCallback):
         super().setup(trainer, pl_module, stage)
         path = Path(str(trainer.log_dir), self.config_filename)  # every rank must ask for the folder
         if trainer.is_global_zero:
-            path.write_text(f"# git commit: {self.origin.git_commit}\n{path.read_text()}")
+            begun = f"# begun from: {self.begun_from}\n" if self.begun_from else ""
+            path.write_text(f"# git commit: {self.origin.git_commit}\n{begun}{path.read_text()}")
 
-    def continue_run(self, origin: Provenance) -> None:
-        """Replace the config of the run by one that begins anew, not where this training goes on."""
-        self.origin, self.overwrite = origin, True
+    def begin_from(self, checkpoint: Path, origin: Provenance) -> None:
+        self.begun_from, self.origin = checkpoint, origin.continued(self.origin)
         self.config.ckpt_path = None
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -184,6 +187,8 @@ class MetaCLI(LightningCLI):
         self.datamodule.test_after_fit = self.config[self.subcommand].test_after_fit
         checkpoint, replay = (self.config[self.subcommand][key] for key in ("ckpt_path", "replay"))
         if checkpoint and replay is None:
+            for callback in self._saving:
+                callback.begin_from(Path(checkpoint), self.origin)
             self._go_on_in_folder(Path(checkpoint))
         if replay is not None:
             self.trainer.loggers = []
@@ -200,9 +205,13 @@ class MetaCLI(LightningCLI):
                 for wandb in self.trainer.loggers:
                     if isinstance(wandb, OfflineFirstWandbLogger):
                         wandb.continue_run_of(checkpoint)
-                for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-                    if isinstance(callback, SaveConfig):
-                        callback.continue_run(self.origin.continued(callback.origin))
+                for callback in self._saving:
+                    callback.overwrite, callback.begun_from = True, None
+
+    @property
+    def _saving(self) -> list[SaveConfig]:
+        """One, or none in a dry run."""
+        return [callback for callback in self.trainer.callbacks if isinstance(callback, SaveConfig)]  # type: ignore[attr-defined]
 
     def after_fit(self) -> None:
         if self.config[self.subcommand].test_after_fit and not self.trainer.interrupted:

@@ -116,6 +116,18 @@ def test_the_config_of_a_resumed_run_begins_anew(tiny: Path) -> None:  # noqa: F
     main(["fit", "--config", str(tiny), "--ckpt_path", "last"])
     config = Path("runs/tiny/version_0/config.yaml")
     assert yaml.safe_load(config.read_text())["ckpt_path"] is None
+    assert "# begun from" not in config.read_text()
     main(["fit", "--config", str(config)])
     rows = Path("runs/tiny/version_1/metrics.csv").read_text().splitlines()[1:]
     assert len([row for row in rows if row]) >= 4 + 2, "from the first step on"
+
+
+def test_the_config_of_a_run_that_another_one_began_says_so_and_begins_anew(tiny: Path) -> None:  # noqa: F811
+    main(["fit", "--config", str(tiny), *SHORT])
+    main(["fit", "--config", str(tiny), "--ckpt_path", "best"])
+    best = "runs/tiny/version_0/checkpoints/best-step=2.ckpt"
+    text = Path("runs/tiny/version_1/config.yaml").read_text()
+    assert f"\n# begun from: {best}\n" in text
+    assert yaml.safe_load(text)["ckpt_path"] is None
+    main(["test", "--config", str(tiny), "--ckpt_path", best])
+    assert yaml.safe_load(Path("runs/tiny/version_2/config.yaml").read_text())["ckpt_path"] == best
