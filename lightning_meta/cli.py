@@ -3,14 +3,13 @@
 import logging
 import re
 import signal
-import subprocess
 import sys
 import warnings
+from itertools import count
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
-import torch
 import yaml
 from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeInt
@@ -22,6 +21,7 @@ from pytorch_lightning.loggers import CSVLogger, WandbLogger
 import lightning_meta.algorithms
 import lightning_meta.backbones
 import lightning_meta.datamodules  # noqa: F401 - imported for short names: `--model MAML`
+from lightning_meta import checkpoints
 from lightning_meta.allocator import keep_freed_memory
 from lightning_meta.callbacks import ReplayStep
 from lightning_meta.composition import compose
@@ -29,15 +29,16 @@ from lightning_meta.datamodules.base import TaskDataModule
 from lightning_meta.errors import ConfigError, UserError
 from lightning_meta.loggers import RUN_ID, OfflineFirstWandbLogger
 from lightning_meta.modules import MetaModule
-from lightning_meta.resume import continues, find_checkpoint, reopen
+from lightning_meta.provenance import Provenance
+from lightning_meta.resume import continues, reopen
 
 PROGRAM = "python -m lightning_meta"
 COMMANDS = ("fit", "validate", "test")  # `predict` is for the images of a user: lightning_meta/predict.py
 # Lines of jsonargparse's messages that explain its search, not the mistake.
 NOISE = ("Does not validate", "- Does not validate", "Subtypes: ", "- Expected a <class 'NoneType'>", "Given value")
+RUNS = "runs"  # where runs without loggers go
 # data.<key> -> model.<key> or model.backbone.<key>: set once, on the data.
 LINKED = ("n_way", "k_shot", "vocabulary", "length")
-CHECKPOINT_KEYWORDS = ("best", "last")  # of the experiment's newest run
 
 
 class ComposingParser(LightningArgumentParser):
@@ -60,20 +61,44 @@ class ComposingParser(LightningArgumentParser):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Save the resolved config in the run's folder; W&B receives it too, with the git commit.
+    """Save the resolved config in the run's folder; W&B receives it too; both with the git commit.
 
-    Checkpoints receive the id of the W&B run, for `fit --ckpt_path` to go on with it.
+    Whoever uses the config of a training again begins anew, in a folder of its own. Checkpoints receive the id of the
+    W&B run, for `fit --ckpt_path` to go on with it.
+
+    Attributes:
+        origin: of the weights that come out.
+        begun_from: the checkpoint where a training goes on.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.origin = Provenance.of_this_process()
+        self.begun_from: Path | None = None
+        self.config = self.config.clone()
+        if not self.config.trainer.logger and Path(str(self.config.trainer.default_root_dir)).parent == Path(
+            RUNS, str(self.config.name)
+        ):
+            self.config.trainer.default_root_dir = None
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if trainer.loggers:  # without a logger there is no folder of the run's own
-            super().setup(trainer, pl_module, stage)
+        if self.already_saved or not (trainer.loggers or trainer.checkpoint_callbacks):  # of a replay nothing is kept
+            return
+        super().setup(trainer, pl_module, stage)
+        path = Path(str(trainer.log_dir), self.config_filename)  # every rank must ask for the folder
+        if trainer.is_global_zero:
+            begun = f"# begun from: {self.begun_from}\n" if self.begun_from else ""
+            path.write_text(f"# git commit: {self.origin.git_commit}\n{begun}{path.read_text()}")
+
+    def begin_from(self, checkpoint: Path, origin: Provenance) -> None:
+        self.begun_from, self.origin = checkpoint, origin.continued(self.origin)
+        self.config.ckpt_path = None
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.experiment.config.update({**config, "git_commit": git_commit()}, allow_val_change=True)
+                logger.experiment.config.update({**config, "git_commit": self.origin.git_commit}, allow_val_change=True)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         for logger in trainer.loggers:
@@ -131,14 +156,39 @@ class MetaCLI(LightningCLI):
         link_values(config)
         name_run(config)
         if config.get("ckpt_path"):
-            if config.ckpt_path in CHECKPOINT_KEYWORDS:
-                config.ckpt_path = str(find_checkpoint(config.ckpt_path, config.trainer.logger))
-            self.start = check_checkpoint(Path(config.ckpt_path), config.model.class_path)["global_step"]
+            if config.ckpt_path in checkpoints.KEYWORDS:
+                folder = folder_of_runs(config)
+                if folder is None:
+                    raise ConfigError(
+                        f"--ckpt_path {config.ckpt_path} is looked for in the CSV logger's folder; without one, name "
+                        "a file."
+                    )
+                config.ckpt_path = str(checkpoints.find(config.ckpt_path, folder, config.model.class_path))
+            checkpoint = checkpoints.read_of(Path(config.ckpt_path), config.model.class_path)
+            self.start, self.origin = checkpoint["global_step"], Provenance.from_checkpoint(checkpoint)
+            if self.origin.seed not in (None, config.seed_everything):
+                if config.seed_everything:
+                    print(f"note: the seed is that of the checkpoint's training, {self.origin.seed}.", file=sys.stderr)
+                config.seed_everything = self.origin.seed
+                self._set_seed()
+
+    def before_test(self) -> None:
+        if not self.config[self.subcommand].ckpt_path and any(p.requires_grad for p in self.model.parameters()):
+            print(
+                f"warning: {self.subcommand} without --ckpt_path: the model has the weights that it starts with, none "
+                "that were trained. For those of the experiment's newest run: --ckpt_path best",
+                file=sys.stderr,
+            )
+
+    before_validate = after_test = after_validate = before_test
 
     def before_fit(self) -> None:
         """A resumed training goes on with its W&B run and in its folder; a replay writes nothing."""
+        self.datamodule.test_after_fit = self.config[self.subcommand].test_after_fit
         checkpoint, replay = (self.config[self.subcommand][key] for key in ("ckpt_path", "replay"))
         if checkpoint and replay is None:
+            for callback in self._saving:
+                callback.begin_from(Path(checkpoint), self.origin)
             self._go_on_in_folder(Path(checkpoint))
         if replay is not None:
             self.trainer.loggers = []
@@ -150,40 +200,23 @@ class MetaCLI(LightningCLI):
         config = yaml.safe_load(self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False))
         for logger in self.trainer.loggers:
             if isinstance(logger, CSVLogger) and continues(checkpoint, logger, config):
-                logger._version = checkpoint.resolve().parent.parent.name
+                logger._version = cast(Path, checkpoints.run_of(checkpoint)).name
                 reopen(logger, self.start)
                 for wandb in self.trainer.loggers:
                     if isinstance(wandb, OfflineFirstWandbLogger):
                         wandb.continue_run_of(checkpoint)
-                for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-                    if isinstance(callback, SaveConfig):
-                        callback.overwrite = True
+                for callback in self._saving:
+                    callback.overwrite, callback.begun_from = True, None
+
+    @property
+    def _saving(self) -> list[SaveConfig]:
+        """One, or none in a dry run."""
+        return [callback for callback in self.trainer.callbacks if isinstance(callback, SaveConfig)]  # type: ignore[attr-defined]
 
     def after_fit(self) -> None:
         if self.config[self.subcommand].test_after_fit and not self.trainer.interrupted:
             best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
             self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best or None, verbose=False)
-
-
-def check_checkpoint(path: Path, class_path: str) -> dict[str, Any]:
-    """What is in a checkpoint. Raises `ConfigError` unless it is a readable one of a `class_path` module."""
-    if not path.is_file():
-        raise ConfigError(f"checkpoint {path} does not exist.")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for damaged files
-        raise ConfigError(
-            f"checkpoint {path} ({path.stat().st_size} bytes) cannot be read, it is damaged or no checkpoint; take "
-            f"another from its folder. ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
-        ) from error
-    if not isinstance(checkpoint, dict) or not {"state_dict", "global_step"} <= checkpoint.keys():
-        raise ConfigError(f"{path} is no Lightning checkpoint: it lacks state_dict or global_step.")
-    saved = checkpoint.get("hyper_parameters", {}).get("_class_path", class_path)
-    if saved != class_path:
-        raise ConfigError(
-            f"checkpoint {path} holds a {saved}, but the model is {class_path}; pass the matching --model."
-        )
-    return checkpoint
 
 
 def link_values(config: Namespace) -> None:
@@ -203,25 +236,60 @@ def link_values(config: Namespace) -> None:
 
 
 def name_run(config: Namespace) -> None:
-    """Give loggers without a name the experiment's; W&B also group and tags.
+    """Give loggers without a name the experiment's; W&B also group and tags. Without loggers, a folder all the same.
 
-    The group is algorithm, data, way and shot, `MAML-Omniglot-5w1s`, whose runs differ in their seeds.
+    An experiment whose algorithm or data have been exchanged is another one, and gets the name that it would have:
+    `protonet_glyphs_5w1s`. W&B's group is algorithm, data, way and shot, `MAML-Omniglot-5w1s`, whose runs differ in
+    their seeds.
     """
-    config.name = config.name or (Path(str(config.config[-1])).stem if config.config else "run")
     data, model = (config[part].class_path.rsplit(".", 1)[-1] for part in ("data", "model"))
     shape = config.data.init_args
-    algorithm = f"FO{model}" if config.model.init_args.get("first_order") else model
-    defaults = {"name": config.name, "group": f"{algorithm}-{data}", "tags": [data.lower()]}
+    sizes, tags = [], [data.lower()]
     if "n_way" in shape:
-        size = f"{shape.n_way}w{shape.k_shot}s" if shape.n_way > 1 else f"{shape.k_shot}s"
-        defaults["group"] += f"-{size}"
-        defaults["tags"] += [f"{shape.n_way}-way", f"{shape.k_shot}-shot"]
+        sizes = [f"{shape.n_way}w{shape.k_shot}s" if shape.n_way > 1 else f"{shape.k_shot}s"]
+        tags += [f"{shape.n_way}-way", f"{shape.k_shot}-shot"]
+    file = Path(str(config.config[-1])) if config.config else None
+    experiment = compose(file) if file else {}
+    if config.name in (None, experiment.get("name")):  # not by the command
+        exchanged = any(
+            part in experiment and _class_name(experiment[part]) != name
+            for part, name in (("data", data), ("model", model))
+        )
+        named_so = config.name or (file.stem if file else "run")
+        algorithm = file_name(resolve_name(config.model.class_path))
+        config.name = "_".join([algorithm, data.lower(), *sizes]) if exchanged else named_so
+    algorithm = f"FO{model}" if config.model.init_args.get("first_order") else model
+    defaults = {"name": config.name, "group": "-".join([algorithm, data, *sizes]), "tags": tags}
     loggers = config.trainer.logger
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         if isinstance(logger, Namespace) and "init_args" in logger:
             for key, value in defaults.items():
                 if key in logger.init_args and not logger.init_args[key]:
                     logger.init_args[key] = value
+    if not loggers and config.trainer.default_root_dir is None:
+        folders = (Path(RUNS, config.name, f"version_{number}") for number in count())
+        config.trainer.default_root_dir = str(next(folder for folder in folders if not folder.exists()))
+
+
+def folder_of_runs(config: Namespace) -> Path | None:
+    """Of the experiment: the CSV logger's, or where a run without loggers goes."""
+    if not config.trainer.logger:
+        return Path(config.trainer.default_root_dir).parent
+    loggers = config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
+    named = [item.init_args for item in loggers if isinstance(item, Namespace) and "CSVLogger" in item.class_path]
+    return Path(named[0].save_dir, named[0].name) if named else None
+
+
+def file_name(cls: type) -> str:
+    """What experiments of an algorithm are called: as its file, `maml_plus_plus`, unless that has several classes."""
+    file = cls.__module__.rsplit(".", 1)[-1]
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower()
+    return file if file.replace("_", "") == words.replace("_", "") else words
+
+
+def _class_name(part: Any) -> str:
+    """Of the data or the model in a config file, which may say no more than the class."""
+    return str(part["class_path"] if isinstance(part, dict) else part).rsplit(".", 1)[-1]
 
 
 class _DroppedArguments(logging.Handler):
@@ -245,21 +313,6 @@ class _DroppedArguments(logging.Handler):
     def report(self) -> None:
         for message in self.messages:
             print(f"note: {message}", file=sys.stderr)
-
-
-def git_commit() -> str | None:
-    """Commit of the working tree, with `-dirty` when it has changes; None outside a repository."""
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return described.stdout.strip()
 
 
 def main(args: ArgsType = None) -> Any:

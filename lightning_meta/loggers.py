@@ -4,9 +4,10 @@ And a folder for each run, also for runs that start together.
 """
 
 import os
-import socket
 from collections.abc import Sequence
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
+from ssl import SSLError
 from typing import Any, Literal
 from urllib.parse import urlparse
 
@@ -14,7 +15,7 @@ import torch
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
-CONNECT_TIMEOUT = 3.0  # seconds; wandb itself would try for 40 s
+CONNECT_TIMEOUT, ANSWER_TIMEOUT = 3.0, 10.0  # seconds; wandb itself would try for minutes
 RUN_ID = "wandb_run_id"  # in checkpoints: the run that they were saved in
 
 
@@ -38,8 +39,8 @@ class OwnFolderCSVLogger(CSVLogger):
 class OfflineFirstWandbLogger(WandbLogger):
     """`WandbLogger` that decides by itself whether to upload.
 
-    Online when `WANDB_API_KEY` is set and the server answers; otherwise the run is written to `save_dir/wandb/` and
-    can be uploaded later by `wandb sync`. `WANDB_MODE` (online, offline, disabled) overrules this. Artifacts and the
+    Online when the server answers, and `WANDB_API_KEY` is set or `WANDB_MODE` is `online`; otherwise the run is written
+    to `save_dir/wandb/` and can be uploaded later by `wandb sync`. Artifacts and the
     images of tables wait in `save_dir/wandb/artifacts/`; W&B would put them in the home folder (`WANDB_DATA_DIR`).
 
     Args:
@@ -95,16 +96,22 @@ class OfflineFirstWandbLogger(WandbLogger):
 
 def _must_be_offline() -> bool:
     mode = os.environ.get("WANDB_MODE")
-    if mode:
-        return mode in ("offline", "dryrun")
-    if not os.environ.get("WANDB_API_KEY"):
-        return True
+    if mode not in (None, "", "online") or not (mode or os.environ.get("WANDB_API_KEY")):
+        return mode != "disabled"
     url = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
+    connection = (HTTPConnection if url.scheme == "http" else HTTPSConnection)(
+        str(url.hostname), url.port, timeout=CONNECT_TIMEOUT
+    )
     try:
-        with socket.create_connection(
-            (url.hostname, url.port or (80 if url.scheme == "http" else 443)), timeout=CONNECT_TIMEOUT
-        ):
-            return False
-    except OSError as error:
+        connection.connect()
+        connection.sock.settimeout(ANSWER_TIMEOUT)
+        connection.request("HEAD", url.path or "/")
+        connection.getresponse()
+    except SSLError:
+        pass  # an answer too: wandb may know a certificate that Python does not
+    except (OSError, HTTPException) as error:
         rank_zero_info(f"W&B: {url.hostname} does not answer ({error}); this run is written offline.")
         return True
+    finally:
+        connection.close()
+    return False

@@ -17,9 +17,9 @@ import yaml
 from pytorch_lightning.cli import instantiate_module
 from torch import Tensor
 
+from lightning_meta import checkpoints
 from lightning_meta.backbones import norm_protocol
 from lightning_meta.callbacks.tables import write_csv
-from lightning_meta.cli import check_checkpoint
 from lightning_meta.core import Batch
 from lightning_meta.datamodules.base import TaskDataModule
 from lightning_meta.datamodules.classification import ClassificationDataModule
@@ -57,8 +57,8 @@ def load_run(run: Path, checkpoint: Path | None = None) -> tuple[EpisodicModule[
         raise DataError(f"{run} has no config.yaml; give the folder of a training run: runs/<experiment>/version_<n>.")
     config = yaml.safe_load((run / "config.yaml").read_text())
     data, model = config["data"], config["model"]["class_path"]
-    checkpoint = checkpoint or best_checkpoint(run / "checkpoints")
-    check_checkpoint(checkpoint, model)
+    checkpoint = checkpoint or checkpoints.best_or_last(run)
+    checkpoints.read_of(checkpoint, model)
     package, _, name = model.rpartition(".")
     try:
         module = getattr(import_module(package), name).load_from_checkpoint(checkpoint, map_location="cpu")
@@ -69,17 +69,6 @@ def load_run(run: Path, checkpoint: Path | None = None) -> tuple[EpisodicModule[
     if not (isinstance(module.metric, EpisodicAccuracy) and isinstance(datamodule, ClassificationDataModule)):
         raise ConfigError(f"{run} is {name} on {datamodule.name}; predict is for runs that learned to classify images.")
     return module, datamodule, checkpoint
-
-
-def best_checkpoint(folder: Path) -> Path:
-    """The best checkpoint of a run, or else the last one."""
-    found = sorted(folder.glob("best-*.ckpt")) or sorted(folder.glob("last.ckpt"))
-    if not found:
-        raise DataError(f"{folder} has no best-*.ckpt and no last.ckpt; give the folder of a run that was trained.")
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
-        raise ConfigError(f"{folder} has {len(found)} best checkpoints, {names}; choose one by --ckpt_path.")
-    return found[0]
 
 
 def read_task(support: Path, query: Path, data: ClassificationDataModule, invert: bool = False) -> Task:

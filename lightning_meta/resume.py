@@ -1,4 +1,4 @@
-"""Going on with a run where it stopped: which checkpoint, and in which folder."""
+"""Going on with a run where it stopped, in its folder."""
 
 import csv
 import warnings
@@ -6,31 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import Namespace
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from lightning_meta.callbacks.checkpoint import newest_checkpoint
-from lightning_meta.errors import ConfigError
-
-
-def find_checkpoint(keyword: str, loggers: Any) -> Path:
-    """The newest `last` or `best` checkpoint of the experiment, over all its versions.
-
-    Args:
-        keyword: `last` or `best`.
-        loggers: `trainer.logger` of the configuration; the CSV logger's folder is the experiment's.
-    """
-    loggers = loggers if isinstance(loggers, list) else [loggers]
-    named = [item.init_args for item in loggers if isinstance(item, Namespace) and "CSVLogger" in item.class_path]
-    if not named:
-        raise ConfigError(f"--ckpt_path {keyword} is looked for in the CSV logger's folder; without one, name a file.")
-    folder = Path(named[0].save_dir, named[0].name)
-    pattern = f"*/checkpoints/{keyword}*.ckpt"
-    found = newest_checkpoint(folder, pattern)
-    if found is None:
-        raise ConfigError(f"--ckpt_path {keyword}: there is no {folder / pattern}. To start anew, leave it out.")
-    return found
+from lightning_meta import checkpoints
 
 
 def continues(checkpoint: Path, logger: CSVLogger, config: dict[str, Any]) -> bool:
@@ -44,11 +23,13 @@ def continues(checkpoint: Path, logger: CSVLogger, config: dict[str, Any]) -> bo
         logger: of the new training.
         config: of the new training, as a `config.yaml` would have it.
     """
-    run = checkpoint.resolve().parent.parent
-    saved = run / "config.yaml"
-    if not checkpoint.name.startswith("last") or run.parent != Path(logger.root_dir).resolve() or not saved.is_file():
+    run = checkpoints.run_of(checkpoint)
+    if run is None or run.parent != Path(logger.root_dir).resolve():
         return False
-    former = yaml.safe_load(saved.read_text())
+    newest = checkpoints.last(checkpoints.below(run))
+    if newest is None or not newest.path.samefile(checkpoint):
+        return False
+    former = yaml.safe_load((run / "config.yaml").read_text())
     return all(former[part] == config[part] for part in ("data", "model"))
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -120,6 +121,25 @@ def autograd_meta_gradient(
     module.zero_grad()
     torch.stack(losses).mean().backward()
     return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+
+
+def write_checkpoint(
+    path: Path, step: int, score: float | None = None, weights: Tensor | None = None, **others: Any
+) -> Path:
+    """A checkpoint as `EpisodicCheckpoint` has them. `others` is what else it says of itself."""
+    model = others.pop("model", "lightning_meta.algorithms.MAML")
+    state = {"monitor": "val/acc", "mode": "max", "score": score, "time": step} | others
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(
+        {
+            "state_dict": {} if weights is None else {"weights": weights},
+            "global_step": step,
+            "hyper_parameters": {"_class_path": model},
+            "callbacks": {"EpisodicCheckpoint{...}": state},
+        },
+        path,
+    )
+    return path
 
 
 @pytest.fixture(autouse=True)

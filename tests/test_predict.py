@@ -16,13 +16,14 @@ from torch import Tensor
 
 from lightning_meta import predict
 from lightning_meta.algorithms import MAML, ProtoNet, RelationNet
+from lightning_meta.checkpoints import best_or_last
 from lightning_meta.cli import main
 from lightning_meta.core import Batch, TaskOutput
 from lightning_meta.datamodules import CIFARFS, Glyphs, ImageFolder, Omniglot
 from lightning_meta.datamodules.omniglot import shrink
 from lightning_meta.errors import ConfigError, UserError
 from lightning_meta.modules import EpisodicModule, StreamModule
-from lightning_meta.predict import Task, best_checkpoint, check, load_run, probabilities, read_task
+from lightning_meta.predict import Task, check, load_run, probabilities, read_task
 from tests.conftest import SIZE, blobs, conv4
 
 ROOT = Path(__file__).parents[1]
@@ -202,17 +203,6 @@ def test_a_run_that_does_not_classify_images_is_refused(at_work: Path, tmp_path:
         load_run(tmp_path, next(Path("runs/maml").rglob("best-*.ckpt")))
 
 
-def test_the_best_checkpoint_is_taken_if_there_is_one(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no best"):
-        best_checkpoint(tmp_path)
-    for name in ("last.ckpt", "best-step=2.ckpt"):
-        (tmp_path / name).touch()
-        assert best_checkpoint(tmp_path).name == name
-    (tmp_path / "best-step=4.ckpt").touch()
-    with pytest.raises(ConfigError, match=r"best-step=2.ckpt, best-step=4.ckpt.*--ckpt_path"):
-        best_checkpoint(tmp_path)
-
-
 # ---- what algorithms need -------------------------------------------------------------------------------------------
 
 
@@ -294,7 +284,7 @@ def test_images_are_made_like_those_of_the_data(tmp_path: Path) -> None:
 def test_the_lines_of_the_readme_run_and_agree_with_the_command(at_work: Path) -> None:
     section = (ROOT / "README.md").read_text().split("## Use a trained meta-learner")[1].split("\n## ")[0]
     (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    checkpoint = best_checkpoint(Path("runs/maml/version_0/checkpoints"))
+    checkpoint = best_or_last(Path("runs/maml/version_0"))
     code, replaced = re.subn(r'"runs/.*?\.ckpt"', repr(str(checkpoint)), code)
     assert replaced == 1
     _, data, _ = load_run(Path("runs/maml/version_0"))
@@ -308,7 +298,7 @@ def test_the_lines_of_the_readme_run_and_agree_with_the_command(at_work: Path) -
 
 
 def test_a_loaded_module_is_in_evaluation_mode_until_it_is_trained_again(at_work: Path) -> None:
-    module = MAML.load_from_checkpoint(best_checkpoint(Path("runs/maml/version_0/checkpoints")))
+    module = MAML.load_from_checkpoint(best_or_last(Path("runs/maml/version_0")))
     assert not module.training
     modes = []
     step = module.training_step
@@ -326,7 +316,7 @@ def test_a_loaded_module_is_in_evaluation_mode_until_it_is_trained_again(at_work
 
 
 def test_a_checkpoint_is_tested_on_other_data(at_work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    checkpoint = str(best_checkpoint(Path("runs/protonet/version_0/checkpoints")))
+    checkpoint = str(best_or_last(Path("runs/protonet/version_0")))
     test = ["test", "--config", "experiment.yaml", "--model", "ProtoNet", "--model.backbone.norm", "inductive"]
     main([*test, "--ckpt_path", checkpoint, "--name", "crossed", "--data", "tests.conftest.Blobs", "--data.n_way", "4"])
     result = json.loads(Path("runs/crossed/version_0/result.json").read_text())
@@ -335,7 +325,7 @@ def test_a_checkpoint_is_tested_on_other_data(at_work: Path, capsys: pytest.Capt
 
 
 def test_all_classes_of_a_folder_can_be_for_test(at_work: Path) -> None:
-    checkpoint = str(best_checkpoint(Path("runs/maml/version_0/checkpoints")))
+    checkpoint = str(best_or_last(Path("runs/maml/version_0")))
     options = ["--config", "experiment.yaml", "--ckpt_path", checkpoint, "--data.split.fractions", "[0,0,1]"]
     cli = main(["test", *options, "--trainer.logger", "false", "--data.invert", "true"])
     assert cli.datamodule.n_classes("test") == 6

@@ -77,7 +77,7 @@ def seconds(module: EpisodicModule, tasks: Episode, precision: str) -> float:
 
 def meta_gradient(module: EpisodicModule, tasks: Episode, precision: str) -> Tensor:
     """The gradient of the mean query loss, all parameters in one float64 vector; with the noise of this step."""
-    module.on_train_batch_start(tasks, 0)
+    module.seed_noise(module.global_step)
     mixed = MixedPrecision("bf16-mixed", module.device.type)
     with mixed.forward_context() if precision == "bf16-mixed" else torch.enable_grad():
         loss = module.play(tasks).loss.mean()

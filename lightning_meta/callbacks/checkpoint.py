@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,7 +16,9 @@ import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
+from torch import Tensor
 
+from lightning_meta import checkpoints
 from lightning_meta.errors import UserError
 from lightning_meta.modules import MetaModule
 from lightning_meta.ranks import gather
@@ -33,9 +36,12 @@ class EpisodicCheckpoint(ModelCheckpoint):
     and the validation that is due then. The process ends with exit status 128 + signal, like one that was killed.
     A second Ctrl-C ends it at once.
 
+    A file holds the score of its weights, by which `lightning_meta.checkpoints` finds the best ones of a run again, in
+    whatever folder under whatever names.
+
     Args:
         monitor: a logged name. None: the module's metric.
-        filename: of the best one.
+        filename: of the best one. Slashes, as in `{val/acc:.3f}`, become underscores.
         every_n_train_steps: how often to write `last.ckpt` within an epoch. The best one is chosen after validations
             only, so that a score belongs to the weights that had it. None: never.
         **kwargs: of `ModelCheckpoint`, except `save_last`.
@@ -50,6 +56,7 @@ class EpisodicCheckpoint(ModelCheckpoint):
     ) -> None:
         super().__init__(monitor=monitor, filename=filename, save_last=True, **kwargs)
         self.last_every = every_n_train_steps
+        self._score: float | None = None  # of the weights that are being saved
         self._signal = 0  # that was received; 0: none
         self._stopping = False  # the same on all ranks
         self._start = 0  # steps when training began or went on
@@ -63,14 +70,34 @@ class EpisodicCheckpoint(ModelCheckpoint):
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         super().setup(trainer, pl_module, stage)
 
+    def format_checkpoint_name(self, *args: Any, **kwargs: Any) -> str:
+        path = super().format_checkpoint_name(*args, **kwargs)
+        if "://" in path:
+            return path
+        folder = Path(self.dirpath or "")
+        return str(folder / "_".join(Path(path).relative_to(folder).parts))
+
+    def _update_best_and_save(self, current: Tensor, *args: Any, **kwargs: Any) -> None:
+        self._score = float(current)
+        try:
+            super()._update_best_and_save(current, *args, **kwargs)
+        finally:
+            self._score = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"score": self._score, "mode": self.mode, "time": time.time()}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
+        # Paths there are those of a folder that may have been moved; `on_train_start` looks what is in it.
+        super().load_state_dict(state_dict | {"dirpath": self.dirpath})
         last = self.format_checkpoint_name({}, self.CHECKPOINT_NAME_LAST)
         if Path(last).exists():  # of the run that goes on here: replace it rather than write a last-v1.ckpt beside it
             self.last_model_path = last
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        if trainer.ckpt_path and "://" not in str(self.dirpath):
+            self._take_stock(trainer)
         self._signal, self._stopping, self._start = 0, False, trainer.global_step
         # In place of Lightning's handlers, which save or talk to other ranks at once, in the middle of a step; it puts
         # the original ones back after training.
@@ -78,6 +105,18 @@ class EpisodicCheckpoint(ModelCheckpoint):
             for number in STOP_SIGNALS:
                 if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
                     signal.signal(number, self._note_signal)
+
+    def _take_stock(self, trainer: pl.Trainer) -> None:
+        """Count as best so far what is in the folder."""
+        mine = [one for one in checkpoints.below(Path(str(self.dirpath))) if one.monitor == self.monitor]
+        ranked = checkpoints.ranking(mine)[: self.save_top_k if self.save_top_k >= 0 else None]
+        found: list[tuple[str, float]] = trainer.strategy.broadcast([(str(one.path), one.score) for one in ranked])
+        scores = {path: torch.tensor(score, dtype=torch.float64) for path, score in found}
+        worst = torch.tensor(torch.inf if self.mode == "min" else -torch.inf)
+        self.best_k_models = scores
+        self.best_model_path, self.kth_best_model_path = (found[0][0], found[-1][0]) if found else ("", "")
+        self.best_model_score = scores.get(self.best_model_path)
+        self.kth_value = scores.get(self.kth_best_model_path, worst)
 
     def _note_signal(self, number: int, frame: FrameType | None) -> None:
         self._signal = number
@@ -105,8 +144,6 @@ class EpisodicCheckpoint(ModelCheckpoint):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        # Lightning counts a step twice when it goes on from the end of an epoch; logged rows have this number.
-        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
         if self._last_global_step_saved == trainer.global_step:
             for logger in trainer.loggers:  # now that they have the saved step: a resumed run does not log it again
                 logger.save()
@@ -185,14 +222,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except OSError as error:
             part.unlink(missing_ok=True)
             free = shutil.disk_usage(next(folder for folder in part.parents if folder.is_dir())).free
-            newest = newest_checkpoint(part.parent)
-            kept = f"The last good checkpoint is {newest}." if newest else "No checkpoint has been written before."
+            newest = checkpoints.last(checkpoints.below(part.parent))
+            kept = f"The last good checkpoint is {newest.path}." if newest else "No checkpoint has been written before."
             raise UserError(
                 f"cannot write checkpoint {path}: {error.strerror}. It needs {content.getbuffer().nbytes:,} bytes; "
                 f"{free:,} are free there. {kept}"
             ) from error
-
-
-def newest_checkpoint(folder: Path, pattern: str = "*.ckpt") -> Path | None:
-    """The file of that pattern in `folder` that was written last; None if there is none."""
-    return max(folder.glob(pattern), key=lambda path: path.stat().st_mtime_ns, default=None)

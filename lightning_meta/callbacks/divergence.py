@@ -11,7 +11,8 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from lightning_meta.callbacks.checkpoint import newest_checkpoint
+from lightning_meta import checkpoints
+from lightning_meta.callbacks.replay import to_device
 from lightning_meta.datamodules.episodes import EpisodeLoader
 from lightning_meta.errors import ConfigError, DivergenceError
 from lightning_meta.modules import MetaModule
@@ -23,8 +24,8 @@ class Step(NamedTuple):
 
     Attributes:
         number: outer updates before it, the x axis of the logs.
-        batch: number of its meta-batch.
-        ids: its episodes on this rank; empty when the loader does not tell.
+        batch: number of its meta-batch, or of one of those that it accumulates.
+        ids: the episodes of that on this rank; empty when the loader does not tell.
         loss: scalar.
     """
 
@@ -61,7 +62,8 @@ class StopOnDivergence(pl.Callback):
     ) -> None:
         loader = trainer.train_dataloader
         number, ids = _batch_and_ids(loader) if isinstance(loader, EpisodeLoader) else (batch_idx, ())
-        self._last = Step(self._number, number, ids, outputs["loss"].detach())
+        loss = outputs["loss"].detach() * trainer.accumulate_grad_batches  # by which Lightning has divided it
+        self._last = Step(self._number, number, ids, loss)
         self._unchecked.append(self._last)
         if pl_module.device.type == "cpu" or len(self._unchecked) >= trainer.log_every_n_steps:  # type: ignore[attr-defined]
             self._check_losses(trainer)
@@ -124,7 +126,8 @@ class ReplayStep(pl.Callback):
     """Train up to a step, play its meta-batch with a look at each episode, and end the process.
 
     Resume is exact: the weights, episodes and noise are those that the training had at that step. Printed are, for the
-    episodes of all ranks, index, loss and score, and the parameters whose gradient is not finite.
+    episodes of all ranks, index, loss and score, and the parameters whose gradient is not finite; of each meta-batch
+    where a step accumulates several.
 
     Args:
         step: outer updates before the step, as `StopOnDivergence` names it.
@@ -147,22 +150,29 @@ class ReplayStep(pl.Callback):
         if trainer.global_step != self.step:
             return
         assert isinstance(pl_module, MetaModule) and isinstance(loader, EpisodeLoader)
-        pl_module.on_train_batch_start(batch, batch_idx)  # seeds the noise; Lightning does it after the callbacks
-        pl_module.zero_grad()
+        first = pl_module.batch_number
+        left = int(trainer.num_training_batches) - batch_idx  # in the epoch, whose last step may have fewer
+        for number in range(first, first + min(trainer.accumulate_grad_batches, left)):
+            ids = loader.ids_of_batch(number)
+            tasks = batch if number == first else to_device(trainer, loader.dataset.__getitems__(ids))
+            self._play(trainer, pl_module, number, ids, tasks)
+        sys.exit(0)
+
+    def _play(self, trainer: pl.Trainer, module: MetaModule, number: int, ids: Sequence[int], tasks: Any) -> None:
+        module.seed_noise(number)
+        module.zero_grad()
         with trainer.precision_plugin.train_step_context():
-            values, _ = pl_module.measure(batch)
-        losses, scores = values["loss"], values[pl_module.metric.name]
+            values, _ = module.measure(tasks)
+        losses, scores = values["loss"], values[module.metric.name]
         losses.mean().backward()
-        number, ids = _batch_and_ids(loader)
         played = gather(list(zip(ids, losses.tolist(), scores.tolist(), strict=True)))
         if trainer.is_global_zero:
-            gradients = {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
+            gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
             bad = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
             print(f"global step {self.step}, meta-batch {number}:")
             for episode, loss, score in sorted(row for rows in played for row in rows):
-                print(f"  episode {episode}: loss {loss:.6g}, {pl_module.metric.name} {score:.6g}")
+                print(f"  episode {episode}: loss {loss:.6g}, {module.metric.name} {score:.6g}")
             print(f"  gradient not finite in {len(bad)} of {len(gradients)} parameters {bad[:3]}", flush=True)
-        sys.exit(0)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         raise ConfigError(f"--replay {self.step}, but the training ends after {trainer.global_step} steps.")
@@ -177,7 +187,7 @@ def _batch_and_ids(loader: EpisodeLoader) -> tuple[int, Sequence[int]]:
 def _last_checkpoint(trainer: pl.Trainer) -> Path | None:
     # Lightning notes the path of a checkpoint before it writes the file, so the files are asked.
     folders = [callback.dirpath for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
-    found = [path for folder in folders if folder and (path := newest_checkpoint(Path(folder)))]
-    if not found and trainer.ckpt_path:
-        return Path(trainer.ckpt_path)
-    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+    found = checkpoints.last(one for folder in folders if folder for one in checkpoints.below(Path(folder)))
+    if found:
+        return found.path
+    return Path(trainer.ckpt_path) if trainer.ckpt_path else None

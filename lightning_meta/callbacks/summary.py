@@ -13,28 +13,28 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
+from lightning_meta import checkpoints
 from lightning_meta.backbones import norm_protocol
-from lightning_meta.callbacks.checkpoint import newest_checkpoint
 from lightning_meta.callbacks.episode_table import EpisodeTable
 from lightning_meta.callbacks.pictures import Pictures
 from lightning_meta.callbacks.throughput import Throughput
 from lightning_meta.datamodules.base import TaskDataModule
 from lightning_meta.modules import MetaModule
+from lightning_meta.provenance import Provenance
 
 
 class RunSummary(pl.Callback):
     """Print what was tested, how, how well, how long it took and where the files are; write `<log_dir>/result.json`.
 
-    It reads the other callbacks, so it stands last among them. The seconds of training and the name of the data travel
-    with the checkpoint: a resumed run adds to the seconds, and a later test of the checkpoint, on other data perhaps,
-    reports both.
+    It reads the other callbacks, so it stands last among them. The seconds of training travel with the checkpoint, as
+    the module's `provenance` does: a resumed run adds to the seconds, and a later test of the checkpoint, on other data
+    perhaps, reports the training's seed, data and code.
     """
 
     def __init__(self) -> None:
         self._start = perf_counter()
         self._fitting = False
         self._fit_seconds = 0.0
-        self.trained_on: str | None = None
         self.test_seconds = 0.0
         self.test_episodes = 0
 
@@ -44,17 +44,14 @@ class RunSummary(pl.Callback):
         return self._fit_seconds + (perf_counter() - self._start if self._fitting else 0.0)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"fit_seconds": self.fit_seconds, "trained_on": self.trained_on}
+        return {"fit_seconds": self.fit_seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # A test after fit loads the best checkpoint, which may be older than the end of training.
         self._fit_seconds = max(self._fit_seconds, state_dict["fit_seconds"])
-        self.trained_on = state_dict.get("trained_on")  # not in checkpoints of version 0.1
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start, self._fitting = perf_counter(), True
-        data = getattr(trainer, "datamodule", None)
-        self.trained_on = data.trained_on() if isinstance(data, TaskDataModule) else None
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._fit_seconds, self._fitting = self.fit_seconds, False
@@ -102,12 +99,11 @@ class RunSummary(pl.Callback):
             "episodes": self.test_episodes,
             **data.facts("test"),
             "episode_seed": data.seed,
-            "seed": int(os.environ["PL_GLOBAL_SEED"]) if "PL_GLOBAL_SEED" in os.environ else None,
             "normalisation": norm_protocol(module),
             "eval_inner_steps": getattr(module, "eval_inner_steps", None),
             "outer_steps": _outer_steps(trainer),
             "trained_steps": _trained_steps(trainer),
-            "trained_on": self.trained_on,
+            **(module.provenance or Provenance.of_this_process())._asdict(),
             "fit_seconds": self.fit_seconds or None,
             "test_seconds": self.test_seconds,
             "episodes_per_s": throughput.mean if throughput and throughput.seconds else None,
@@ -130,7 +126,7 @@ def _logged(trainer: pl.Trainer, metric: str) -> dict[str, float]:
 def _outer_steps(trainer: pl.Trainer) -> int | None:
     """How many outer updates made the weights that were tested; None for none."""
     if trainer.ckpt_path:
-        return _global_step(trainer.ckpt_path)
+        return checkpoints.describe(Path(trainer.ckpt_path)).step
     return trainer.global_step or None
 
 
@@ -139,12 +135,8 @@ def _trained_steps(trainer: pl.Trainer) -> int | None:
     tested = _outer_steps(trainer)
     if tested is None or not trainer.ckpt_path:
         return tested
-    last = newest_checkpoint(Path(trainer.ckpt_path).parent, "last*.ckpt")
-    return max(tested, _global_step(last)) if last else tested
-
-
-def _global_step(checkpoint: str | Path) -> int:
-    return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
+    run = checkpoints.run_of(Path(trainer.ckpt_path))
+    return max([tested, *(one.step for one in checkpoints.below(run))]) if run else tested
 
 
 def _experiment(trainer: pl.Trainer) -> str:
@@ -199,7 +191,7 @@ def _render(result: dict[str, Any], tasks: str, files: dict[str, str]) -> str:
         **logs,
         "episodes": f"{tasks}; seed {result['episode_seed']}",
         "protocol": protocol,
-        "trained": f"{result['outer_steps'] or 0} outer steps"
+        "trained": f"{result['outer_steps'] or 'no'} outer steps"
         + (f" on {result['trained_on']}" if result["trained_on"] not in (None, result["data"]) else ""),
         "time": f"{time}; {result['hardware']}",
         **files,

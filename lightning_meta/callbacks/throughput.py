@@ -43,7 +43,9 @@ class Throughput(pl.Callback):
     ) -> None:
         self.episodes += len(tree_leaves(batch)[0]) * trainer.world_size
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and trainer.global_step % every == 0:
+        # Else the gradient waits for more batches.
+        updated = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
+        if every and updated and trainer.global_step % every == 0:
             self._read_clock(pl_module.device)
             self._since = perf_counter()
             episodes, seconds = self._window

@@ -5,9 +5,16 @@ from math import inf, log
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from lightning_meta.errors import ConfigError
 
 Params = dict[str, Tensor]
+
+
+def trainable(module: nn.Module) -> Params:
+    """The parameters that are not frozen (`requires_grad_(False)`), by name."""
+    return {name: param for name, param in module.named_parameters() if param.requires_grad}
 
 
 @runtime_checkable  # the command line checks that a class is one
@@ -26,8 +33,18 @@ def of(rate: float | Params, name: str) -> float | Tensor:
     return rate[name] if isinstance(rate, dict) else rate
 
 
+class Rule:
+    """What the update rules below share: a check of their rate, unless it is learned."""
+
+    lr: float | Params
+
+    def __post_init__(self) -> None:
+        if isinstance(self.lr, float | int) and not self.lr >= 0:
+            raise ConfigError(f"an inner step size of {self.lr} climbs the loss; take a positive number.")
+
+
 @dataclass(frozen=True)
-class SGD:
+class SGD(Rule):
     """Gradient descent, `phi <- phi - lr * grad` (MAML, equation 1); `lr` is one rate, or rates by parameter name."""
 
     lr: float | Params
@@ -40,7 +57,7 @@ class SGD:
 
 
 @dataclass(frozen=True)
-class Momentum:
+class Momentum(Rule):
     """Gradient descent with momentum, as `torch.optim.SGD`: `v <- momentum * v + grad; phi <- phi - lr * v`.
 
     With `nesterov` the step is along `grad + momentum * v` (Nesterov's accelerated gradient). `lr` is one rate, or
@@ -64,7 +81,7 @@ class Momentum:
 
 
 @dataclass(frozen=True)
-class RMSprop:
+class RMSprop(Rule):
     """RMSprop (Tieleman and Hinton 2012, lecture 6.5 of a course); `alpha` and `eps` as in `torch.optim.RMSprop`.
 
     `lr` is one rate, or rates by parameter name.
@@ -96,7 +113,7 @@ class AdamState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Adam:
+class Adam(Rule):
     """Adam (Kingma and Ba 2015, arXiv:1412.6980) with bias correction; `betas` and `eps` as in `torch.optim.Adam`.
 
     `lr` is one rate, or rates by parameter name.

@@ -16,7 +16,7 @@ from lightning_meta.datamodules.episodes import (
     TaskDataset,
     TaskSource,
 )
-from lightning_meta.errors import ConfigError
+from lightning_meta.errors import ConfigError, UserError
 
 
 class TaskDataModule(pl.LightningDataModule):
@@ -27,7 +27,8 @@ class TaskDataModule(pl.LightningDataModule):
     repetition.
 
     Args:
-        meta_batch_size: tasks per outer update, GLOBAL over devices.
+        meta_batch_size: tasks per outer update, GLOBAL over devices; with `trainer.accumulate_grad_batches` so many
+            times as many.
         steps_per_epoch: outer updates in an epoch; validation follows each epoch.
         val_episodes, test_episodes: how many frozen tasks are evaluated.
         eval_meta_batch_size: tasks evaluated at once on one device; changes memory and speed, not the result.
@@ -87,19 +88,46 @@ class TaskDataModule(pl.LightningDataModule):
                 f"take {self.meta_batch_size // world_size * world_size or world_size}, say."
             )
         share = self.meta_batch_size // world_size
-        max_steps = self.trainer.max_steps if self.trainer else -1
-        # An epoch is no longer than the training, so that even a short run is validated and has a best checkpoint.
-        steps = min(self.steps_per_epoch, max_steps) if max_steps > 0 else self.steps_per_epoch
+        max_steps, steps = self.trainer.max_steps if self.trainer else -1, self.updates_per_epoch
         if max_steps > 0 and max_steps % steps:
             rank_zero_warn(
                 f"the last {max_steps % steps} of max_steps={max_steps} steps are not validated, so the best "
-                f"checkpoint cannot have them; take a number of steps that data.steps_per_epoch={steps} divides."
+                f"checkpoint cannot have them; take a number of steps that the {steps} of an epoch divide."
             )
+        repeated = self._repeated_batches
 
         def ids_of_batch(batch: int) -> Sequence[int]:
-            return self.train_ids(batch, rank, share)
+            return self.train_ids(batch % repeated if repeated else batch, rank, share)
 
-        return EpisodeLoader(self.dataset("train"), ids_of_batch, steps, endless=True, num_workers=self.num_workers)
+        return EpisodeLoader(
+            self.dataset("train"), ids_of_batch, self._epoch, endless=True, num_workers=self.num_workers
+        )
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Outer updates in an epoch, which the Trainer may limit."""
+        if self.trainer is None:
+            return self.steps_per_epoch
+        batches = _limited(self._epoch, self.trainer.limit_train_batches)
+        return -(-batches // self.trainer.accumulate_grad_batches)
+
+    @property
+    def _epoch(self) -> int:
+        """Meta-batches in an epoch, before the Trainer limits it.
+
+        It is no longer than the training, so that even a short run is validated and has a best checkpoint.
+        """
+        if self.trainer is None:
+            return self.steps_per_epoch
+        max_steps = self.trainer.max_steps
+        steps = min(self.steps_per_epoch, max_steps) if max_steps > 0 else self.steps_per_epoch
+        return steps * self.trainer.accumulate_grad_batches
+
+    @property
+    def _repeated_batches(self) -> int:
+        """How many meta-batches `Trainer(overfit_batches=...)` repeats; 0: none, every one is new."""
+        overfit = self.trainer.overfit_batches if self.trainer else 0  # type: ignore[attr-defined]
+        return _limited(self._epoch, overfit) if overfit else 0
 
     def val_dataloader(self) -> EpisodeLoader:
         return self._frozen_loader("val", self.val_episodes)
@@ -125,6 +153,11 @@ class TaskDataModule(pl.LightningDataModule):
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+
+def _limited(batches: int, limit: int | float) -> int:
+    """So many batches, or such a part of them, as the Trainer reads its limits."""
+    return max(min(batches, limit) if isinstance(limit, int) else int(batches * limit), 1)
 
 
 @dataclass
@@ -172,6 +205,7 @@ class EpisodicDataModule(TaskDataModule):
         self.n_way, self.on_device = n_way, on_device
         self.sources: dict[Split, TaskSource] = {}
         self.support_as_stream = False
+        self.test_after_fit = True  # False: there need not be test data for training
         for split, shape in self.shapes.items():
             if min(shape) < 1:
                 raise ConfigError(f"{split} episodes are {shape}: n_way, k_shot and n_query must be at least 1.")
@@ -189,13 +223,19 @@ class EpisodicDataModule(TaskDataModule):
         return self.load_source(split)
 
     def setup(self, stage: str) -> None:
+        """Load the splits of a stage. For training all of them, so that what cannot be tested is known before it."""
         self.support_as_stream = False  # the next algorithm may want ordinary episodes
-        splits: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
+        training: tuple[Split, ...] = ("train", "val", "test") if self.test_after_fit else ("train", "val")
+        splits: dict[str, tuple[Split, ...]] = {"fit": training, "validate": ("val",)}
         for split in splits.get(stage, ("test",)):
             if split not in self.sources:
                 self.sources[split] = self.load_split(split)
                 if self.on_device and self.trainer:
                     self.sources[split] = self.sources[split].to(self.trainer.strategy.root_device)
+            try:
+                self.sources[split].check(self.shapes[split])
+            except UserError as error:
+                raise type(error)(f"{split} episodes cannot be drawn: {error}") from error
 
     def stream_support(self) -> None:
         """From now on, put each support set in a random order that belongs to its episode.

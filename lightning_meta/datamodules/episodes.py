@@ -361,8 +361,8 @@ class EpisodeLoader:
     def __iter__(self) -> Iterator[Any]:
         if not self.endless:
             self.position = 0
-        end = (self.position // self.batches_per_epoch + 1) * self.batches_per_epoch
-        batches = [list(self.ids_of_batch(b)) for b in range(self.position, end)]
+        # At least what is left of the epoch; the Trainer, which may cut epochs short, counts where it ends.
+        batches = [list(self.ids_of_batch(b)) for b in range(self.position, self.position + self.batches_per_epoch)]
         for episode in self._read(batches):
             self.position += 1
             yield episode

@@ -1,6 +1,7 @@
 """What every meta-algorithm shares with the others: metrics, logging, optimizers, checks of the Trainer."""
 
-import os
+import math
+import sys
 import warnings
 from collections.abc import Callable, Iterable
 from functools import cached_property, lru_cache
@@ -10,12 +11,14 @@ from typing import Any, ClassVar, Literal, Self, cast
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.parsing import collect_init_args
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 from torch.utils._pytree import tree_leaves
 
 from lightning_meta.core import TaskMode
@@ -25,12 +28,15 @@ from lightning_meta.datamodules.sampling import episode_keys
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicMean, EpisodicMetric
 from lightning_meta.modules.arguments import as_saved, refuse_notes
+from lightning_meta.provenance import KEY as PROVENANCE
+from lightning_meta.provenance import Provenance
 from lightning_meta.ranks import gather
+from lightning_meta.schedules import Schedule as RateSchedule
 
 MetaOptimizer = Callable[[Iterable], Optimizer]
 MetaScheduler = Callable[[Optimizer], LRScheduler]
 EVAL = ("val", "test")
-NOISE_BLOCK = 256  # steps whose seeds are drawn at once
+NOISE_BLOCK = 256  # meta-batches whose seeds are drawn at once
 NOISE_STREAM = 1000  # of rank 0; the streams below are those of episodes
 BUFFER = "buffer "  # begins the name of a new value of a buffer among the means of a training step
 
@@ -66,6 +72,7 @@ class MetaModule(pl.LightningModule):
         self.task_mode, self.task_chunk_size = task_mode, task_chunk_size
         self.compile_training = compile_training
         self._schedule: Schedule | None = None  # fixed while a step is recorded
+        self.provenance: Provenance | None = None  # of the weights; None: they were not trained
         self._new_buffers: list[dict[str, Tensor]] = []  # of each meta-batch since the last outer update
         self._save_plain_arguments()
 
@@ -103,16 +110,35 @@ class MetaModule(pl.LightningModule):
             self.hparams.clear()
             self.hparams.update(as_saved(type(self), given))
 
+    @property
+    def batch_number(self) -> int:
+        """Of the training meta-batch at hand, from the start of training; an outer update may accumulate several."""
+        return self.trainer.fit_loop.epoch_loop.total_batch_idx
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Noise that the hooks draw is a function of (seed, step, rank): a resumed run repeats it."""
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        block, place = divmod(self.global_step, NOISE_BLOCK)
+        self.seed_noise(self.batch_number)
+        # The step that loggers get, of which Lightning counts one too many after a resume at the end of an epoch.
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.trainer.global_step
+
+    def seed_noise(self, batch_number: int) -> None:
+        """Noise that the hooks draw is a function of (seed, meta-batch, rank): a resumed run repeats it."""
+        seed = (self.provenance or Provenance.of_this_process()).seed or 0
+        block, place = divmod(batch_number, NOISE_BLOCK)
         seed_generators(noise_seeds(seed, NOISE_STREAM + self.global_rank, block)[place], self.device)
 
     def on_fit_start(self) -> None:
-        """A module from `load_from_checkpoint` is in evaluation mode, in which the Trainer would train it."""
-        if not self.training:
+        if not self.training:  # as after `load_from_checkpoint`; so the Trainer would train it
             self.train()
+        data = getattr(self.trainer, "datamodule", None)
+        now = Provenance.of_this_process(data.trained_on() if isinstance(data, TaskDataModule) else None)
+        self.provenance = self.provenance.continued(now) if self.trainer.ckpt_path and self.provenance else now
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.provenance is not None:
+            checkpoint[PROVENANCE] = self.provenance._asdict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.provenance = Provenance.from_checkpoint(checkpoint)
 
     def schedule(self) -> Schedule:
         """What the training hooks need to know of the step, by name. They read it by `scheduled`.
@@ -224,6 +250,8 @@ class MetaModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._log_metrics("val")
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self._step_plateaus()
 
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
@@ -248,12 +276,55 @@ class MetaModule(pl.LightningModule):
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
-        if isinstance(scheduler, ReduceLROnPlateau):  # needs a validation result, so it steps with the epochs
-            return {
-                "optimizer": optimizer,
-                "lr_scheduler": {"scheduler": scheduler, "monitor": f"val/{self.metric.name}"},
-            }
+        if isinstance(scheduler, ReduceLROnPlateau):
+            self._check_plateau(scheduler)
+            # Not by Lightning, which steps it after the checkpoint at the end of an epoch.
+            never = {"monitor": self._watched(scheduler), "frequency": sys.maxsize}
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **never}}
+        if isinstance(scheduler, RateSchedule):
+            scheduler.stretch(self._training_steps)
+        elif isinstance(scheduler, CosineAnnealingLR) and scheduler.T_max < self._training_steps:
+            rank_zero_warn(
+                f"CosineAnnealingLR(T_max={scheduler.T_max}) is at its lowest before the {self._training_steps} steps "
+                "of the training are done, and rises again; lightning_meta.schedules.CosineAnnealing follows them."
+            )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @property
+    def _training_steps(self) -> int:
+        """Outer updates of the whole training."""
+        trainer, data = self.trainer, getattr(self.trainer, "datamodule", None)
+        limits = [trainer.max_steps] if trainer.max_steps > 0 else []
+        if (trainer.max_epochs or -1) > 0 and isinstance(data, TaskDataModule):
+            limits.append(trainer.max_epochs * data.updates_per_epoch)  # type: ignore[operator]
+        if not limits:
+            raise ConfigError(
+                "the learning rate follows the length of the training, which has none; set trainer.max_steps."
+            )
+        return min(limits)
+
+    def _watched(self, scheduler: ReduceLROnPlateau) -> str:
+        """What the scheduler looks at; Lightning's own class names it."""
+        return getattr(scheduler, "monitor", None) or f"val/{self.metric.name}"
+
+    def _check_plateau(self, scheduler: ReduceLROnPlateau) -> None:
+        """Let it look for the better in the direction of the metric, whatever its `mode`."""
+        watched = self._watched(scheduler)
+        better = {f"val/{self.metric.name}": self.metric.mode, "val/loss": "min"}.get(watched, scheduler.mode)
+        worst = math.inf if better == "min" else -math.inf
+        scheduler.load_state_dict(scheduler.state_dict() | {"mode": better, "best": worst})
+        if self.trainer.limit_val_batches == 0:
+            raise ConfigError(f"ReduceLROnPlateau looks at {watched}, but limit_val_batches=0: nothing is validated.")
+
+    def _step_plateaus(self) -> None:
+        for config in self.trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, ReduceLROnPlateau):
+                watched, found = self._watched(config.scheduler), self.trainer.callback_metrics
+                if watched not in found:
+                    raise ConfigError(
+                        f"ReduceLROnPlateau looks at {watched}, which is not logged; there are: {', '.join(found)}."
+                    )
+                config.scheduler.step(found[watched].item())
 
     def setup(self, stage: str) -> None:
         _check_trainer(self.trainer)
@@ -277,7 +348,7 @@ class MetaModule(pl.LightningModule):
 
 @lru_cache(maxsize=1)
 def noise_seeds(seed: int, stream: int, block: int) -> list[int]:
-    """The seeds of so many steps at once, which costs as much as one."""
+    """The seeds of so many meta-batches at once, which costs as much as one."""
     return episode_keys(seed, stream, range(block * NOISE_BLOCK, (block + 1) * NOISE_BLOCK)).tolist()
 
 
@@ -310,6 +381,19 @@ def check_recordable(module: nn.Module) -> None:
 
 
 def _check_trainer(trainer: pl.Trainer) -> None:
+    if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        raise ConfigError(
+            "GradientAccumulationScheduler makes epochs of different numbers of outer updates; set "
+            "trainer.accumulate_grad_batches."
+        )
+    if trainer.reload_dataloaders_every_n_epochs:  # type: ignore[attr-defined]
+        raise ConfigError(
+            "reload_dataloaders_every_n_epochs would begin with the first episodes again; every episode is new anyway, "
+            "so leave it 0."
+        )
+    clip = trainer.gradient_clip_val
+    if clip is not None and clip < 0:
+        raise ConfigError(f"gradient_clip_val={clip} would not clip at all; take a positive number, or none.")
     if "16" in trainer.precision and "bf16" not in trainer.precision:
         raise ConfigError(
             f"precision={trainer.precision}: gradients within a task are not scaled, so float16 can turn them into "

@@ -20,6 +20,7 @@ from lightning_meta.backbones.norm import (
 from lightning_meta.core import Batch, Episode, Params, TaskOutput, map_tasks
 from lightning_meta.datamodules.classification import ClassificationDataModule
 from lightning_meta.datamodules.files import whole_or_not_at_all
+from lightning_meta.errors import ConfigError
 from lightning_meta.modules.episodic import EpisodicModule
 
 Head = TypeVar("Head")
@@ -147,6 +148,12 @@ class EmbeddingModule(EpisodicModule[Embedded], Generic[Head]):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
+        own = [p for name, p in self.named_parameters() if not name.startswith("backbone.")]
+        if self.trainer.precision == "bf16-true" and any(weights.ndim for weights in own):
+            raise ConfigError(
+                f"precision=bf16-true holds the weights of {type(self).__name__}'s head in bfloat16, but a head "
+                "computes in fp32; use bf16-mixed."
+            )
         for layer in batch_norm_layers(self).values():
             layer.synchronised = getattr(self.trainer.strategy, "_layer_sync", None) is not None
         datamodule = getattr(self.trainer, "datamodule", None)

@@ -150,6 +150,8 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
         if isinstance(datamodule, EpisodicDataModule):
             for split in datamodule.sources:
                 self._check_input(datamodule, split)
+                if isinstance(self.metric, EpisodicAccuracy) and datamodule.shapes[split].n_way == 1:
+                    raise ConfigError(f"{split} episodes have n_way=1: among one class every answer is right; take 2.")
                 self.check_task(datamodule.shapes[split], split)
             self._fit_backbone(datamodule)
 

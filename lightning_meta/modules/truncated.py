@@ -126,12 +126,14 @@ class TruncatedModule(MetaModule):
         return tree_unflatten(mine, tree_structure(self._begin(tasks)))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
         if self.carried is not None:
             parts = gather([leaf.cpu() for leaf in tree_leaves(self.carried)])
             unread = isinstance(self.carried, list)  # still those of all ranks
             checkpoint[CARRIED] = parts[0] if unread else [torch.cat(leaves) for leaves in zip(*parts, strict=True)]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
         self.carried = checkpoint.get(CARRIED)
 
     def _map(self, fn: Callable[..., Any], tasks: Segment, *parts: Any) -> Any:

@@ -11,6 +11,7 @@ import json
 import re
 import shutil
 import tarfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
@@ -20,9 +21,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from lightning_meta import checkpoints
 from lightning_meta.benchmark.results_table import trained_steps
 from lightning_meta.callbacks.checkpoint import AtomicCheckpointIO
-from lightning_meta.cli import check_checkpoint
 from lightning_meta.errors import ConfigError, DataError
 from lightning_meta.reproduce.runs import Progress, Run, contradictions, differences, label, options
 
@@ -140,7 +141,7 @@ def take_result(left: Left, run: Run) -> str:
 def take_checkpoint(left: Left, run: Run) -> str:
     """Let the training go on here where it stopped there; what was done."""
     path, asked = left.files["last.ckpt"], run.settings
-    checkpoint = check_checkpoint(path, asked["--model"])
+    checkpoint = checkpoints.read_of(path, asked["--model"])
     if "settings.json" in left.files:
         changed = differences(options(json.loads(left.files["settings.json"].read_text())), asked)
     else:  # as far as can be known
@@ -165,19 +166,15 @@ def take_checkpoint(left: Left, run: Run) -> str:
 
 
 def _move_best(checkpoint: dict[str, Any], files: Mapping[str, Path], folder: Path) -> None:
-    """Copy the best checkpoint into the folder, and let the last one know it there.
+    """Copy the best checkpoint, which knows its score, into the folder; let the last one be the newest here.
 
-    Lightning takes the best score over if the folder is that of the run. Without the file, the best is chosen among the
-    validations that are to come.
+    Without the file, the best is chosen among the validations that are to come.
     """
     folder.mkdir()
     for key, state in checkpoint["callbacks"].items():
         if not key.startswith("EpisodicCheckpoint"):
             continue
+        state["time"] = time.time()
         name = Path(state["best_model_path"]).name
         if name in files:
-            path, score = str(shutil.copyfile(files[name], folder / name)), state["best_model_score"]
-            state |= {"best_model_path": path, "kth_best_model_path": path, "best_k_models": {path: score}}
-            state |= {"kth_value": score, "dirpath": str(folder)}
-        else:
-            state |= {"best_model_path": "", "dirpath": ""}
+            shutil.copyfile(files[name], folder / name)

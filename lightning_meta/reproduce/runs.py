@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, TextIO
 import torch
 import yaml
 
+from lightning_meta import checkpoints
 from lightning_meta.benchmark.results_table import PLACES, pairs, settings, trained_steps
-from lightning_meta.callbacks.checkpoint import newest_checkpoint
 from lightning_meta.composition import compose
 from lightning_meta.errors import ConfigError
 
@@ -89,13 +89,15 @@ class Run(NamedTuple):
 
     @property
     def last_checkpoint(self) -> Path | None:
-        return newest_checkpoint(self.folder, "*/checkpoints/last*.ckpt")
+        found = checkpoints.last(checkpoints.below(self.folder))
+        return found.path if found else None
 
     @property
     def best_checkpoint(self) -> Path | None:
         """The best one of the training that the last one is of."""
         last = self.last_checkpoint
-        return newest_checkpoint(last.parent, "best*.ckpt") if last else None
+        found = checkpoints.best(checkpoints.below(last.parent)) if last else None
+        return found.path if found else None
 
     @property
     def evaluations(self) -> list["Evaluation"]:

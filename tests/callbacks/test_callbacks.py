@@ -180,6 +180,24 @@ def test_throughput_leaves_validation_out(tmp_path: Path, monkeypatch: pytest.Mo
     assert run.callback_metrics["train/episodes_per_s"] == 2
 
 
+def test_throughput_is_that_of_whole_outer_updates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the two meta-batches that an update accumulates, the first takes 1 s and the second 3 s."""
+    now = 0.0
+    monkeypatch.setattr("lightning_meta.callbacks.throughput.perf_counter", lambda: now)
+
+    class Timed(MAML):
+        def training_step(self, *args: Any) -> Tensor:
+            nonlocal now
+            now += 1 + 2 * (self.batch_number % 2)
+            return super().training_step(*args)
+
+    module = Timed(MLP(hidden=(8,)), n_way=1, inner_lr=0.01, loss_fn=F.mse_loss, metric=EpisodicMSE())
+    trainer(tmp_path, Throughput(), max_steps=10, accumulate_grad_batches=2).fit(module, sinusoid())
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rates = [float(row["train/episodes_per_s"] or "nan") for row in csv.DictReader(file) if row["train/loss"]]
+    assert rates == [4 / 4] * 10  # of two episodes each
+
+
 class Diverging(MAML):
     """The loss (or only its gradient) of step 3 is NaN."""
 
@@ -213,6 +231,7 @@ def test_divergence_on_an_accelerator_is_looked_for_now_and_then() -> None:
     stop = StopOnDivergence()
     run: Any = SimpleNamespace(
         log_every_n_steps=4,
+        accumulate_grad_batches=1,
         strategy=SimpleNamespace(reduce_boolean_decision=lambda decision: decision),
         train_dataloader=None,
         checkpoint_callbacks=[],

@@ -15,7 +15,9 @@ import yaml
 from lightning_meta.cli import main
 from lightning_meta.composition import compose
 from lightning_meta.core import Adam
+from lightning_meta.datamodules.episodes import ClassBank, Split
 from lightning_meta.errors import ConfigError
+from tests.conftest import Blobs
 
 ROOT = Path(__file__).parents[2]
 
@@ -107,6 +109,21 @@ def test_explicit_settings_win_over_the_checkpoints(tiny: Path) -> None:
     assert json.loads(Path("runs/tiny/version_1/result.json").read_text())["eval_inner_steps"] == 3
 
 
+@pytest.mark.parametrize("command", ["test", "validate"])
+def test_scores_of_untrained_weights_are_called_that_first_and_last(
+    tiny: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warning = f"warning: {command} without --ckpt_path: the model has the weights that it starts with"
+    main([command, "--config", str(tiny)])
+    said = capsys.readouterr()
+    assert said.err.count(warning) == 2
+    assert ("trained    no outer steps" in said.out) == (command == "test")
+    main(["fit", "--config", str(tiny)])
+    assert warning not in capsys.readouterr().err
+    main([command, "--config", str(tiny), "--ckpt_path", "runs/tiny/version_1/checkpoints/last.ckpt"])
+    assert warning not in capsys.readouterr().err
+
+
 def test_unknown_keys_are_named(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     message = fails(["fit", "--config", str(tiny), "--model.inner_lrr", "1"], capsys)
     assert "'inner_lrr' is not accepted" in message
@@ -173,6 +190,37 @@ def test_impossible_requests_name_the_numbers(
     message = fails(["fit", "--config", str(tiny), "--trainer.logger", "false", *args], capsys)
     for text in expected:
         assert text in message
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["--model", "ProtoNet", "--data.test.n_way", "20"], ["test episodes", "n_way=20", "12 classes"]),
+        (["--data.test.k_shot", "30"], ["test episodes", "k_shot=30", "12"]),
+        (["--data.val.n_query", "30"], ["val episodes", "n_query=30", "12"]),
+        (["--data.test.n_way", "4"], ["test episodes are 4-way", "n_way=3"]),
+        (["--data", "tests.configs.test_cli.FewTestClasses"], ["test episodes", "n_way=3", "2 classes"]),
+    ],
+    ids=lambda value: " ".join(value[-2:]) if value[0].startswith("--") else "",
+)
+def test_what_cannot_be_tested_is_known_before_the_first_step(
+    tiny: Path, args: list[str], expected: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = fails(["fit", "--config", str(tiny), *args], capsys)
+    for text in expected:
+        assert text in message
+    assert not list(Path("runs").rglob("*.ckpt"))
+    assert not list(Path("runs").rglob("metrics.csv"))
+
+
+def test_where_nothing_is_tested_there_need_not_be_test_data(tiny: Path) -> None:
+    data = ["--data", "tests.configs.test_cli.FewTestClasses"]
+    main(["fit", "--config", str(tiny), *data, "--test_after_fit", "false"])
+
+
+class FewTestClasses(Blobs):
+    def load_source(self, split: Split) -> ClassBank:
+        return super().load_source(split).thinned(2 if split == "test" else 12)
 
 
 def test_damaged_and_foreign_checkpoints(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:

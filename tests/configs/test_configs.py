@@ -218,17 +218,17 @@ def test_files_that_an_experiment_points_to_exist(path: Path) -> None:
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=ids(EXPERIMENTS))
 def test_a_schedule_ends_with_the_training(path: Path) -> None:
-    """Or, where it lowers the rate at certain steps, it has no step after the end, nor less than a whole one before."""
+    """By itself; or, where it lowers the rate at certain steps, with none after the end and a whole one before it."""
     config = compose(path)
     schedule, max_steps = config["model"]["init_args"].get("lr_scheduler"), config["trainer"]["max_steps"]
     if schedule:
-        match schedule["init_args"]:
+        match schedule.get("init_args", {}):
             case {"step_size": size}:
                 assert max_steps % size == 0
             case {"milestones": milestones}:
                 assert max(milestones) < max_steps
             case {"T_max": length} | {"total_iters": length}:
-                assert length == max_steps
+                pytest.fail(f"the length {length} would have to be changed with trainer.max_steps")
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=ids(EXPERIMENTS))

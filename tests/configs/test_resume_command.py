@@ -12,9 +12,12 @@ import pytest
 import torch
 import yaml
 
-from lightning_meta.cli import check_checkpoint, main
+from lightning_meta.benchmark.compare import main as compare
+from lightning_meta.checkpoints import read_of
+from lightning_meta.cli import main
 from lightning_meta.errors import ConfigError
 from tests.configs.test_cli import fails, tiny  # noqa: F401 - a fixture
+from tests.conftest import Blobs
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 
@@ -57,13 +60,27 @@ def test_a_resumed_run_goes_on_in_its_folder_as_if_it_had_not_stopped(stopped: l
     )
 
 
-def test_rows_keep_their_steps_when_a_training_goes_on_at_the_end_of_an_epoch(tiny: Path) -> None:  # noqa: F811
-    command = ["fit", "--config", str(tiny), *callbacks(), "--data.steps_per_epoch", "2", "--trainer.max_steps"]
-    main([*command, "4"])
-    main([*command, "8", "--ckpt_path", "last"])
-    assert [int(row["step"]) for row in rows(RUN) if row["train/loss"]] == list(range(8))
-    main([*command, "8", "--name", "whole"])
-    assert rows(RUN) == rows(Path("runs/whole/version_0"))
+@pytest.mark.parametrize(
+    ("stops", "accumulate"), [((4, 8, 12), 1), ((6, 7, 14), 1), ((4, 10), 2)], ids=["epochs", "within", "accumulating"]
+)
+def test_after_several_resumes_the_curves_are_those_of_a_straight_run(
+    stops: tuple[int, ...],
+    accumulate: int,
+    tiny: Path,  # noqa: F811
+) -> None:
+    """Where not every step is logged, a step that is counted twice moves all rows after it."""
+    command = [
+        "fit", "--config", str(tiny), *callbacks(), "--data.steps_per_epoch", "4", "--trainer.log_every_n_steps", "3",
+        "--trainer.accumulate_grad_batches", str(accumulate), "--trainer.max_steps",
+    ]  # fmt: skip
+    main([*command, str(stops[-1]), "--name", "whole"])
+    main([*command, str(stops[0])])
+    for stop in stops[1:]:
+        main([*command, str(stop), "--ckpt_path", "last"])
+    whole = rows(Path("runs/whole/version_0"))
+    assert rows(RUN) == whole
+    assert [int(row["step"]) for row in whole if row["val/acc"]] == list(range(3, stops[-1], 4))
+    assert [int(row["step"]) for row in whole if row["train/loss"]] == list(range(2, stops[-1], 3))
 
 
 @pytest.mark.parametrize("changed", [["--model.inner_lr", "0.2"], ["--ckpt_path", "best"]], ids=["settings", "best"])
@@ -72,6 +89,51 @@ def test_another_training_from_a_checkpoint_gets_a_folder_of_its_own(stopped: li
     main([*stopped, "--ckpt_path", str(LAST), *changed])
     assert {path: path.read_bytes() for path in RUN.rglob("*.*") if path.is_file()} == before
     assert torch.load("runs/tiny/version_1/checkpoints/last.ckpt", weights_only=True)["global_step"] == 8
+
+
+def test_results_name_seed_data_and_code_of_the_training(
+    tiny: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whatever command tests it, on whatever data, with whatever code."""
+
+    def at(commit: str, *args: str) -> str:
+        monkeypatch.setattr("lightning_meta.provenance.git_commit", lambda: commit)
+        capsys.readouterr()
+        main([args[0], "--config", str(tiny), *args[1:]])
+        return capsys.readouterr().err
+
+    def facts(version: int) -> tuple[Any, ...]:
+        result = json.loads(Path(f"runs/tiny/version_{version}/result.json").read_text())
+        return tuple(result[key] for key in ("seed", "trained_on", "git_commit", "data"))
+
+    def config() -> dict[str, Any]:
+        return yaml.safe_load((RUN / "config.yaml").read_text())
+
+    at("aaa", "fit", "--seed_everything", "5", "--trainer.max_steps", "2")
+    assert facts(0) == (5, "Blobs", "aaa", "Blobs")
+    assert (RUN / "config.yaml").read_text().startswith("# git commit: aaa\n")
+    said = at("bbb", "test", "--ckpt_path", str(LAST), "--data", "tests.configs.test_resume_command.Renamed")
+    assert facts(1) == (5, "Blobs", "aaa", "Renamed")
+    assert "note: the seed" not in said
+    said = at("bbb", "fit", "--ckpt_path", str(LAST), "--seed_everything", "7")
+    assert facts(0) == (5, "Blobs", "aaa, bbb", "Blobs")
+    assert "note: the seed is that of the checkpoint's training, 5." in said
+    assert (RUN / "config.yaml").read_text().startswith("# git commit: aaa, bbb\n")
+    assert (config()["seed_everything"], config()["ckpt_path"]) == (5, None)
+    at("ccc", "fit", "--seed_everything", "6")
+    at("ccc", "test", "--ckpt_path", "runs/tiny/version_2/checkpoints/last.ckpt")
+    assert facts(3) == (6, "Blobs", "ccc", "Blobs")
+    compare([f"runs/tiny/version_{version}" for version in (0, 3)])  # two seeds, not one twice
+
+
+class Renamed(Blobs):
+    """Other data, for a test."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.name = "Renamed"
 
 
 class Bomb:
@@ -91,12 +153,12 @@ def test_what_is_no_checkpoint_is_refused_and_never_executed(
     Path("empty.ckpt").write_bytes(b"")
     for name in ("pickle", "torch", "random", "empty"):
         with pytest.raises(ConfigError, match=rf"checkpoint {name}.ckpt \(\d+ bytes\) cannot be read"):
-            check_checkpoint(Path(f"{name}.ckpt"), "lightning_meta.algorithms.MAML")
+            read_of(Path(f"{name}.ckpt"), "lightning_meta.algorithms.MAML")
     assert "cannot be read" in fails(["fit", "--config", str(tiny), "--ckpt_path", "torch.ckpt"], capsys)
     assert not Path("exploded").exists()
     for keyword in ("last", "best"):
         message = fails(["fit", "--config", str(tiny), "--ckpt_path", keyword], capsys)
-        assert f"there is no runs/tiny/*/checkpoints/{keyword}*.ckpt" in message
+        assert f"--ckpt_path {keyword}: there is no checkpoint in runs/tiny/" in message
     assert "hpc does not exist" in fails(["fit", "--config", str(tiny), "--ckpt_path", "hpc"], capsys)
 
 

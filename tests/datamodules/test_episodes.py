@@ -51,7 +51,10 @@ def numbered(**overrides: Any) -> EpisodicDataModule:
 
 
 def on_rank(module: EpisodicDataModule, rank: int, world_size: int, max_steps: int = -1) -> EpisodicDataModule:
-    module.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, max_steps=max_steps)  # type: ignore[assignment]
+    module.trainer = SimpleNamespace(  # type: ignore[assignment]
+        global_rank=rank, world_size=world_size, max_steps=max_steps, accumulate_grad_batches=1,
+        limit_train_batches=1.0, overfit_batches=0.0,
+    )  # fmt: skip
     return module
 
 
@@ -249,11 +252,10 @@ def test_every_split_has_its_own_shape() -> None:
         assert sorted(episode.query.y.unique().tolist()) == list(range(n_way))
 
 
-def test_too_few_classes_name_both_numbers() -> None:
-    module = ready(blobs(val=ShapeOverride(n_way=20)))
-    with pytest.raises(ConfigError, match=rf"n_way=20\b.*\b{CLASSES} classes"):
-        module.val_dataloader()
-    module.train_dataloader()
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_too_few_classes_name_both_numbers_and_the_split_before_training(split: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{split} episodes .* n_way=20\b.*\b{CLASSES} classes"):
+        blobs(**{split: ShapeOverride(n_way=20)}).setup("fit")
 
 
 def test_too_few_examples_name_all_numbers() -> None:
@@ -362,14 +364,16 @@ def test_a_loader_resumes_where_it_stopped(workers: int, stop: int) -> None:
 
 
 def test_steps_after_the_last_validation_are_pointed_out() -> None:
-    with pytest.warns(UserWarning, match=r"last 3 of max_steps=11 steps .*steps_per_epoch=4"):
+    with pytest.warns(UserWarning, match=r"last 3 of max_steps=11 steps .* the 4 of an epoch divide"):
         on_rank(numbered(steps_per_epoch=4), 0, 1, max_steps=11).train_dataloader()
 
 
-def test_a_resumed_epoch_ends_where_it_would_have() -> None:
-    loader = numbered().train_dataloader()
+def test_a_loader_does_not_run_dry_before_the_epoch_ends() -> None:
+    """Wherever it was resumed, and whatever epochs were before. (The Trainer counts where an epoch ends.)"""
+    loader, whole = (numbered().train_dataloader() for _ in range(2))
+    expected = play(whole, 10)
     loader.load_state_dict({"position": 4})
-    assert [len(list(loader)) for _ in range(3)] == [2, 3, 3]
+    assert_same([*loader, *loader], expected[4:10])
 
 
 def test_training_goes_on_with_new_episodes_and_evaluation_starts_again() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.strategies import (
     DDPStrategy,
@@ -24,10 +25,12 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.optim import Adam
 
-from lightning_meta.algorithms import MAML, ProtoNet
+from lightning_meta.algorithms import LEO, MAML, Baseline, ProtoNet, Reptile
 from lightning_meta.backbones import MLP, FittedBackbone
-from lightning_meta.core import Batch, Episode, Momentum, TaskOutput
+from lightning_meta.core import SGD, Batch, Episode, LearnedRates, Momentum, RMSprop, TaskOutput
+from lightning_meta.core import Adam as InnerAdam
 from lightning_meta.datamodules import Sinusoid
+from lightning_meta.datamodules.base import ShapeOverride
 from lightning_meta.datamodules.sampling import episode_keys
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicAccuracy, EpisodicMSE
@@ -57,8 +60,10 @@ def test_inference_mode_is_refused(entry: str) -> None:
 
 
 def setup_under(strategy: Strategy, precision: str = "32-true") -> None:
-    loop = SimpleNamespace(inference_mode=False)
-    fake = SimpleNamespace(strategy=strategy, precision=precision, validate_loop=loop, datamodule=None)
+    fake = SimpleNamespace(
+        strategy=strategy, precision=precision, validate_loop=SimpleNamespace(inference_mode=False), datamodule=None,
+        callbacks=[], gradient_clip_val=None, reload_dataloaders_every_n_epochs=0,
+    )  # fmt: skip
     module = maml()
     module.trainer = fake
     module.setup("fit")
@@ -80,6 +85,12 @@ def test_strategies_with_whole_parameters_are_accepted() -> None:
 def test_float16_is_refused(precision: str) -> None:
     with pytest.raises(ConfigError, match=f"precision={precision}.*use bf16-mixed or 32-true"):
         setup_under(SingleDeviceStrategy(), precision)
+
+
+def test_a_changing_number_of_accumulated_batches_is_refused() -> None:
+    run = trainer(callbacks=[GradientAccumulationScheduler({1: 2})])
+    with pytest.raises(ConfigError, match=r"set trainer.accumulate_grad_batches"):
+        run.fit(maml(), datamodule=blobs())
 
 
 def test_input_shape_mismatch_names_both_shapes() -> None:
@@ -120,7 +131,7 @@ def test_a_backbone_is_fitted_once_to_all_inputs_of_meta_training(stage: str) ->
     torch.testing.assert_close(
         module.backbone.mean, blobs().load_source("train").images.float().mean(0).flatten() / 255
     )
-    assert set(data.sources) == ({"train", "val"} if stage == "fit" else {"test"}), "nothing else is held"
+    assert set(data.sources) == ({"train", "val", "test"} if stage == "fit" else {"test"}), "nothing else is held"
     trainer().test(module, data, verbose=False)
     trainer(max_steps=2).fit(module, data)
     assert module.backbone.calls == 1 and module.backbone.fitted
@@ -131,6 +142,43 @@ def test_a_backbone_cannot_be_fitted_to_inputs_that_are_drawn_anew() -> None:
     backbone.in_shape = (1,)
     with pytest.raises(ConfigError, match="statistics of all training inputs, but Sinusoid draws them anew"):
         trainer().test(ProtoNet(backbone, metric=EpisodicMSE()), sinusoids(), verbose=False)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_one_class_is_no_classification(split: str) -> None:
+    """Every answer is right, so that any algorithm has 100 %."""
+    shapes = {name: ShapeOverride(n_way=1 if name == split else 3) for name in ("train", "val", "test")}
+    with pytest.raises(ConfigError, match=f"{split} episodes have n_way=1"):
+        getattr(trainer(), "test" if split == "test" else "fit")(ProtoNet(conv4()), datamodule=blobs(**shapes))
+
+
+def test_one_output_is_right_for_regression() -> None:
+    module = MAML(MLP(hidden=(8,)), n_way=1, inner_lr=0.01, loss_fn=F.mse_loss, metric=EpisodicMSE())
+    trainer().fit(module, datamodule=Sinusoid(steps_per_epoch=1, val_episodes=2))
+
+
+@pytest.mark.parametrize("rate", [-1, -1e-9, float("nan")])
+@pytest.mark.parametrize("rule", [SGD, Momentum, InnerAdam, RMSprop, LearnedRates])
+def test_an_inner_step_uphill_is_refused(rule: Any, rate: float) -> None:
+    with pytest.raises(ConfigError, match=f"inner step size of {rate}"):
+        maml(inner_lr=rate, inner_optimizer=rule)
+
+
+@pytest.mark.parametrize("algorithm", [Baseline, partial(LEO, n_way=3), partial(Reptile, n_way=3)])
+def test_an_inner_step_uphill_is_refused_by_every_algorithm(algorithm: Any) -> None:
+    with pytest.raises(ConfigError, match="inner step size of -1"):
+        algorithm(conv4(), inner_lr=-1)
+
+
+def test_training_without_inner_steps_is_refused_but_not_evaluation() -> None:
+    trainer().test(maml(inner_steps=0), datamodule=blobs(), verbose=False)
+    with pytest.raises(ConfigError, match="inner_steps=0 would train MAML without adaptation"):
+        trainer().fit(maml(inner_steps=0), datamodule=blobs())
+
+
+def test_a_negative_clip_value_is_refused() -> None:
+    with pytest.raises(ConfigError, match="gradient_clip_val=-1"):
+        trainer(gradient_clip_val=-1).fit(maml(), datamodule=blobs())
 
 
 @pytest.mark.parametrize("name", ["inner_steps", "eval_inner_steps"])
@@ -408,11 +456,11 @@ def test_steps_are_logged_when_the_loggers_get_them_and_at_the_end_of_an_epoch(t
 
 
 @pytest.mark.parametrize("step", [0, 255, 256, 1000])
-def test_noise_is_seeded_by_seed_step_and_rank(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_noise_is_seeded_by_seed_batch_and_rank(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PL_GLOBAL_SEED", "7")
 
-    class At(MAML):
-        global_step, global_rank = step, 3
+    class Third(MAML):
+        global_rank = 3
 
-    At(conv4(), n_way=3).on_train_batch_start(None, 0)
+    Third(conv4(), n_way=3).seed_noise(step)
     assert torch.initial_seed() == int(episode_keys(7, 1003, [step])[0])

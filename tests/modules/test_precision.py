@@ -5,6 +5,7 @@ is turned.
 import csv
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -16,12 +17,14 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
-from lightning_meta.algorithms import MAML, ProtoNet
+from lightning_meta.algorithms import LEO, MAML, Baseline, ProtoNet, RelationNet, Siamese
 from lightning_meta.backbones import MLP
 from lightning_meta.benchmark.precision import PrecisionGap, meta_gradient
 from lightning_meta.callbacks import Calibration, EpisodeTable, RunSummary
 from lightning_meta.core import Episode
+from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicAccuracy
+from lightning_meta.modules import EmbeddingModule
 from tests.conftest import blobs, conv4
 
 
@@ -92,6 +95,14 @@ def test_the_sums_of_a_metric_stay_exact_whatever_its_module_is_converted_to(con
     assert ci95.item() == pytest.approx(0, abs=1e-8)
     metric.reset()
     assert {getattr(metric, state).dtype for state in ("total", "total_of_squares", "count")} == {torch.float64}
+
+
+@pytest.mark.parametrize("algorithm", [Baseline, partial(LEO, n_way=3), Siamese, RelationNet])
+def test_weights_of_a_head_are_not_rounded(algorithm: Callable[..., EmbeddingModule]) -> None:
+    """They meet features in fp32, which torch would not multiply with them."""
+    trainer = pl.Trainer(precision="bf16-true", accelerator="cpu", inference_mode=False, logger=False, max_steps=1)
+    with pytest.raises(ConfigError, match=r"precision=bf16-true .* use bf16-mixed"):
+        trainer.fit(algorithm(conv4()), datamodule=blobs())
 
 
 @pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed", "bf16-true"])

@@ -2,14 +2,17 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -20,7 +23,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from lightning_meta.algorithms import LEO, MAML, MAMLPlusPlus, Reptile
-from lightning_meta.callbacks import EpisodicCheckpoint
+from lightning_meta.callbacks import EpisodicCheckpoint, ReplayStep
 from lightning_meta.cli import main
 from lightning_meta.modules import EpisodicModule
 from tests.conftest import blobs, conv4
@@ -32,16 +35,18 @@ PLAIN = partial(MAML, inner_lr=0.1, inner_steps=1)
 
 
 class Diary(pl.Callback):
-    """Every training meta-batch and loss, and the validation loss by global step."""
+    """Every training meta-batch, loss and seed of its noise, and the validation loss by global step."""
 
     def __init__(self) -> None:
         self.images: list[Tensor] = []
         self.losses: list[Tensor] = []
+        self.seeds: list[int] = []
         self.validations: dict[int, Tensor] = {}
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.images.append(torch.cat([batch.support.x, batch.query.x], 1))
         self.losses.append(outputs["loss"].clone())
+        self.seeds.append(torch.initial_seed())
 
     def on_validation_end(self, trainer: pl.Trainer, module: Any) -> None:
         self.validations[trainer.global_step] = trainer.callback_metrics["val/loss"].clone()
@@ -55,6 +60,8 @@ def fit(
     ckpt_path: Path | None = None,
     algorithm: Callable[..., EpisodicModule] = PLAIN,
     callbacks: Sequence[pl.Callback] = (),
+    accumulate: int = 1,
+    **data: Any,
 ) -> Diary:
     torch.manual_seed(seed)
     module = algorithm(
@@ -67,9 +74,10 @@ def fit(
     trainer = pl.Trainer(
         max_steps=steps, max_epochs=-1, accelerator="cpu", inference_mode=False, logger=False, num_sanity_val_steps=0,
         enable_progress_bar=False, enable_model_summary=False, callbacks=[diary, *callbacks, checkpoint],
+        accumulate_grad_batches=accumulate,
     )  # fmt: skip
-    data = blobs(num_workers=workers, steps_per_epoch=STEPS_PER_EPOCH, val_episodes=2)
-    trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
+    settings = {"num_workers": workers, "steps_per_epoch": STEPS_PER_EPOCH, "val_episodes": 2} | data
+    trainer.fit(module, datamodule=blobs(**settings), ckpt_path=ckpt_path)
     return diary
 
 
@@ -148,12 +156,16 @@ def test_the_standard_checkpoint_neither_repeats_nor_forgets_a_validation(tmp_pa
     [partial(LEO, latent_dim=4, inner_steps=1), partial(Reptile, inner_batch_size=2, inner_steps=2)],
     ids=["drawn codes", "shuffled mini-batches"],
 )
-def test_noise_in_training_is_repeated(algorithm: Callable[..., EpisodicModule], tmp_path: Path) -> None:
-    """The hooks' draws depend on the step, not on what was drawn before the stop."""
+def test_noise_in_training_is_repeated(
+    algorithm: Callable[..., EpisodicModule], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hooks' draws depend on the step and the training's seed, not on what was drawn before the stop."""
+    monkeypatch.setenv("PL_GLOBAL_SEED", "5")
     (whole := tmp_path / "whole").mkdir()
     (stopped := tmp_path / "stopped").mkdir()
     diary = fit(EpisodicCheckpoint(dirpath=whole), seed=0, algorithm=algorithm)
     fit(EpisodicCheckpoint(dirpath=stopped), seed=0, steps=6, algorithm=algorithm)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
     rest = fit(EpisodicCheckpoint(dirpath=stopped), seed=1, ckpt_path=stopped / "last.ckpt", algorithm=algorithm)
     assert_equal(rest.losses, diary.losses[-len(rest.losses) :], "losses")
     assert len(rest.losses) >= STEPS - 6
@@ -186,6 +198,76 @@ def test_what_tasks_leave_to_the_next_is_in_every_checkpoint(
     assert not any(torch.equal(states[0][name], states[1][name]) for name in moved if states[1][name].count_nonzero())
 
 
+# ---- several meta-batches for an outer update ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def accumulated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Diary]:
+    """Folder and diary of a training that accumulates two meta-batches for an outer update."""
+    folder = tmp_path_factory.mktemp("accumulated")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*steps are not validated.*")
+        return folder, fit(EpisodicCheckpoint(dirpath=folder), seed=0, steps=8, accumulate=2)
+
+
+def test_accumulating_meta_batches_is_training_on_their_union(accumulated: tuple[Path, Diary], tmp_path: Path) -> None:
+    """The same weights, and the same validations after the same outer updates."""
+    folder, diary = accumulated
+    union = fit(EpisodicCheckpoint(dirpath=tmp_path), seed=0, steps=8, meta_batch_size=8)
+    assert len(diary.losses) == 16
+    images = [torch.cat(pair) for pair in zip(diary.images[::2], diary.images[1::2], strict=True)]
+    assert_equal(images, union.images, "episodes")
+    found, expected = (torch.load(path / "last.ckpt", weights_only=True) for path in (folder, tmp_path))
+    assert found["global_step"] == expected["global_step"] == 8
+    assert found["lr_schedulers"] == expected["lr_schedulers"]
+    torch.testing.assert_close(found["state_dict"], expected["state_dict"], rtol=1e-4, atol=1e-5)
+    assert sorted(diary.validations) == sorted(union.validations) == [4, 8]
+    torch.testing.assert_close(diary.validations, union.validations, rtol=1e-4, atol=1e-5)
+
+
+def test_noise_belongs_to_the_meta_batch_not_to_the_outer_update(
+    accumulated: tuple[Path, Diary], tmp_path: Path
+) -> None:
+    _, diary = accumulated
+    single = fit(EpisodicCheckpoint(dirpath=tmp_path), seed=0, steps=16)
+    assert diary.seeds == single.seeds
+    assert len(set(diary.seeds)) == 16
+
+
+@pytest.mark.parametrize("stop", [3, 4, 6])
+def test_a_training_that_accumulates_is_resumed_exactly(
+    stop: int, accumulated: tuple[Path, Diary], tmp_path: Path
+) -> None:
+    """Also when a signal comes in the middle of an outer update."""
+    folder, diary = accumulated
+    with pytest.raises(SystemExit):
+        killed = KillAt(stop - 1, signal.SIGTERM, hook="train_batch_start")
+        fit(EpisodicCheckpoint(dirpath=tmp_path), seed=0, steps=8, accumulate=2, callbacks=[killed])
+    last = tmp_path / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == stop
+    rest = fit(EpisodicCheckpoint(dirpath=tmp_path), seed=9, steps=8, accumulate=2, ckpt_path=last)
+    assert_equal(rest.losses, diary.losses[2 * stop :], "losses")
+    assert rest.seeds == diary.seeds[2 * stop :]
+    found, expected = (torch.load(path / "last.ckpt", weights_only=True) for path in (tmp_path, folder))
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
+        assert_equal(found[part], expected[part], part)
+    assert_equal(rest.validations, {step: v for step, v in diary.validations.items() if step > stop}, "validations")
+
+
+def test_a_replay_plays_every_meta_batch_of_the_step(
+    accumulated: tuple[Path, Diary], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, diary = accumulated
+    with pytest.raises(SystemExit):
+        fit(EpisodicCheckpoint(dirpath=tmp_path), seed=0, steps=8, accumulate=2, callbacks=[ReplayStep(5)])
+    printed = capsys.readouterr().out
+    for batch in (10, 11):
+        part = printed.partition(f"global step 5, meta-batch {batch}:")[2].partition("gradient")[0]
+        losses = {int(i): float(loss) for i, loss in re.findall(r"episode (\d+): loss ([\w.+-]+),", part)}
+        assert list(losses) == list(range(4 * batch, 4 * batch + 4))
+        assert fmean(losses.values()) / 2 == pytest.approx(diary.losses[batch].item(), rel=1e-4)  # as Lightning has it
+
+
 # ---- killed ---------------------------------------------------------------------------------------------------------
 
 KILLED_STEPS = 41
@@ -194,10 +276,11 @@ KILLED_STEPS = 41
 class KillAt(pl.Callback):
     """The first rank sends a signal to itself, or to its process group, in the middle of a training step."""
 
-    def __init__(self, step: int, number: int, group: bool = False) -> None:
+    def __init__(self, step: int, number: int, group: bool = False, hook: str = "before_optimizer_step") -> None:
         self.step, self.number, self.group = step, number, group
+        setattr(self, f"on_{hook}", self.kill)
 
-    def on_before_optimizer_step(self, trainer: pl.Trainer, *args: Any) -> None:
+    def kill(self, trainer: pl.Trainer, *args: Any) -> None:
         if trainer.global_step == self.step and trainer.is_global_zero:
             (os.killpg if self.group else os.kill)(os.getpgrp() if self.group else os.getpid(), self.number)
             time.sleep(0.5 * self.group)  # for the others to die of it

@@ -9,7 +9,9 @@ import socket
 import struct
 import zlib
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from time import monotonic
 
 import pytest
@@ -21,7 +23,13 @@ from lightning_meta.callbacks.episode_table import _by_class
 from lightning_meta.cli import main
 from lightning_meta.datamodules import Glyphs
 from lightning_meta.datamodules.episodes import ClassBank
-from lightning_meta.loggers import RUN_ID, OfflineFirstWandbLogger, _must_be_offline
+from lightning_meta.loggers import (
+    ANSWER_TIMEOUT,
+    CONNECT_TIMEOUT,
+    RUN_ID,
+    OfflineFirstWandbLogger,
+    _must_be_offline,
+)
 from tests import wandb_file
 from tests.wandb_file import BLOCK, FILE_HEADER, WandbRun
 
@@ -195,9 +203,28 @@ def test_nothing_is_written_outside_the_run_folders(folder: Path) -> None:
 # ---- the logger -----------------------------------------------------------------------------------------------------
 
 
+class Answer(BaseHTTPRequestHandler):
+    """A server of which only the root is asked, and which does not know it."""
+
+    def do_HEAD(self) -> None:
+        self.send_error(404)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 @pytest.fixture
 def server() -> Iterator[str]:
-    """Address of a server that takes connections."""
+    """Address of a server that answers."""
+    with HTTPServer(("127.0.0.1", 0), Answer) as answering:
+        Thread(target=answering.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{answering.server_port}"
+        answering.shutdown()
+
+
+@pytest.fixture
+def dead_server() -> Iterator[str]:
+    """Address of a server that takes connections, and says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
@@ -219,9 +246,7 @@ def test_without_a_key_it_is_offline() -> None:
     assert _must_be_offline()
 
 
-@pytest.mark.parametrize(
-    ("mode", "offline"), [("online", False), ("offline", True), ("dryrun", True), ("disabled", False)]
-)
+@pytest.mark.parametrize(("mode", "offline"), [("offline", True), ("dryrun", True), ("disabled", False)])
 @pytest.mark.parametrize("key", [None, "0" * 40])
 def test_the_mode_overrules_the_key(mode: str, offline: bool, key: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", mode)
@@ -229,6 +254,28 @@ def test_the_mode_overrules_the_key(mode: str, offline: bool, key: str | None, m
     if key:
         monkeypatch.setenv("WANDB_API_KEY", key)
     assert _must_be_offline() == offline
+
+
+def test_the_mode_online_needs_no_key_but_a_server(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """(The key may be in a file that wandb reads.) Without a server wandb would try for minutes."""
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_BASE_URL", server)
+    assert not _must_be_offline()
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    assert offline_within_4_seconds()
+
+
+@pytest.mark.parametrize("mode", ["online", None])
+def test_a_server_that_takes_connections_but_does_not_answer_is_waited_for_30_seconds_at_most(
+    mode: str | None, dead_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_meta.loggers.ANSWER_TIMEOUT", 0.5)
+    assert CONNECT_TIMEOUT + ANSWER_TIMEOUT < 30
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", dead_server)
+    if mode:
+        monkeypatch.setenv("WANDB_MODE", mode)
+    assert offline_within_4_seconds()
 
 
 def test_with_a_key_and_a_server_it_is_online(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,15 +317,15 @@ def raise_unknown_host(*_: object, **__: object) -> None:
 def test_the_port_follows_the_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, int]] = []
 
-    def connect(address: tuple[str, int], timeout: float) -> socket.socket:
+    def connect(address: tuple[str, int], *_: object) -> socket.socket:
         asked.append(address)
-        return socket.socket()
+        raise ConnectionRefusedError
 
     monkeypatch.setattr(socket, "create_connection", connect)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     for url in ("https://wandb.example.org", "http://wandb.example.org", "http://wandb.example.org:8080"):
         monkeypatch.setenv("WANDB_BASE_URL", url)
-        assert not _must_be_offline()
+        assert _must_be_offline()
     assert asked == [("wandb.example.org", port) for port in (443, 80, 8080)]
 
 

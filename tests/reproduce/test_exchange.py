@@ -15,6 +15,7 @@ from lightning_meta import cli
 from lightning_meta.reproduce.command import main
 from lightning_meta.reproduce.exchange import LOG_TAIL, find, pack
 from lightning_meta.reproduce.runs import Run, find_runs
+from tests.conftest import write_checkpoint
 from tests.modules.test_resume import assert_equal
 from tests.reproduce.test_runs import CONFIG, RESULT
 
@@ -61,10 +62,9 @@ def trained(tmp_path: Path) -> list[Run]:
     generator = torch.Generator().manual_seed(0)
     for run, size in zip(runs, (300_000, 200_000, 100_000), strict=True):
         version = run.folder / "version_0"
-        (version / "checkpoints").mkdir(parents=True)
-        for name in ("last.ckpt", "best-step=2.ckpt"):
-            content = torch.randint(256, (size,), dtype=torch.uint8, generator=generator)
-            (version / "checkpoints" / name).write_bytes(content.numpy().tobytes())
+        for name, score in (("best-step=2.ckpt", 0.9), ("last.ckpt", None)):
+            weights = torch.randint(256, (size,), dtype=torch.uint8, generator=generator)
+            write_checkpoint(version / "checkpoints" / name, 2, score, weights)
         for name in ("metrics.csv", "config.yaml", "test_episodes.csv"):
             (version / name).write_text(f"{name} of {run.name}")
         (run.folder / "log.txt").write_text("old " * LOG_TAIL + "new")

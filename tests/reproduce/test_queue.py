@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from lightning_meta.reproduce.command import main
 from lightning_meta.reproduce.runs import find_runs
 from lightning_meta.signals import STOP_SIGNALS
+from tests.conftest import write_checkpoint
 from tests.reproduce.test_runs import CONFIG, RESULT
 
 # In place of `python -m lightning_meta`: notes how it was called and plays what the text of the experiment says.
@@ -61,9 +61,8 @@ def experiment(folder: Path, name: str, play: str = "works", header: str = "") -
 def checkpoints(folder: Path, name: str, step: int) -> None:
     """Those of a training that has come to that step."""
     place = folder / "runs/reproduce" / name / "version_0/checkpoints"
-    place.mkdir(parents=True)
-    for file in ("last.ckpt", f"best-step={step}.ckpt"):
-        torch.save({"global_step": step, "callbacks": {}}, place / file)
+    write_checkpoint(place / f"best-step={step}.ckpt", step, score=0.9)
+    write_checkpoint(place / "last.ckpt", step)
 
 
 def reproduce(*words: str) -> int:

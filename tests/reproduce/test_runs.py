@@ -8,6 +8,7 @@ import pytest
 
 from lightning_meta.errors import ConfigError
 from lightning_meta.reproduce.runs import Evaluation, Run, contradictions, find_runs, options
+from tests.conftest import write_checkpoint
 
 CONFIG = """# An experiment.
 trainer: {max_steps: 4}
@@ -125,9 +126,8 @@ def test_the_header_names_further_tests(folder: Path) -> None:
     ]
     main, shots, _ = run.evaluations
     best = run.folder / "version_0/checkpoints/best-step=3.ckpt"
-    best.parent.mkdir(parents=True)
-    best.touch()
-    best.with_name("last.ckpt").touch()
+    write_checkpoint(best, 3, 0.9)
+    write_checkpoint(best.with_name("last.ckpt"), 4)
     of_the_best = ["--ckpt_path", str(best)]
     for command, first, last in [
         (main.command("cpu"), "fit", ["--ckpt_path", "last"]),

@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from lightning_meta.algorithms.gradient.maml import MAML
 from lightning_meta.backbones import support_statistics
-from lightning_meta.core import Batch, Params, unroll
+from lightning_meta.core import Batch, Params, trainable, unroll
 
 
 class ANIL(MAML):
@@ -25,7 +25,7 @@ class ANIL(MAML):
         return self.learner[1]
 
     def theta(self) -> Params:
-        return {f"1.{name}": value for name, value in self.head.named_parameters()}
+        return {f"1.{name}": value for name, value in trainable(self.head).items()}
 
     def adapt(self, support: Batch) -> Params:
         features_SD = self.backbone(support.x)

@@ -116,5 +116,6 @@ class Baseline(EmbeddingModule[Batch | Fitted]):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A module that was not trained in this process has no classifier for the weights of the checkpoint."""
+        super().on_load_checkpoint(checkpoint)
         if self.classifier is None and "classifier.weight" in checkpoint["state_dict"]:
             self.classifier = self.new_classifier(len(checkpoint["state_dict"]["classifier.weight"]))

@@ -17,7 +17,16 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from lightning_meta.backbones import Backbone, support_statistics
-from lightning_meta.core import SGD, Batch, InnerOptimizer, Params, TaskOutput, inner_optimizer_for, unroll
+from lightning_meta.core import (
+    SGD,
+    Batch,
+    InnerOptimizer,
+    Params,
+    TaskOutput,
+    inner_optimizer_for,
+    trainable,
+    unroll,
+)
 from lightning_meta.datamodules.episodes import EpisodeShape, Split
 from lightning_meta.errors import ConfigError
 from lightning_meta.modules import EpisodicModule
@@ -71,8 +80,8 @@ class MAML(EpisodicModule[Params]):
         return self.learner[0]
 
     def theta(self) -> Params:
-        """Where the inner loop starts: the parameters of the learner that it moves, by name."""
-        return dict(self.learner.named_parameters())
+        """Where the inner loop starts: the parameters of the learner that it moves, by name; none that are frozen."""
+        return trainable(self.learner)
 
     @property
     def steps(self) -> int:
@@ -95,6 +104,16 @@ class MAML(EpisodicModule[Params]):
         return TaskOutput(self.loss_fn(preds, query.y), preds)
 
     def check_task(self, shape: EpisodeShape, split: Split) -> None:
+        if split == "train" and self.inner_steps == 0:
+            raise ConfigError(
+                f"inner_steps=0 would train {type(self).__name__} without adaptation; take at least 1. (To evaluate "
+                "without adaptation: eval_inner_steps=0.)"
+            )
+        if not self.theta():
+            raise ConfigError(
+                f"all parameters that the inner loop of {type(self).__name__} could move are frozen; leave "
+                "requires_grad of some, or take an algorithm without an inner loop, such as ProtoNet."
+            )
         if shape.n_way != self.n_way:
             raise ConfigError(
                 f"{split} episodes are {shape.n_way}-way, but the head has n_way={self.n_way} outputs; "

@@ -149,7 +149,7 @@ class PerStepNorm(nn.Module):
         self.affine = nn.ParameterDict()
         for name, layer in batch_norm_layers(learner).items():
             channels = len(layer.weight)
-            if affine:
+            if affine and layer.weight.requires_grad:  # a frozen layer keeps its own
                 self.affine[module_key(f"{name}.weight")] = nn.Parameter(torch.ones(steps + 1, channels))
                 self.affine[module_key(f"{name}.bias")] = nn.Parameter(torch.zeros(steps + 1, channels))
                 layer.requires_grad_(False)  # has no part in any result

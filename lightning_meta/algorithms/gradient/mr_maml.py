@@ -22,7 +22,16 @@ from torch.nn import functional as F
 
 from lightning_meta.algorithms.gradient.maml import MAML, linear
 from lightning_meta.backbones import Backbone, support_statistics
-from lightning_meta.core import SGD, Batch, InnerOptimizer, Params, TaskOutput, inner_optimizer_for, unroll
+from lightning_meta.core import (
+    SGD,
+    Batch,
+    InnerOptimizer,
+    Params,
+    TaskOutput,
+    inner_optimizer_for,
+    trainable,
+    unroll,
+)
 from lightning_meta.errors import ConfigError
 
 
@@ -86,7 +95,7 @@ class MRMAML(MAML):
         return self.learner[3 if self.regularize == "activations" else 2 :]
 
     def theta(self) -> Params:
-        return dict(self.decoder.named_parameters())
+        return trainable(self.decoder)
 
     def posteriors(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Mean and standard deviation of each of the encoder's kernels, by name; none when activations are charged."""

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from lightning_meta.algorithms.gradient.maml import MAML
 from lightning_meta.backbones import Backbone
+from lightning_meta.backbones.norm import at_least_fp32
 from lightning_meta.core import Episode, TaskOutput
 
 
@@ -45,9 +46,9 @@ class MutualExclusivenessMAML(MAML):
         if not self.training:
             return out
         phi_TP = torch.cat([adapted[name].flatten(1) for name in self.theta()], dim=1)
-        apart = F.pdist(tasks.support.x.flatten(1))  # of all T (T - 1) / 2 pairs
+        apart = F.pdist(at_least_fp32(tasks.support.x.flatten(1)))  # of all T (T - 1) / 2 pairs
         differ = apart > 0  # a task that was drawn twice need not differ from itself
-        kept = F.pdist(phi_TP) / apart.where(differ, 1)
+        kept = F.pdist(at_least_fp32(phi_TP)) / apart.where(differ, 1)
 
         def mean(values: Tensor) -> Tensor:
             return (values.where(differ, 0).sum() / differ.sum().clamp_min(1)).expand_as(out.loss)
