@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import pytorch_lightning as pl
@@ -306,7 +306,7 @@ def test_enable_autolog_hparams_finds_nothing_to_log(tmp_path: Path) -> None:
 
 def test_plugins_such_as_another_checkpoint_writer_are_used(tmp_path: Path) -> None:
     class Noting(TorchCheckpointIO):
-        written: list[str] = []
+        written: ClassVar[list[str]] = []
 
         def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
             self.written.append(Path(path).name)
