@@ -74,7 +74,7 @@ def describe(path: Path) -> Saved:
     """What a checkpoint says of itself; `ConfigError` as `read`."""
     checkpoint = read(path)
     states = [state for key, state in checkpoint.get("callbacks", {}).items() if "Checkpoint" in key]
-    state = max(states, key=lambda state: state.get("score") is not None, default={})
+    state: dict[str, Any] = max(states, key=lambda state: state.get("score") is not None, default={})
     score = state.get("score", None if path.name.startswith("last") else state.get("current_score"))
     return Saved(
         path,

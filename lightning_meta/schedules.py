@@ -7,6 +7,7 @@ cosine comes up again.
 import math
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -35,13 +36,14 @@ class Schedule(LRScheduler):
         """Say how long the training is; an explicit length stays. Modules do before the first step."""
         self.steps = self.given or steps
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
+        bases = [float(base) for base in self.base_lrs]
         if self.last_epoch == 0:
-            return [self.rate(base, 0.0) for base in self.base_lrs]
+            return [self.rate(base, 0.0) for base in bases]
         if self.steps is None:
             raise ConfigError(f"{type(self).__name__} does not know how long training is; call its stretch(steps).")
         done = min(self.last_epoch / self.steps, 1.0)
-        return [self.rate(base, done) for base in self.base_lrs]
+        return [self.rate(base, done) for base in bases]
 
     def state_dict(self) -> dict[str, Any]:
         """Without the length: a training that goes on may have another one."""

@@ -279,8 +279,12 @@ class MetaModule(pl.LightningModule):
         if isinstance(scheduler, ReduceLROnPlateau):
             self._check_plateau(scheduler)
             # Not by Lightning, which steps it after the checkpoint at the end of an epoch.
-            never = {"monitor": self._watched(scheduler), "frequency": sys.maxsize}
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **never}}
+            never = sys.maxsize
+            watched = self._watched(scheduler)
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": scheduler, "monitor": watched, "frequency": never},
+            }
         if isinstance(scheduler, RateSchedule):
             scheduler.stretch(self._training_steps)
         elif isinstance(scheduler, CosineAnnealingLR) and scheduler.T_max < self._training_steps:
