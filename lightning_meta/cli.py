@@ -250,6 +250,7 @@ def name_run(config: Namespace) -> None:
         tags += [f"{shape.n_way}-way", f"{shape.k_shot}-shot"]
     file = Path(str(config.config[-1])) if config.config else None
     experiment = compose(file) if file else {}
+    renamed = False  # where the file is the config of a run, which has names already
     if config.name in (None, experiment.get("name")):  # not by the command
         exchanged = any(
             part in experiment and _class_name(experiment[part]) != name
@@ -258,13 +259,14 @@ def name_run(config: Namespace) -> None:
         named_so = config.name or (file.stem if file else "run")
         algorithm = file_name(resolve_name(config.model.class_path))
         config.name = "_".join([algorithm, data.lower(), *sizes]) if exchanged else named_so
+        renamed = exchanged and "name" in experiment
     algorithm = f"FO{model}" if config.model.init_args.get("first_order") else model
     defaults = {"name": config.name, "group": "-".join([algorithm, data, *sizes]), "tags": tags}
     loggers = config.trainer.logger
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         if isinstance(logger, Namespace) and "init_args" in logger:
             for key, value in defaults.items():
-                if key in logger.init_args and not logger.init_args[key]:
+                if key in logger.init_args and (renamed or not logger.init_args[key]):
                     logger.init_args[key] = value
     if not loggers and config.trainer.default_root_dir is None:
         folders = (Path(RUNS, config.name, f"version_{number}") for number in count())

@@ -37,12 +37,13 @@ class Schedule(LRScheduler):
         self.steps = self.given or steps
 
     def get_lr(self) -> list[float | Tensor]:
+        bases = [float(base) for base in self.base_lrs]
         if self.last_epoch == 0:
-            return [self.rate(float(base), 0.0) for base in self.base_lrs]
+            return [self.rate(base, 0.0) for base in bases]
         if self.steps is None:
             raise ConfigError(f"{type(self).__name__} does not know how long training is; call its stretch(steps).")
         done = min(self.last_epoch / self.steps, 1.0)
-        return [self.rate(float(base), done) for base in self.base_lrs]
+        return [self.rate(base, done) for base in bases]
 
     def state_dict(self) -> dict[str, Any]:
         """Without the length: a training that goes on may have another one."""

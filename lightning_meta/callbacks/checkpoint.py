@@ -110,8 +110,8 @@ class EpisodicCheckpoint(ModelCheckpoint):
         """Count as best so far what is in the folder."""
         mine = [one for one in checkpoints.below(Path(str(self.dirpath))) if one.monitor == self.monitor]
         ranked = checkpoints.ranking(mine)[: self.save_top_k if self.save_top_k >= 0 else None]
-        found: list[tuple[str, float]] = trainer.strategy.broadcast(
-            [(str(one.path), one.score) for one in ranked if one.score is not None]
+        found: list[tuple[str, float | None]] = trainer.strategy.broadcast(
+            [(str(one.path), one.score) for one in ranked]
         )
         scores = {path: torch.tensor(score, dtype=torch.float64) for path, score in found}
         worst = torch.tensor(torch.inf if self.mode == "min" else -torch.inf)

@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.parsing import collect_init_args
-from pytorch_lightning.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
@@ -279,8 +279,12 @@ class MetaModule(pl.LightningModule):
         if isinstance(scheduler, ReduceLROnPlateau):
             self._check_plateau(scheduler)
             # Not by Lightning, which steps it after the checkpoint at the end of an epoch.
-            never = LRSchedulerConfigType(scheduler=scheduler, monitor=self._watched(scheduler), frequency=sys.maxsize)
-            return {"optimizer": optimizer, "lr_scheduler": never}
+            never = sys.maxsize
+            watched = self._watched(scheduler)
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": scheduler, "monitor": watched, "frequency": never},
+            }
         if isinstance(scheduler, RateSchedule):
             scheduler.stretch(self._training_steps)
         elif isinstance(scheduler, CosineAnnealingLR) and scheduler.T_max < self._training_steps:

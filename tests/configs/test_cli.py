@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -117,7 +118,7 @@ def test_scores_of_untrained_weights_are_called_that_first_and_last(
     main([command, "--config", str(tiny)])
     said = capsys.readouterr()
     assert said.err.count(warning) == 2
-    assert ("trained    no outer steps" in said.out) == (command == "test")
+    assert bool(re.search(r"trained +no outer steps", said.out)) == (command == "test")
     main(["fit", "--config", str(tiny)])
     assert warning not in capsys.readouterr().err
     main([command, "--config", str(tiny), "--ckpt_path", "runs/tiny/version_1/checkpoints/last.ckpt"])

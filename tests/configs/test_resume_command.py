@@ -104,28 +104,30 @@ def test_results_name_seed_data_and_code_of_the_training(
         main([args[0], "--config", str(tiny), *args[1:]])
         return capsys.readouterr().err
 
-    def facts(version: int) -> tuple[Any, ...]:
-        result = json.loads(Path(f"runs/tiny/version_{version}/result.json").read_text())
+    def facts(run: str) -> tuple[Any, ...]:
+        result = json.loads(Path("runs", run, "result.json").read_text())
         return tuple(result[key] for key in ("seed", "trained_on", "git_commit", "data"))
 
     def config() -> dict[str, Any]:
         return yaml.safe_load((RUN / "config.yaml").read_text())
 
     at("aaa", "fit", "--seed_everything", "5", "--trainer.max_steps", "2")
-    assert facts(0) == (5, "Blobs", "aaa", "Blobs")
+    assert facts("tiny/version_0") == (5, "Blobs", "aaa", "Blobs")
     assert (RUN / "config.yaml").read_text().startswith("# git commit: aaa\n")
     said = at("bbb", "test", "--ckpt_path", str(LAST), "--data", "tests.configs.test_resume_command.Renamed")
-    assert facts(1) == (5, "Blobs", "aaa", "Renamed")
+    assert facts("maml_renamed_3w2s/version_0") == (5, "Blobs", "aaa", "Renamed")
     assert "note: the seed" not in said
     said = at("bbb", "fit", "--ckpt_path", str(LAST), "--seed_everything", "7")
-    assert facts(0) == (5, "Blobs", "aaa, bbb", "Blobs")
+    assert facts("tiny/version_0")[:2] == (5, "Blobs")
     assert "note: the seed is that of the checkpoint's training, 5." in said
     assert (RUN / "config.yaml").read_text().startswith("# git commit: aaa, bbb\n")
     assert (config()["seed_everything"], config()["ckpt_path"]) == (5, None)
+    at("ccc", "test", "--ckpt_path", str(LAST))
+    assert facts("tiny/version_1") == (5, "Blobs", "aaa, bbb", "Blobs")
     at("ccc", "fit", "--seed_everything", "6")
     at("ccc", "test", "--ckpt_path", "runs/tiny/version_2/checkpoints/last.ckpt")
-    assert facts(3) == (6, "Blobs", "ccc", "Blobs")
-    compare([f"runs/tiny/version_{version}" for version in (0, 3)])  # two seeds, not one twice
+    assert facts("tiny/version_3") == (6, "Blobs", "ccc", "Blobs")
+    compare([f"runs/tiny/version_{version}" for version in (1, 3)])  # two seeds, not one twice
 
 
 class Renamed(Blobs):

@@ -2,11 +2,12 @@
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.cli import ReduceLROnPlateau as NamedPlateau
 from pytorch_lightning.loggers import CSVLogger
 from torch.optim import SGD
@@ -287,6 +288,32 @@ def test_the_profiler_names_our_steps(tmp_path: Path) -> None:
     profiler = pl.profilers.SimpleProfiler()
     fit(profiler=profiler)
     assert any("ProtoNet.on_train_batch_start" in name for name in profiler.recorded_durations)
+
+
+def test_barebones_trains_the_same_without_logging_and_checkpoints(plain: Diary, tmp_path: Path) -> None:
+    bare = fit(barebones=True, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    same_weights(bare, plain)
+    assert not bare.trainer.callback_metrics
+
+
+def test_enable_autolog_hparams_finds_nothing_to_log(tmp_path: Path) -> None:
+    """Loggers get the whole config from the command line."""
+    for switch in (True, False):
+        fit(enable_autolog_hparams=switch, logger=CSVLogger(tmp_path, name=str(switch), version=""), max_steps=1)
+    written = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("True", "False")]
+    assert written[0] == written[1]
+
+
+def test_plugins_such_as_another_checkpoint_writer_are_used(tmp_path: Path) -> None:
+    class Noting(TorchCheckpointIO):
+        written: ClassVar[list[str]] = []
+
+        def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+            self.written.append(Path(path).name)
+            super().save_checkpoint(checkpoint, path, storage_options)
+
+    fit(plugins=[Noting()], folder=tmp_path)
+    assert Noting.written == ["last.ckpt"] * 3
 
 
 def test_use_distributed_sampler_changes_nothing(plain: Diary) -> None:
