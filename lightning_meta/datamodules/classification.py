@@ -138,7 +138,7 @@ class ClassificationDataModule(EpisodicDataModule):
         return replace(self._thinned(bank), labels=labels, augmentation=self.task_augmentation)
 
     def training_inputs(self) -> Tensor:
-        bank = cast(ClassBank, self.sources.get("train") or self.load_source("train"))
+        bank = cast(ClassBank, self.sources.get("train") or self.load_split("train"))
         return self._thinned(bank).examples()
 
     def _thinned(self, bank: ClassBank) -> ClassBank:

@@ -31,6 +31,7 @@ from lightning_meta.core import SGD, Batch, Episode, LearnedRates, Momentum, RMS
 from lightning_meta.core import Adam as InnerAdam
 from lightning_meta.datamodules import Sinusoid
 from lightning_meta.datamodules.base import ShapeOverride
+from lightning_meta.datamodules.episodes import Split
 from lightning_meta.datamodules.sampling import episode_keys
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicAccuracy, EpisodicMSE
@@ -124,13 +125,13 @@ class Centred(FittedBackbone):
         return (x.flatten(1) - self.mean) * self.scale
 
 
+@pytest.mark.parametrize("classes", [("train",), ("train", "val")], ids=["train", "trainval"])
 @pytest.mark.parametrize("stage", ["fit", "test"])
-def test_a_backbone_is_fitted_once_to_all_inputs_of_meta_training(stage: str) -> None:
-    data, module = blobs(), ProtoNet(Centred())
+def test_a_backbone_is_fitted_once_to_all_inputs_of_meta_training(stage: str, classes: tuple[Split, ...]) -> None:
+    data, module = blobs(train_split="".join(classes)), ProtoNet(Centred())
     getattr(trainer(max_steps=1), stage)(module, data)
-    torch.testing.assert_close(
-        module.backbone.mean, blobs().load_source("train").images.float().mean(0).flatten() / 255
-    )
+    images = torch.cat([data.load_source(split).images for split in classes])
+    torch.testing.assert_close(module.backbone.mean, images.float().mean(0).flatten() / 255)
     assert set(data.sources) == ({"train", "val", "test"} if stage == "fit" else {"test"}), "nothing else is held"
     trainer().test(module, data, verbose=False)
     trainer(max_steps=2).fit(module, data)
