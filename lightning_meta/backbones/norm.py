@@ -41,6 +41,7 @@ class EpisodicBatchNorm2d(nn.Module):
         synchronised: in training under `running`, take the statistics of the batches of all ranks (`Trainer(
             sync_batchnorm=True)`). Otherwise each rank normalises its own share of the meta-batch, as is usual, so that
             two ranks do not train exactly as one.
+        per_step: its scale and shift belong to MAML++, which learns them for each inner step; its own have no part.
 
     Under vmap the affine part is applied outside the native operation: with it inside, vmap computes silently wrong
     second derivatives (relative error up to 5e-2 in float64 on torch 2.13-2.15) and fails under bf16 autocast. Under
@@ -58,6 +59,7 @@ class EpisodicBatchNorm2d(nn.Module):
     ) -> None:
         super().__init__()
         self.protocol, self.eps, self.momentum, self.synchronised = protocol, eps, momentum, False
+        self.per_step = False
         self.meta_batch: MetaBatch | None = None
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))

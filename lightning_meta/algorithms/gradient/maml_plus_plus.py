@@ -149,10 +149,11 @@ class PerStepNorm(nn.Module):
         self.affine = nn.ParameterDict()
         for name, layer in batch_norm_layers(learner).items():
             channels = len(layer.weight)
-            if affine and layer.weight.requires_grad:  # a frozen layer keeps its own
+            if affine and (layer.weight.requires_grad or layer.per_step):  # a frozen layer keeps its own
                 self.affine[module_key(f"{name}.weight")] = nn.Parameter(torch.ones(steps + 1, channels))
                 self.affine[module_key(f"{name}.bias")] = nn.Parameter(torch.zeros(steps + 1, channels))
                 layer.requires_grad_(False)  # has no part in any result
+                layer.per_step = True
             if averages:
                 layer.protocol = "per-step running"
                 self.register_buffer(module_key(f"{name}.mean"), torch.zeros(steps + 1, channels))
