@@ -7,6 +7,7 @@ optimizees, in turns; the fastest of some turns counts, since other work on a ma
 """
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
@@ -62,7 +63,8 @@ def main(args: list[str]) -> None:
         raise ConfigError("benchmark optimizer_cost needs experiment files, such as those of lstm_optimizer.")
     rows = [HEADER]
     for path in args:
-        trainer = cli.main(["test", "--config", path, *OPTIONS]).trainer
+        with TemporaryDirectory() as folder:  # of the run's own results, which are not asked for
+            trainer = cli.main(["test", "--config", path, *OPTIONS, f"--trainer.default_root_dir={folder}"]).trainer
         (cost,) = [callback for callback in trainer.callbacks if isinstance(callback, OptimizerCost)]
         adam = cost.ms["Adam"]
         rows += [f"| `{Path(path).stem}` | {name} | {ms:.3f} | {ms / adam:.1f} |" for name, ms in cost.ms.items()]

@@ -42,6 +42,5 @@ def test_splits_differ_and_episodes_repeat() -> None:
 
 def test_more_than_one_way_is_refused() -> None:
     data = Quadratics(n_way=2)
-    data.setup("fit")
     with pytest.raises(ConfigError, match=r"n_way must be 1, not 2"):
-        data.dataset("train")
+        data.setup("fit")

@@ -94,10 +94,12 @@ class Baseline(EmbeddingModule[Batch | Fitted]):
         return TaskOutput(loss, logits_BC[len(adapted.y) :])
 
     def setup(self, stage: str) -> None:
-        """Before training, ask for episodes labelled by class and make the classifier."""
+        if stage == "fit":
+            self._follow_classes()
         super().setup(stage)
-        if stage != "fit":
-            return
+
+    def _follow_classes(self) -> None:
+        """Before training, ask for episodes labelled by class and make the classifier."""
         datamodule = getattr(self.trainer, "datamodule", None)
         if not isinstance(datamodule, ClassificationDataModule):
             raise ConfigError(
