@@ -21,12 +21,14 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 from torch.utils.data import TensorDataset
 
+from lightning_meta.algorithms import R2D2, RelationNet
 from lightning_meta.backbones import Conv4
 from lightning_meta.backbones.norm import EpisodicBatchNorm2d
 from lightning_meta.core import Batch, Episode, Params
 from lightning_meta.datamodules.episodes import ClassBank, EpisodeShape
 from lightning_meta.errors import ConfigError
 from lightning_meta.interop.learn2learn import import_learn2learn
+from lightning_meta.modules import EmbeddingModule
 
 Backward = Callable[[Episode], None]
 
@@ -50,7 +52,24 @@ def stock_network(network: nn.Module) -> nn.Module:
         return norm.to(network.weight.dtype)  # both start at weight 1, bias 0
     if isinstance(network, nn.Sequential):
         return nn.Sequential(*(stock_network(child) for child in network))
+    if isinstance(network, R2D2):
+        return PlainR2D2(network)
+    if isinstance(network, RelationNet):
+        return nn.Sequential(
+            stock_network(network.backbone), stock_network(nn.Sequential(network.compare, *network.relation))
+        )
+    if isinstance(network, EmbeddingModule):
+        return stock_network(network.backbone)
     return copy.deepcopy(network)
+
+
+class PlainR2D2(nn.Module):
+    """What R2-D2 learns, in our order of parameters."""
+
+    def __init__(self, ours: R2D2) -> None:
+        super().__init__()
+        self.alpha, self.beta, self.penalty = copy.deepcopy(ours.alpha), copy.deepcopy(ours.beta), ours.log_lambda.exp()
+        self.backbone = stock_network(ours.backbone)
 
 
 def tasks_of(episodes: Episode) -> list[Episode]:
@@ -177,6 +196,49 @@ def learn2learn_protonet(network: nn.Module, loop: InnerLoop) -> Backward:
     return backward
 
 
+def plain_matching(network: nn.Module, loop: InnerLoop) -> Backward:
+    def backward(episodes: Episode) -> None:
+        for support, query in (tasks := tasks_of(episodes)):
+            features, targets = network(support.x), F.one_hot(support.y).to(support.x.dtype)
+            cosines = F.cosine_similarity(network(query.x)[:, None], features, dim=2)
+            (F.nll_loss((cosines.softmax(1) @ targets).log(), query.y) / len(tasks)).backward()
+
+    return backward
+
+
+def plain_relation(network: nn.Module, loop: InnerLoop) -> Backward:
+    """One shot: each support example stands for its class. Pairs are concatenated, as in the authors' code."""
+    (embed, compare), channels = network.children(), 64
+
+    def backward(episodes: Episode) -> None:
+        for support, query in (tasks := tasks_of(episodes)):
+            of_class, of_query = (embed(x).unflatten(1, (channels, 7, 7)) for x in (support.x, query.x))
+            shape = (len(of_query), len(of_class), -1, -1, -1)
+            pairs = torch.cat([of_class[None].expand(shape), of_query[:, None].expand(shape)], dim=2)
+            scores = compare(pairs.flatten(0, 1)).view(len(of_query), -1).sigmoid()
+            same = (query.y[:, None] == support.y).to(scores.dtype)
+            (F.mse_loss(scores, same) / len(tasks)).backward()
+
+    return backward
+
+
+def plain_r2d2(network: nn.Module, loop: InnerLoop) -> Backward:
+    assert isinstance(network, PlainR2D2)
+
+    def features(images: Tensor) -> Tensor:
+        return F.pad(network.backbone(images), (0, 1), value=1.0)
+
+    def backward(episodes: Episode) -> None:
+        for support, query in (tasks := tasks_of(episodes)):
+            x, y = features(support.x).double(), F.one_hot(support.y).double()
+            gram = x @ x.T + len(x) * network.penalty * torch.eye(len(x), dtype=x.dtype)
+            weights = (x.T @ torch.linalg.solve(gram, y)).to(support.x.dtype)
+            logits = network.alpha * (features(query.x) @ weights) + network.beta
+            (F.cross_entropy(logits, query.y) / len(tasks)).backward()
+
+    return backward
+
+
 def plain_reptile(network: nn.Module, loop: InnerLoop) -> Backward:
     """As in the authors' code, but the direction theta - phi is left in `.grad`."""
 
@@ -201,6 +263,9 @@ PEERS: dict[str, dict[str, Callable[[nn.Module, InnerLoop], Backward]]] = {
     "FOMAML": {"plain": plain_maml, "learn2learn": learn2learn_maml, "higher": higher_maml},
     "ANIL": {"plain": plain_anil, "learn2learn": learn2learn_anil},
     "ProtoNet": {"plain": plain_protonet, "learn2learn": learn2learn_protonet},
+    "MatchingNet": {"plain": plain_matching},
+    "RelationNet": {"plain": plain_relation},
+    "R2D2": {"plain": plain_r2d2},
     "Reptile": {"plain": plain_reptile},
 }
 

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_meta.algorithms import ANIL, MAML, ProtoNet, Reptile
+from lightning_meta.algorithms import ANIL, MAML, R2D2, MatchingNet, ProtoNet, RelationNet, Reptile
 from lightning_meta.allocator import keep_freed_memory, return_freed_memory, trim
 from lightning_meta.backbones import MLP, Conv4
 from lightning_meta.benchmark.peers import PEERS, Backward, InnerLoop, learn2learn_episodes, stock_network
@@ -39,10 +39,13 @@ from lightning_meta.datamodules.episodes import ClassBank, EpisodeDataset, Episo
 from lightning_meta.datamodules.sinusoid import SinusoidSource
 from lightning_meta.errors import DataError
 from lightning_meta.metrics import EpisodicMSE
-from lightning_meta.modules import EpisodicModule
+from lightning_meta.modules import EmbeddingModule, EpisodicModule
 from lightning_meta.viz.speed import speed_ratios
 
+COMPARE = {"ProtoNet": ProtoNet, "MatchingNet": MatchingNet, "RelationNet": RelationNet, "R2D2": R2D2}
 ALTERNATIONS = 5
+STEPS = 1000  # more than any contender takes
+DRAWS = 64  # meta-batches over which the time of drawing is averaged: ours draws several at once
 TOLERANCE = 1e-8  # of the meta-gradients in float64, relative
 LARGEST_LOSS = 0.15  # of the ratio to the plain loop, before the check fails
 COMMITTED = Path(__file__).with_name("speed.json")
@@ -84,6 +87,8 @@ def grid() -> list[Cell]:
         Cell("ANIL", "omniglot", few, 5, 16),
         Cell("ANIL", "omniglot", many, 5, 16),
         Cell("ProtoNet", "omniglot", many, 0, 16),
+        Cell("ProtoNet", "omniglot", EpisodeShape(60, 1, 5), 0, 1),
+        *(Cell(name, "omniglot", many, 0, 16) for name in ("MatchingNet", "RelationNet", "R2D2")),
         Cell("Reptile", "omniglot", many, 5, 16),
         *(Cell("MAML", "sinusoid", waves, steps, 25, compiled) for compiled in (False, True) for steps in (1, 5)),
     ]
@@ -101,7 +106,7 @@ class Contender:
     """One way to take an outer step."""
 
     name: str
-    episodes: Callable[[int], Episode]  # those of step i
+    episodes: Callable[[int], Episode]  # those of step i; steps are taken in turn
     backward: Backward
     network: nn.Module
 
@@ -150,14 +155,17 @@ def bank(data: str) -> ClassBank:
 def our_episodes(cell: Cell) -> Callable[[int], Episode]:
     source = SinusoidSource() if cell.data == "sinusoid" else bank(cell.data)
     dataset, size = EpisodeDataset(source, cell.shape, seed=0, split="train"), cell.meta_batch_size
-    return lambda step: dataset.__getitems__(range(step * size, (step + 1) * size))
+    drawn = dataset.batches([range(step * size, (step + 1) * size) for step in range(STEPS)])
+    return lambda step: next(drawn)
 
 
 def our_module(cell: Cell) -> EpisodicModule:
     torch.manual_seed(0)
     loop = inner_loop(cell)
-    if cell.algorithm == "ProtoNet":
-        return ProtoNet(Conv4())
+    if cell.algorithm == "RelationNet":
+        return RelationNet(Conv4(halvings=2))
+    if cell.algorithm in COMPARE:
+        return COMPARE[cell.algorithm](Conv4())
     options: dict[str, Any] = {"n_way": cell.shape.n_way, "inner_lr": loop.lr, "inner_steps": loop.steps}
     if cell.data == "sinusoid":
         return MAML(MLP(), loss_fn=loop.loss, metric=EpisodicMSE(), **options)
@@ -179,7 +187,7 @@ def inner_loop(cell: Cell) -> InnerLoop:
 def contenders(cell: Cell, dtype: torch.dtype = torch.float32) -> list[Contender]:
     """Ours first; peers that are not installed are left out."""
     module = our_module(cell).to(dtype)
-    network = cast(nn.Module, module.backbone if isinstance(module, ProtoNet) else module.learner)
+    network = module if isinstance(module, EmbeddingModule) else cast(nn.Module, module.learner)
     play = torch.compile(module.play, dynamic=False) if cell.compiled else module.play
     entrants = [Contender("ours", our_episodes(cell), lambda tasks: play(tasks).loss.mean().backward(), module)]
     for name, make in PEERS[cell.algorithm].items():
@@ -240,7 +248,7 @@ def measure(cell: Cell) -> Row:
     with FlopCounterMode(display=False) as counter:
         plain.step()
     drawn = {
-        entrant.name: min(stopwatch(partial(entrant.episodes, step)) for step in range(ALTERNATIONS))
+        entrant.name: statistics.mean(stopwatch(partial(entrant.episodes, step)) for step in range(DRAWS))
         for entrant in entrants
         if entrant.name in ("ours", "learn2learn")
     }

@@ -34,7 +34,7 @@ SMALL = Cell("MAML", "omniglot", EpisodeShape(3, 1, 2), 2, 2)
         SMALL,
         replace(SMALL, algorithm="FOMAML"),
         replace(SMALL, algorithm="ANIL"),
-        replace(SMALL, algorithm="ProtoNet", inner_steps=0),
+        *(replace(SMALL, algorithm=name, inner_steps=0) for name in ("ProtoNet", "MatchingNet", "RelationNet", "R2D2")),
         replace(SMALL, algorithm="Reptile"),
         Cell("MAML", "sinusoid", EpisodeShape(1, 10, 10), 2, 2),
     ],
