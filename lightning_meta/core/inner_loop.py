@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.func import grad_and_value
 
 from lightning_meta.core.inner_optimizer import InnerOptimizer, Params
+from lightning_meta.core.task_map import active_transforms
 
 LossFn = Callable[[Params], Tensor]
 
@@ -93,10 +94,24 @@ def _step(
     loss_fn: LossFn, params: Params, optimizer: InnerOptimizer, state: Any, first_order: bool
 ) -> tuple[Params, Any, Tensor, Params]:
     """As `take_step`, but with `first_order` the loss is a constant; and the gradient."""
-    grads, loss = grad_and_value(loss_fn)(detach(params) if first_order else params)
-    if first_order:
-        grads, loss = detach(grads), loss.detach()
+    grads, loss = constant_gradient(loss_fn, params) if first_order else grad_and_value(loss_fn)(params)
     return *optimizer.update(grads, state, params, loss), loss, grads
+
+
+def constant_gradient(loss_fn: LossFn, params: Params) -> tuple[Params, Tensor]:
+    """Gradient and loss at a point, as constants.
+
+    Where no other transform is active it is taken without torch.func, so that layers may use what is fast but does not
+    work under its transforms (memory layouts, fused normalisation).
+    """
+    if active_transforms():
+        grads, loss = grad_and_value(loss_fn)(detach(params))
+        return detach(grads), loss.detach()
+    leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
+    with torch.enable_grad():
+        loss = loss_fn(leaves)
+        found = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+    return dict(zip(leaves, found, strict=True)), loss.detach()
 
 
 def follow(
