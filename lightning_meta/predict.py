@@ -21,11 +21,11 @@ from lightning_meta import checkpoints
 from lightning_meta.backbones import norm_protocol
 from lightning_meta.callbacks.tables import write_csv
 from lightning_meta.core import Batch
+from lightning_meta.core.episode import EpisodeShape
+from lightning_meta.core.sampling import choose, episode_keys
 from lightning_meta.datamodules.base import TaskDataModule
 from lightning_meta.datamodules.classification import ClassificationDataModule
-from lightning_meta.datamodules.episodes import EpisodeShape
-from lightning_meta.datamodules.image_folder import image_files, sub_folders
-from lightning_meta.datamodules.sampling import choose, episode_keys
+from lightning_meta.datamodules.images.image_folder import image_files, sub_folders
 from lightning_meta.errors import ConfigError, DataError
 from lightning_meta.metrics import EpisodicAccuracy
 from lightning_meta.modules import EpisodicModule, StreamModule

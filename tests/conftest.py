@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from lightning_meta.backbones import Conv4
 from lightning_meta.core import Batch, Episode, TaskOutput
+from lightning_meta.core.episode import Split
 from lightning_meta.datamodules import ClassificationDataModule, Sinusoid
-from lightning_meta.datamodules.episodes import ClassBank, Split
+from lightning_meta.datamodules.class_bank import ClassBank
 
 CLASSES, EXAMPLES, SIZE = 12, 12, 16
 needs_learn2learn = pytest.mark.skipif(find_spec("learn2learn") is None, reason="learn2learn is not installed")

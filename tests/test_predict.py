@@ -20,7 +20,7 @@ from lightning_meta.checkpoints import best_or_last
 from lightning_meta.cli import main
 from lightning_meta.core import Batch, TaskOutput
 from lightning_meta.datamodules import CIFARFS, Glyphs, ImageFolder, Omniglot
-from lightning_meta.datamodules.omniglot import shrink
+from lightning_meta.datamodules.images.omniglot import shrink
 from lightning_meta.errors import ConfigError, UserError
 from lightning_meta.modules import EpisodicModule, StreamModule
 from lightning_meta.predict import Task, check, load_run, probabilities, read_task
@@ -329,7 +329,7 @@ def test_all_classes_of_a_folder_can_be_for_test(at_work: Path) -> None:
     options = ["--config", "experiment.yaml", "--ckpt_path", checkpoint, "--data.split.fractions", "[0,0,1]"]
     cli = main(["test", *options, "--trainer.logger", "false", "--data.invert", "true"])
     assert cli.datamodule.n_classes("test") == 6
-    levels = cli.datamodule.sources["test"].images.flatten(1)[:, 0]
+    levels = cli.datamodule.sources["test"].inputs.flatten(1)[:, 0]
     assert sorted(levels.tolist()) == sorted(255 - level - index for level in range(0, 240, 40) for index in range(4))
     with pytest.raises(SystemExit, match=r"no classes for train: split.fractions=\[0.0, 0.0, 1.0\]"):
         main(["fit", *options, "--trainer.logger", "false"])

@@ -13,7 +13,7 @@ from lightning_meta.backbones import Conv4
 from lightning_meta.cli import main
 from lightning_meta.core import Batch, Episode
 from lightning_meta.datamodules import Glyphs
-from lightning_meta.datamodules.episodes import ClassBank
+from lightning_meta.datamodules.class_bank import ClassBank
 from lightning_meta.modules import EpisodicModule
 from lightning_meta.reproduce.command import parse
 from lightning_meta.reproduce.runs import find_runs

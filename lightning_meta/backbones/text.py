@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_meta.backbones.base import FittedBackbone
+from lightning_meta.core.tokenizer import FIRST, PAD
 from lightning_meta.core.word_statistics import inverse_document_frequencies, occurrences, ppmi_vectors
-from lightning_meta.datamodules.tokenizer import FIRST, PAD
 from lightning_meta.errors import ConfigError
 
 # Of an element of a word's vector. torch's 1 makes words so far apart that training with a usual learning rate moves

@@ -20,7 +20,9 @@ from lightning_meta.allocator import keep_freed_memory
 from lightning_meta.backbones import Conv4
 from lightning_meta.benchmark.speed import machine, peak_memory, stopwatch
 from lightning_meta.core import Episode
-from lightning_meta.datamodules.episodes import ClassBank, EpisodeDataset, EpisodeShape
+from lightning_meta.core.episode import EpisodeShape
+from lightning_meta.datamodules.class_bank import ClassBank
+from lightning_meta.datamodules.episodes import EpisodeDataset
 from lightning_meta.viz.growth import growth_curves
 
 REPEATS = 3

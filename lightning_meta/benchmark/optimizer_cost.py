@@ -16,7 +16,7 @@ import torch
 
 from lightning_meta import cli
 from lightning_meta.callbacks.learning_curves import BASELINES
-from lightning_meta.datamodules.optimizees import Segment
+from lightning_meta.datamodules.optimizees.optimizees import Segment
 from lightning_meta.errors import ConfigError
 from lightning_meta.modules import TruncatedModule
 

@@ -25,7 +25,8 @@ from lightning_meta.algorithms import R2D2, RelationNet
 from lightning_meta.backbones import Conv4
 from lightning_meta.backbones.norm import EpisodicBatchNorm2d
 from lightning_meta.core import Batch, Episode, Params
-from lightning_meta.datamodules.episodes import ClassBank, EpisodeShape
+from lightning_meta.core.episode import EpisodeShape
+from lightning_meta.datamodules.class_bank import ClassBank
 from lightning_meta.errors import ConfigError
 from lightning_meta.interop.learn2learn import import_learn2learn
 from lightning_meta.modules import EmbeddingModule
@@ -275,7 +276,7 @@ def learn2learn_episodes(bank: ClassBank, shape: EpisodeShape, meta_batch_size: 
     l2l = import_learn2learn()
     n_way, k_shot, n_query = shape
     labels = torch.from_numpy(np.arange(len(bank.size)).repeat(bank.size))
-    data = l2l.data.MetaDataset(TensorDataset(bank.images, labels))
+    data = l2l.data.MetaDataset(TensorDataset(bank.inputs, labels))
     transforms = [
         l2l.data.transforms.NWays(data, n_way),
         l2l.data.transforms.KShots(data, k_shot + n_query),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_meta.composition import compose
-from lightning_meta.datamodules.episodes import EpisodeShape
+from lightning_meta.core.episode import EpisodeShape
 
 HEADER = (
     "| experiment | options | score | paper | tested on | normalisation | inner steps | outer steps | trained in "

@@ -35,8 +35,10 @@ from lightning_meta.allocator import keep_freed_memory, return_freed_memory, tri
 from lightning_meta.backbones import MLP, Conv4
 from lightning_meta.benchmark.peers import PEERS, Backward, InnerLoop, learn2learn_episodes, stock_network
 from lightning_meta.core import Episode
-from lightning_meta.datamodules.episodes import ClassBank, EpisodeDataset, EpisodeShape
-from lightning_meta.datamodules.sinusoid import SinusoidSource
+from lightning_meta.core.episode import EpisodeShape
+from lightning_meta.datamodules.class_bank import ClassBank
+from lightning_meta.datamodules.episodes import EpisodeDataset
+from lightning_meta.datamodules.functions.sinusoid import SinusoidSource
 from lightning_meta.errors import DataError
 from lightning_meta.metrics import EpisodicMSE
 from lightning_meta.modules import EmbeddingModule, EpisodicModule

@@ -31,7 +31,7 @@ from lightning_meta.benchmark.peers import PEERS, stock_network
 from lightning_meta.benchmark.speed import Cell, inner_loop, our_episodes, our_module
 from lightning_meta.core import Episode
 from lightning_meta.core.cuda_graph import RecordedStep
-from lightning_meta.datamodules.episodes import EpisodeShape
+from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.errors import ConfigError, DataError
 from lightning_meta.modules import EpisodicModule
 

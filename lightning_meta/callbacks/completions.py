@@ -9,9 +9,9 @@ from torch.utils._pytree import tree_map
 from lightning_meta.callbacks.pictures import Pictures
 from lightning_meta.callbacks.replay import Replay
 from lightning_meta.core import Batch, Episode
+from lightning_meta.core.sampling import episode_keys
 from lightning_meta.datamodules.episodes import STREAM
-from lightning_meta.datamodules.image_completion import PixelSource
-from lightning_meta.datamodules.sampling import episode_keys
+from lightning_meta.datamodules.functions.image_completion import PixelSource
 from lightning_meta.metrics import EpisodicLogLikelihood
 from lightning_meta.viz import completions
 

@@ -14,7 +14,7 @@ from lightning_meta.callbacks.pictures import Pictures
 from lightning_meta.callbacks.replay import to_device
 from lightning_meta.callbacks.tables import write_csv
 from lightning_meta.core import SGD, Adam, Momentum, RMSprop, mean_and_ci95
-from lightning_meta.datamodules.optimizees import OptimizeeDataModule, Segment
+from lightning_meta.datamodules.optimizees.optimizees import OptimizeeDataModule, Segment
 from lightning_meta.modules import TruncatedModule
 from lightning_meta.ranks import gather
 from lightning_meta.viz import learning_curves

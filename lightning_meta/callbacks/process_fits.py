@@ -13,10 +13,10 @@ from torch.utils._pytree import tree_map
 from lightning_meta.callbacks.pictures import Pictures
 from lightning_meta.callbacks.replay import Replay
 from lightning_meta.core import Batch, Episode
+from lightning_meta.core.sampling import Keys, episode_keys
 from lightning_meta.datamodules.base import EpisodicDataModule
 from lightning_meta.datamodules.episodes import STREAM
-from lightning_meta.datamodules.gaussian_process import GaussianProcessSource
-from lightning_meta.datamodules.sampling import Keys, episode_keys
+from lightning_meta.datamodules.functions.gaussian_process import GaussianProcessSource
 from lightning_meta.metrics import EpisodicLogLikelihood, EpisodicMean
 from lightning_meta.modules import EpisodicModule
 from lightning_meta.viz import process_fits

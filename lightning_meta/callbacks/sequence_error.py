@@ -10,7 +10,7 @@ from lightning_meta.callbacks.pictures import Pictures
 from lightning_meta.callbacks.replay import Replay
 from lightning_meta.callbacks.tables import write_csv
 from lightning_meta.core import Batch, mean_and_ci95
-from lightning_meta.datamodules.quadratics import MEAN, QuadraticSource, monomials
+from lightning_meta.datamodules.functions.quadratics import MEAN, QuadraticSource, monomials
 from lightning_meta.viz import sequence_error
 
 

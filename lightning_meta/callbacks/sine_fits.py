@@ -9,9 +9,9 @@ from torch.utils._pytree import tree_map
 from lightning_meta.callbacks.pictures import Pictures
 from lightning_meta.callbacks.replay import Replay
 from lightning_meta.core import Batch, Episode
+from lightning_meta.core.sampling import episode_keys
 from lightning_meta.datamodules.episodes import STREAM
-from lightning_meta.datamodules.sampling import episode_keys
-from lightning_meta.datamodules.sinusoid import SinusoidSource
+from lightning_meta.datamodules.functions.sinusoid import SinusoidSource
 from lightning_meta.viz import sine_fits
 
 GRID_POINTS = 200

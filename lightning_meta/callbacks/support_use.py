@@ -14,7 +14,7 @@ from lightning_meta.callbacks.pictures import Pictures
 from lightning_meta.callbacks.replay import Replay
 from lightning_meta.callbacks.tables import write_csv
 from lightning_meta.core import Episode, mean_and_ci95
-from lightning_meta.datamodules.episodes import Split
+from lightning_meta.core.episode import Split
 
 log = logging.getLogger(__name__)
 

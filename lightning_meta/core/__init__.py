@@ -1,10 +1,11 @@
 """Pure functions: torch only, no Lightning, no state."""
 
+from typing import Any
+
 from lightning_meta.core.episode import Batch, Episode, TaskOutput
 from lightning_meta.core.hypergradient import conjugate_gradient, implicit_minimiser
 from lightning_meta.core.inner_loop import Progress, descend, detach, follow, take_step, unroll
 from lightning_meta.core.inner_optimizer import SGD, Adam, InnerOptimizer, Momentum, Params, RMSprop, trainable
-from lightning_meta.core.learned_rates import LearnedRates, inner_optimizer_for
 from lightning_meta.core.statistics import mean_and_ci95
 from lightning_meta.core.task_map import TaskMode, choose_mode, loop_with_gradients, map_tasks, with_gradient
 
@@ -14,7 +15,6 @@ __all__ = [
     "Batch",
     "Episode",
     "InnerOptimizer",
-    "LearnedRates",
     "Momentum",
     "Params",
     "Progress",
@@ -27,7 +27,6 @@ __all__ = [
     "detach",
     "follow",
     "implicit_minimiser",
-    "inner_optimizer_for",
     "loop_with_gradients",
     "map_tasks",
     "mean_and_ci95",
@@ -36,3 +35,12 @@ __all__ = [
     "unroll",
     "with_gradient",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`LearnedRates` has moved; configs of older runs name it here."""
+    if name == "LearnedRates":
+        from lightning_meta.modules.learned_rates import LearnedRates
+
+        return LearnedRates
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,9 +5,11 @@ NamedTuples are pytrees: `vmap`, collation and Lightning's device transfer under
 Shape letters used throughout: `T` tasks, `N` way, `K` shot, `Q` query examples of a task, `D` features.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor
+
+Split = Literal["train", "val", "test"]
 
 
 class Batch(NamedTuple):
@@ -22,6 +24,19 @@ class Episode(NamedTuple):
 
     support: Batch
     query: Batch
+
+
+class EpisodeShape(NamedTuple):
+    """Classes per episode, and support and query examples per class. Regression tasks have one "class"."""
+
+    n_way: int
+    k_shot: int
+    n_query: int
+
+    def __str__(self) -> str:
+        if self.n_way == 1:
+            return f"{self.k_shot}-shot, {self.n_query} query points"
+        return f"{self.n_way}-way {self.k_shot}-shot, {self.n_query} query per class"
 
 
 class TaskOutput(NamedTuple):

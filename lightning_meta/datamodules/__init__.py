@@ -1,22 +1,22 @@
 """Episodic data: every data set is a source of tasks on one base."""
 
 from lightning_meta.datamodules.base import EpisodicDataModule, TaskDataModule
-from lightning_meta.datamodules.cifar import CIFARFS, FC100
 from lightning_meta.datamodules.class_split import ClassSplit
 from lightning_meta.datamodules.classification import ClassificationDataModule
-from lightning_meta.datamodules.gaussian_process import GaussianProcess
-from lightning_meta.datamodules.glyphs import Glyphs
-from lightning_meta.datamodules.image_completion import ImageCompletion
-from lightning_meta.datamodules.image_folder import ImageFolder
-from lightning_meta.datamodules.image_optimizees import ImageOptimizees
-from lightning_meta.datamodules.learn2learn_images import Learn2LearnImages
-from lightning_meta.datamodules.omniglot import Omniglot
-from lightning_meta.datamodules.optimizees import OptimizeeDataModule, QuadraticOptimizees
-from lightning_meta.datamodules.quadratics import Quadratics
-from lightning_meta.datamodules.sinusoid import Sinusoid
-from lightning_meta.datamodules.sinusoid_with_identity import SinusoidWithIdentity
-from lightning_meta.datamodules.text_classes import CLINC150, HuffPost, TextClasses
-from lightning_meta.datamodules.torchvision_images import CIFAR10, MNIST, TorchvisionImages
+from lightning_meta.datamodules.functions.gaussian_process import GaussianProcess
+from lightning_meta.datamodules.functions.image_completion import ImageCompletion
+from lightning_meta.datamodules.functions.quadratics import Quadratics
+from lightning_meta.datamodules.functions.sinusoid import Sinusoid
+from lightning_meta.datamodules.functions.sinusoid_with_identity import SinusoidWithIdentity
+from lightning_meta.datamodules.images.cifar import CIFARFS, FC100
+from lightning_meta.datamodules.images.glyphs import Glyphs
+from lightning_meta.datamodules.images.image_folder import ImageFolder
+from lightning_meta.datamodules.images.learn2learn_images import Learn2LearnImages
+from lightning_meta.datamodules.images.omniglot import Omniglot
+from lightning_meta.datamodules.images.torchvision_images import CIFAR10, MNIST, TorchvisionImages
+from lightning_meta.datamodules.optimizees.image_optimizees import ImageOptimizees
+from lightning_meta.datamodules.optimizees.optimizees import OptimizeeDataModule, QuadraticOptimizees
+from lightning_meta.datamodules.text.text_classes import CLINC150, HuffPost, TextClasses
 
 __all__ = [
     "CIFAR10",

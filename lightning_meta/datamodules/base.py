@@ -8,14 +8,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_meta.datamodules.episodes import (
-    EpisodeDataset,
-    EpisodeLoader,
-    EpisodeShape,
-    Split,
-    TaskDataset,
-    TaskSource,
-)
+from lightning_meta.core.episode import EpisodeShape, Split
+from lightning_meta.datamodules.episodes import EpisodeDataset, EpisodeLoader, TaskDataset, TaskSource
 from lightning_meta.errors import ConfigError, UserError
 
 

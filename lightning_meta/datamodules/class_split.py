@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_meta.datamodules.episodes import Split
-from lightning_meta.datamodules.sampling import choose, episode_keys
+from lightning_meta.core.episode import Split
+from lightning_meta.core.sampling import choose, episode_keys
 from lightning_meta.errors import ConfigError, DataError
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")

@@ -20,8 +20,10 @@ from typing import Any, Literal, cast
 
 from torch import Tensor
 
+from lightning_meta.core.episode import Split
 from lightning_meta.datamodules.base import EpisodicDataModule
-from lightning_meta.datamodules.episodes import ClassBank, EmbeddedBank, EpisodeDataset, Labels, Split, TaskAugmentation
+from lightning_meta.datamodules.class_bank import ClassBank, EmbeddedBank, Labels, TaskAugmentation
+from lightning_meta.datamodules.episodes import EpisodeDataset
 from lightning_meta.errors import ConfigError
 
 

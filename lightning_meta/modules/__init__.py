@@ -4,7 +4,16 @@ from lightning_meta.modules.base import MetaModule
 from lightning_meta.modules.batched import BatchedModule
 from lightning_meta.modules.embedding import EmbeddingModule
 from lightning_meta.modules.episodic import EpisodicModule
+from lightning_meta.modules.learned_rates import LearnedRates
 from lightning_meta.modules.stream import StreamModule
 from lightning_meta.modules.truncated import TruncatedModule
 
-__all__ = ["BatchedModule", "EmbeddingModule", "EpisodicModule", "MetaModule", "StreamModule", "TruncatedModule"]
+__all__ = [
+    "BatchedModule",
+    "EmbeddingModule",
+    "EpisodicModule",
+    "LearnedRates",
+    "MetaModule",
+    "StreamModule",
+    "TruncatedModule",
+]

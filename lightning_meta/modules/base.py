@@ -23,8 +23,8 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_meta.core import TaskMode
 from lightning_meta.core.cuda_graph import CannotRecord, Means, RecordedStep, Schedule
+from lightning_meta.core.sampling import episode_keys
 from lightning_meta.datamodules.base import TaskDataModule
-from lightning_meta.datamodules.sampling import episode_keys
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicMean, EpisodicMetric
 from lightning_meta.modules.arguments import as_saved, refuse_notes

@@ -17,8 +17,8 @@ from lightning_meta.core import (
     map_tasks,
     with_gradient,
 )
+from lightning_meta.core.episode import EpisodeShape, Split
 from lightning_meta.datamodules.base import EpisodicDataModule
-from lightning_meta.datamodules.episodes import EpisodeShape, Split
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicAccuracy, EpisodicMetric
 from lightning_meta.modules.base import MetaModule

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_structure, tree_unfl
 from lightning_meta.core import Batch, InnerOptimizer, Params, Progress, choose_mode, follow, map_tasks
 from lightning_meta.core.hypergradient import BatchLoss
 from lightning_meta.core.inner_loop import LossFn
-from lightning_meta.datamodules.optimizees import OptimizeeDataModule, Segment
+from lightning_meta.datamodules.optimizees.optimizees import OptimizeeDataModule, Segment
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import FinalLoss
 from lightning_meta.modules.base import MetaModule

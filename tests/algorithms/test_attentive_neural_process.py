@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lightning_meta.algorithms import AttentiveNeuralProcess
-from lightning_meta.algorithms.memory.attentive_neural_process import attend
+from lightning_meta.algorithms.processes.attentive_neural_process import attend
 from lightning_meta.core import Batch, Episode
 from lightning_meta.errors import ConfigError
 from tests.conftest import random_functions

@@ -118,7 +118,7 @@ def test_training_learns_the_names_of_classes(tmp_path: Path) -> None:
     """Episodes of three classes, yet the classifier tells all twelve apart."""
     data, module = blobs(meta_batch_size=1, n_way=6), Baseline(conv4("running", hidden=16), task_mode="loop")
     trainer(tmp_path, max_steps=150, limit_val_batches=0, enable_checkpointing=False).fit(module, datamodule=data)
-    images = data.source("train").images.float() / 255
+    images = data.source("train").inputs.float() / 255
     classes = module.classifier(module.eval().backbone(images)).argmax(1)
     assert (classes == torch.arange(CLASSES).repeat_interleave(12)).double().mean() > 0.8
 

@@ -7,7 +7,7 @@ from torch.distributions import Normal
 from torch.nn import functional as F
 
 from lightning_meta.algorithms import AttentiveNeuralProcess, ConditionalNeuralProcess, NeuralProcess
-from lightning_meta.algorithms.memory.cnp import keep_some
+from lightning_meta.algorithms.processes.cnp import keep_some
 from lightning_meta.core import Batch, Episode
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicLogLikelihood

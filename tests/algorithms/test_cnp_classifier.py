@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from lightning_meta.algorithms import CNPClassifier
 from lightning_meta.core import Episode
-from lightning_meta.datamodules.episodes import EpisodeShape
+from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.errors import ConfigError
 from tests.conftest import conv4
 

@@ -47,10 +47,11 @@ from lightning_meta.algorithms import (
     Siamese,
 )
 from lightning_meta.backbones import MLP
-from lightning_meta.core import Adam, Batch, Episode, LearnedRates
+from lightning_meta.core import Adam, Batch, Episode
 from lightning_meta.datamodules import EpisodicDataModule
 from lightning_meta.errors import ConfigError
 from lightning_meta.modules import EpisodicModule, StreamModule
+from lightning_meta.modules.learned_rates import LearnedRates
 from tests.conftest import (
     blobs,
     conv4,

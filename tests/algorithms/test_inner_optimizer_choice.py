@@ -16,10 +16,11 @@ from lightning_meta.algorithms import (
     MutualExclusivenessMAML,
     Reptile,
 )
-from lightning_meta.algorithms.optimizer.meta_lstm import GatedUpdate
-from lightning_meta.core import Adam, Episode, LearnedRates
+from lightning_meta.algorithms.optimizers.meta_lstm import GatedUpdate
+from lightning_meta.core import Adam, Episode
 from lightning_meta.core.inner_optimizer import module_key
 from lightning_meta.errors import ConfigError
+from lightning_meta.modules.learned_rates import LearnedRates
 from tests.conftest import conv4, meta_gradient
 
 FAMILY = [MAML, ANIL, BOIL, MRMAML, MAMLPlusPlus, partial(MutualExclusivenessMAML, ratio=0.1)]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_meta.algorithms import LEO
-from lightning_meta.algorithms.gradient.leo import correlation_penalty
+from lightning_meta.algorithms.initialize.leo import correlation_penalty
 from lightning_meta.core import Batch, Episode
 from lightning_meta.errors import ConfigError
 from tests.conftest import blobs, conv4, meta_gradient

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from lightning_meta.algorithms import LSTMOptimizer
-from lightning_meta.algorithms.optimizer.lstm_optimizer import CoordinatewiseLSTM
+from lightning_meta.algorithms.optimizers.lstm_optimizer import CoordinatewiseLSTM
 from lightning_meta.core import SGD, Batch, Params, Progress
 from lightning_meta.datamodules import QuadraticOptimizees
-from lightning_meta.datamodules.optimizees import Segment
+from lightning_meta.datamodules.optimizees.optimizees import Segment
 from lightning_meta.errors import ConfigError
 
 STEPS = 4

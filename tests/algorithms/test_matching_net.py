@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_meta.algorithms import FullContextMatchingNet, MatchingNet
-from lightning_meta.algorithms.metric.matching_net import sum_by_class
+from lightning_meta.algorithms.compare.matching_net import sum_by_class
 from lightning_meta.backbones.recurrent import LSTMCell
 from lightning_meta.core import Episode
 from lightning_meta.errors import ConfigError

@@ -9,7 +9,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from lightning_meta.algorithms import MAML, MetaLSTM
-from lightning_meta.algorithms.optimizer.meta_lstm import GatedUpdate, flatten
+from lightning_meta.algorithms.optimizers.meta_lstm import GatedUpdate, flatten
 from lightning_meta.core import SGD, Episode, Params, unroll
 from lightning_meta.errors import ConfigError
 from tests.conftest import conv4, meta_gradient, smooth

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_meta.algorithms import MetaOptNet
-from lightning_meta.algorithms.metric import metaoptnet
-from lightning_meta.algorithms.metric.metaoptnet import support_vector_machine
+from lightning_meta.algorithms.compare import metaoptnet
+from lightning_meta.algorithms.compare.metaoptnet import support_vector_machine
 from lightning_meta.core import Episode
-from lightning_meta.datamodules.episodes import EpisodeShape
+from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.errors import ConfigError
 from lightning_meta.interop.qpth import solve_qp
 from tests.conftest import conv4, meta_gradient, random_episodes, smooth

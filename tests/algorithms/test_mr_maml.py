@@ -10,7 +10,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from lightning_meta.algorithms import ANIL, MAML, MRMAML
-from lightning_meta.algorithms.gradient.mr_maml import divergence
+from lightning_meta.algorithms.initialize.mr_maml import divergence
 from lightning_meta.backbones import MLP, Backbone
 from lightning_meta.core import Batch, Episode
 from lightning_meta.errors import ConfigError

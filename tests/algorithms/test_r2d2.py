@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_meta.algorithms import R2D2
-from lightning_meta.algorithms.metric import r2d2
-from lightning_meta.algorithms.metric.r2d2 import draw_shots, ridge_regression
+from lightning_meta.algorithms.compare import r2d2
+from lightning_meta.algorithms.compare.r2d2 import draw_shots, ridge_regression
 from lightning_meta.core import Episode
 from lightning_meta.errors import ConfigError
 from tests.conftest import conv4, meta_gradient, random_episodes, smooth

@@ -20,7 +20,7 @@ from lightning_meta.benchmark.speed import (
     summary,
     table,
 )
-from lightning_meta.datamodules.episodes import EpisodeShape
+from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.errors import DataError
 from tests.conftest import needs_learn2learn
 
@@ -64,7 +64,7 @@ def test_learn2learn_draws_episodes_of_the_same_shape() -> None:
         assert drawn.dtype == own.dtype
     assert theirs.support.y.sort().values.tolist() == [[0, 1, 2]] * 2
     # A query image is one of the same class as the support image of its label.
-    images = bank("omniglot").images.float().div(255)
+    images = bank("omniglot").inputs.float().div(255)
     (support, labels), (query, query_labels) = (tuple(leaf[0] for leaf in batch) for batch in theirs)
 
     def owner(image: torch.Tensor) -> int:

@@ -8,7 +8,7 @@ from torch.utils._pytree import tree_map
 
 from lightning_meta.benchmark.speed import Cell
 from lightning_meta.benchmark.speed_cuda import Race, Timing, network_of, run_race, table
-from lightning_meta.datamodules.episodes import EpisodeShape
+from lightning_meta.core.episode import EpisodeShape
 
 SMALL = Cell("MAML", "omniglot", EpisodeShape(3, 1, 2), 2, 2)
 CPU = torch.device("cpu")

@@ -26,9 +26,10 @@ from lightning_meta.callbacks import (
     Throughput,
 )
 from lightning_meta.core import Batch, Params
+from lightning_meta.core.episode import Split
 from lightning_meta.datamodules.base import EpisodicDataModule
-from lightning_meta.datamodules.episodes import ClassBank, Split
-from lightning_meta.datamodules.sinusoid import Sinusoid
+from lightning_meta.datamodules.class_bank import ClassBank
+from lightning_meta.datamodules.functions.sinusoid import Sinusoid
 from lightning_meta.errors import DivergenceError
 from lightning_meta.metrics import EpisodicMSE
 

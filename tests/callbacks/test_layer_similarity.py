@@ -18,7 +18,7 @@ from lightning_meta.backbones import MLP, Backbone, ResNet12, WideResNet
 from lightning_meta.callbacks import LayerSimilarity
 from lightning_meta.callbacks.layer_similarity import layers_of
 from lightning_meta.datamodules.base import EpisodicDataModule
-from lightning_meta.datamodules.sinusoid import Sinusoid
+from lightning_meta.datamodules.functions.sinusoid import Sinusoid
 from lightning_meta.metrics import EpisodicMSE
 from lightning_meta.modules import EpisodicModule
 from tests.conftest import blobs, conv4

@@ -11,8 +11,8 @@ from torch.distributions import Normal
 
 from lightning_meta.algorithms import ConditionalNeuralProcess, ProtoNet
 from lightning_meta.callbacks import Completions, Pictures, ProcessFits, completions
+from lightning_meta.core.sampling import episode_keys
 from lightning_meta.datamodules import EpisodicDataModule, GaussianProcess, ImageCompletion
-from lightning_meta.datamodules.sampling import episode_keys
 from lightning_meta.modules import EpisodicModule
 from tests.conftest import SIZE, blobs, conv4, sinusoids
 

@@ -16,7 +16,8 @@ import yaml
 from lightning_meta.cli import main
 from lightning_meta.composition import compose
 from lightning_meta.core import Adam
-from lightning_meta.datamodules.episodes import ClassBank, Split
+from lightning_meta.core.episode import Split
+from lightning_meta.datamodules.class_bank import ClassBank
 from lightning_meta.errors import ConfigError
 from tests.conftest import Blobs
 

@@ -14,6 +14,7 @@ import yaml
 from lightning_meta.callbacks import Pictures
 from lightning_meta.cli import MetaCLI, main
 from lightning_meta.composition import compose
+from lightning_meta.core.episode import Split
 from lightning_meta.datamodules import (
     CIFARFS,
     MNIST,
@@ -23,7 +24,7 @@ from lightning_meta.datamodules import (
     Omniglot,
     TextClasses,
 )
-from lightning_meta.datamodules.episodes import ClassBank, Split
+from lightning_meta.datamodules.class_bank import ClassBank
 from lightning_meta.errors import ConfigError
 from lightning_meta.reproduce.runs import find_runs
 

@@ -13,7 +13,7 @@ from wandb import wandb_agent
 from lightning_meta.callbacks import Pictures
 from lightning_meta.cli import main
 from lightning_meta.datamodules import Glyphs
-from lightning_meta.datamodules.episodes import ClassBank
+from lightning_meta.datamodules.class_bank import ClassBank
 
 ROOT = Path(__file__).parents[2]
 SWEEPS = sorted((ROOT / "configs" / "sweep").glob("*.yaml"))

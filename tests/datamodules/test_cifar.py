@@ -14,11 +14,12 @@ from PIL import Image
 from torch.testing import assert_close
 from torchvision import datasets
 
-from lightning_meta.datamodules import cifar
+from lightning_meta.core.episode import Split
 from lightning_meta.datamodules.base import ShapeOverride
-from lightning_meta.datamodules.cifar import CIFAR, CIFARFS, FC100
-from lightning_meta.datamodules.cifar_split import CLASSES, SUPERCLASSES, cifar_fs_split, fc100_split
-from lightning_meta.datamodules.episodes import ClassBank, Split
+from lightning_meta.datamodules.class_bank import ClassBank
+from lightning_meta.datamodules.images import cifar
+from lightning_meta.datamodules.images.cifar import CIFAR, CIFARFS, FC100
+from lightning_meta.datamodules.images.cifar_split import CLASSES, SUPERCLASSES, cifar_fs_split, fc100_split
 from lightning_meta.errors import DataError
 
 FEW = ["apple", "bee", "maple_tree", "whale"]
@@ -133,21 +134,21 @@ def test_each_class_has_its_images_from_either_source(request: pytest.FixtureReq
     root = request.getfixturevalue(source)
     for split, names in FEW_SPLIT.items():
         bank = load(root, split)
-        assert bank.images.shape == (7 * len(names), 3, 32, 32) and bank.images.dtype == torch.uint8
+        assert bank.inputs.shape == (7 * len(names), 3, 32, 32) and bank.inputs.dtype == torch.uint8
         for name, first, size in zip(names, bank.first, bank.size, strict=True):
-            found = {image.permute(1, 2, 0).numpy().tobytes() for image in bank.images[first : first + size]}
+            found = {image.permute(1, 2, 0).numpy().tobytes() for image in bank.inputs[first : first + size]}
             assert found == {pixels(name, index).tobytes() for index in range(7)}
 
 
 def test_both_sources_give_the_same_tensors(folders: Path, pickles: Path) -> None:
     for split in FEW_SPLIT:
-        assert_close(load(folders, split).images, load(pickles, split).images, rtol=0, atol=0)
+        assert_close(load(folders, split).inputs, load(pickles, split).inputs, rtol=0, atol=0)
 
 
 def test_folders_are_preferred_to_pickles(folders: Path, pickles: Path) -> None:
     (pickles / "cifar-100-python").rename(folders / "cifar-100-python")
     Image.new("RGB", (32, 32), (1, 2, 3)).save(folders / "cifar100" / "whale" / "000.png")
-    assert (load(folders, "test").images.view(7, 3, -1) == torch.tensor([1, 2, 3]).view(3, 1)).all((1, 2)).sum() == 1
+    assert (load(folders, "test").inputs.view(7, 3, -1) == torch.tensor([1, 2, 3]).view(3, 1)).all((1, 2)).sum() == 1
 
 
 def test_episodes_are_drawn(folders: Path) -> None:
@@ -160,7 +161,7 @@ def test_episodes_are_drawn(folders: Path) -> None:
 
 
 def test_what_is_missing_is_downloaded(pickles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected, fetched = load(pickles).images, []
+    expected, fetched = load(pickles).inputs, []
 
     def unpack(url: str, folder: str, md5: str) -> None:
         fetched.append((url, md5))
@@ -168,7 +169,7 @@ def test_what_is_missing_is_downloaded(pickles: Path, tmp_path: Path, monkeypatc
         shutil.copytree(pickles / "cifar-100-python", Path(folder) / "cifar-100-python")
 
     monkeypatch.setattr(cifar, "download_and_extract_archive", unpack)
-    assert_close(load(tmp_path).images, expected)
+    assert_close(load(tmp_path).inputs, expected)
     url = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
     assert fetched == [(url, "eb9058c3a382ffc7106e4002c42a8d85")]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cifar-100-python", "cifar100"]
@@ -219,7 +220,7 @@ def test_a_wrong_number_of_images_is_reported(folders: Path, count: int) -> None
 def test_hidden_files_are_passed_over(folders: Path) -> None:
     (folders / "cifar100" / "apple" / "._000.png").write_bytes(b"not an image")
     (folders / "cifar100" / "apple" / ".DS_Store").write_bytes(b"not an image")
-    assert len(load(folders).images) == 14
+    assert len(load(folders).inputs) == 14
 
 
 @pytest.mark.parametrize(("kept", "reason"), [(0, "not an image"), (200, ".+")], ids=["empty", "truncated"])
@@ -250,11 +251,11 @@ def test_a_damaged_pickle_is_named(pickles: Path, name: str, damage: str) -> Non
 
 
 def test_the_cache_is_used_again_and_its_checksum_logged(folders: Path, caplog: pytest.LogCaptureFixture) -> None:
-    expected = load(folders).images
+    expected = load(folders).inputs
     for name in FEW:
         shutil.rmtree(folders / "cifar100" / name)
     with caplog.at_level(logging.INFO):
-        assert_close(load(folders).images, expected)
+        assert_close(load(folders).inputs, expected)
     cache = folders / "cifar100" / "cifar100.pt"
     assert [path.name for path in cache.parent.iterdir()] == [cache.name]
     assert torch.load(cache, weights_only=True)["sha256"] in caplog.text

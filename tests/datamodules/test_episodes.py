@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_meta.core import Episode
+from lightning_meta.core.episode import EpisodeShape, Split
 from lightning_meta.datamodules import EpisodicDataModule, ImageCompletion, Sinusoid
 from lightning_meta.datamodules.base import ShapeOverride
-from lightning_meta.datamodules.episodes import ClassBank, EpisodeDataset, EpisodeLoader, EpisodeShape, Split
+from lightning_meta.datamodules.class_bank import ClassBank
+from lightning_meta.datamodules.episodes import EpisodeDataset, EpisodeLoader
 from lightning_meta.errors import ConfigError
 from tests.conftest import CLASSES, EXAMPLES, blobs
 
@@ -235,7 +237,7 @@ def test_from_classes_keeps_classes_apart() -> None:
     bank = ClassBank.from_classes(images)
     for c in range(4):
         rows = slice(bank.first[c], bank.first[c] + bank.size[c])
-        assert torch.equal(bank.images[rows], images[c])
+        assert torch.equal(bank.inputs[rows], images[c])
 
 
 # ---- shapes ---------------------------------------------------------------------------------------------------------

@@ -8,10 +8,10 @@ import torch
 from torch.distributions import MultivariateNormal, Normal
 
 from lightning_meta.core import Episode
+from lightning_meta.core.episode import EpisodeShape
+from lightning_meta.core.sampling import episode_keys
 from lightning_meta.datamodules import GaussianProcess
-from lightning_meta.datamodules.episodes import EpisodeShape
-from lightning_meta.datamodules.gaussian_process import KERNELS, GaussianProcessSource
-from lightning_meta.datamodules.sampling import episode_keys
+from lightning_meta.datamodules.functions.gaussian_process import KERNELS, GaussianProcessSource
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicLogLikelihood
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from lightning_meta.datamodules import glyph_renderer
-from lightning_meta.datamodules import glyphs as glyphs_module
-from lightning_meta.datamodules.episodes import ClassBank, EpisodeShape, Split
-from lightning_meta.datamodules.glyph_renderer import (
+from lightning_meta.core.episode import EpisodeShape, Split
+from lightning_meta.datamodules.class_bank import ClassBank
+from lightning_meta.datamodules.images import glyph_renderer
+from lightning_meta.datamodules.images import glyphs as glyphs_module
+from lightning_meta.datamodules.images.glyph_renderer import (
     EXAMPLES,
     SCRIPTS,
     SIZE,
@@ -23,7 +24,7 @@ from lightning_meta.datamodules.glyph_renderer import (
     render_glyphs,
     render_plain,
 )
-from lightning_meta.datamodules.glyphs import Glyphs
+from lightning_meta.datamodules.images.glyphs import Glyphs
 from lightning_meta.errors import DataError
 
 SAMPLE = "AgЖᐁشⵣლאԱ"
@@ -150,7 +151,7 @@ def test_a_source_holds_the_images_of_its_split(split: Split, datamodule: Glyphs
     source = datamodule.load_source(split)
     assert isinstance(source, ClassBank)
     expected = few.images[np.isin(few.scripts, SCRIPTS[split])]
-    assert_array_equal(source.images.numpy(), expected.reshape(-1, 1, SIZE, SIZE))
+    assert_array_equal(source.inputs.numpy(), expected.reshape(-1, 1, SIZE, SIZE))
     assert len(source.size) == len(expected)
 
 

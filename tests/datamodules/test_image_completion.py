@@ -31,7 +31,7 @@ def test_support_and_query_are_different_pixels_of_one_image() -> None:
     assert tasks.support.x.shape == (50, 100, 2) and tasks.query.y.shape == (50, PIXELS - 100, 1)
     found = images_of(tasks)
     assert not found.isnan().any()  # every pixel once
-    bank = blobs().load_source("test").images[:, 0].float() / 255
+    bank = blobs().load_source("test").inputs[:, 0].float() / 255
     matches = (found[:, None] == bank).flatten(2).all(2)
     assert (matches.sum(1) == 1).all()
     assert len(matches.float().argmax(1).unique()) > 30  # of 144 images, in 50 draws

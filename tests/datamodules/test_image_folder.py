@@ -11,11 +11,12 @@ from PIL import Image
 from torch.testing import assert_close
 
 from lightning_meta.cli import main
-from lightning_meta.datamodules import image_folder
+from lightning_meta.core.episode import EpisodeShape, Split
 from lightning_meta.datamodules.base import ShapeOverride
+from lightning_meta.datamodules.class_bank import ClassBank
 from lightning_meta.datamodules.class_split import ClassSplit, share_out
-from lightning_meta.datamodules.episodes import ClassBank, EpisodeShape, Split
-from lightning_meta.datamodules.image_folder import SUFFIXES, ImageFolder, read_image
+from lightning_meta.datamodules.images import image_folder
+from lightning_meta.datamodules.images.image_folder import SUFFIXES, ImageFolder, read_image
 from lightning_meta.errors import ConfigError, DataError, UserError
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -67,7 +68,7 @@ def names(bank: ClassBank) -> list[str]:
     """Which class each of the bank's classes is, by the colour that all its images have."""
     found = []
     for first, size in zip(bank.first, bank.size, strict=True):
-        pixels = bank.images[first : first + size].permute(0, 2, 3, 1).reshape(-1, 3).unique(dim=0)
+        pixels = bank.inputs[first : first + size].permute(0, 2, 3, 1).reshape(-1, 3).unique(dim=0)
         assert len(pixels) == 1
         found.append(next(name for name in ALL if colour(name) == tuple(pixels[0].tolist())))
     return found
@@ -76,7 +77,7 @@ def names(bank: ClassBank) -> list[str]:
 def test_classes_may_differ_in_size() -> None:
     classes = [torch.full((size, 1, 2, 2), size, dtype=torch.uint8) for size in (4, 2, 3)]
     bank = ClassBank.from_ragged(classes)
-    assert bank.images[:, 0, 0, 0].tolist() == [4, 4, 4, 4, 2, 2, 3, 3, 3]
+    assert bank.inputs[:, 0, 0, 0].tolist() == [4, 4, 4, 4, 2, 2, 3, 3, 3]
     assert bank.first.tolist() == [0, 4, 6] and bank.size.tolist() == [4, 2, 3]
     episode = bank.sample(np.arange(50, dtype=np.uint64), EpisodeShape(3, 1, 1))
     # Support and query of a label are of the same class, and the three labels are of the three classes.
@@ -198,7 +199,7 @@ def test_pixels_without_a_known_range_are_refused(tmp_path: Path) -> None:
 
 
 def test_grey_images_have_one_channel(root: Path) -> None:
-    assert load(root, channels=1).images.shape[1:] == (1, 8, 8)
+    assert load(root, channels=1).inputs.shape[1:] == (1, 8, 8)
 
 
 def test_hidden_files_and_other_files_are_passed_over(root: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -218,10 +219,10 @@ def sizes_of(bank: ClassBank) -> dict[str, int]:
 
 
 def test_the_small_images_are_made_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = {split: load(root, split).images for split in SPLITS}
+    expected = {split: load(root, split).inputs for split in SPLITS}
     monkeypatch.setattr(image_folder, "read_image", None)
     for split in SPLITS:
-        assert_close(load(root, split).images, expected[split])
+        assert_close(load(root, split).inputs, expected[split])
     assert len(list(root.glob("few_shot_3x8x8_*.pt"))) == 1
 
 

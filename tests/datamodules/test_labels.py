@@ -14,9 +14,11 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_meta.algorithms import ProtoNet
 from lightning_meta.core import Episode
+from lightning_meta.core.episode import EpisodeShape, Split
 from lightning_meta.datamodules import ClassificationDataModule
 from lightning_meta.datamodules.base import ShapeOverride
-from lightning_meta.datamodules.episodes import ClassBank, EpisodeDataset, EpisodeShape, Labels, Split
+from lightning_meta.datamodules.class_bank import ClassBank, Labels
+from lightning_meta.datamodules.episodes import EpisodeDataset
 from lightning_meta.errors import ConfigError
 from tests.conftest import CLASSES, blobs, conv4
 from tests.datamodules.test_episodes import assert_same, at, identities, numbered_bank, ready
@@ -222,7 +224,7 @@ def test_an_episode_is_the_same_in_any_meta_batch(labels: Labels) -> None:
 
 def test_options_stay_when_the_bank_moves_to_a_device() -> None:
     bank = replace(numbered_bank([5, 5]), labels="fixed", augmentation=("mix",)).to(torch.device("meta"))
-    assert (bank.images.device.type, bank.labels, bank.augmentation) == ("meta", "fixed", ("mix",))
+    assert (bank.inputs.device.type, bank.labels, bank.augmentation) == ("meta", "fixed", ("mix",))
 
 
 @pytest.mark.parametrize("labels", ["class", "other"])
@@ -259,7 +261,7 @@ class Apart(ClassificationDataModule):
     def load_source(self, split: Split) -> ClassBank:
         sizes, before = {"train": ([9, 5, 7, 6, 8, 5], 0), "val": ([6, 9, 5, 7], 6), "test": ([5] * 6, 10)}[split]
         bank = numbered_bank(sizes)
-        return replace(bank, images=bank.images + torch.tensor([before, 0], dtype=torch.uint8))
+        return replace(bank, inputs=bank.inputs + torch.tensor([before, 0], dtype=torch.uint8))
 
 
 def apart(**overrides: Any) -> Apart:

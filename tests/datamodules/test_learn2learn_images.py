@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lightning_meta.core.episode import Split
 from lightning_meta.datamodules import Learn2LearnImages
-from lightning_meta.datamodules.episodes import Split
-from lightning_meta.datamodules.learn2learn_images import MODES
+from lightning_meta.datamodules.images.learn2learn_images import MODES
 from lightning_meta.errors import DataError
 from tests.conftest import needs_learn2learn
 

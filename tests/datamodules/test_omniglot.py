@@ -10,10 +10,11 @@ import torch
 from PIL import Image, ImageDraw
 from torch.testing import assert_close
 
-from lightning_meta.datamodules import omniglot as omniglot_module
-from lightning_meta.datamodules.episodes import ClassBank, Split
-from lightning_meta.datamodules.omniglot import Omniglot, shrink, with_rotations
-from lightning_meta.datamodules.omniglot_split import vinyals_split
+from lightning_meta.core.episode import Split
+from lightning_meta.datamodules.class_bank import ClassBank
+from lightning_meta.datamodules.images import omniglot as omniglot_module
+from lightning_meta.datamodules.images.omniglot import Omniglot, shrink, with_rotations
+from lightning_meta.datamodules.images.omniglot_split import vinyals_split
 from lightning_meta.errors import DataError
 
 FEW: dict[Split, list[str]] = {
@@ -100,7 +101,7 @@ def test_ink_is_255_on_0_and_a_thin_line_stays_visible(tmp_path: Path) -> None:
 
 def test_sources_hold_the_drawings_of_their_split_in_order(root: Path) -> None:
     for split, characters in FEW.items():
-        images = load(root, split).images.view(len(characters), 20, 1, 28, 28)
+        images = load(root, split).inputs.view(len(characters), 20, 1, 28, 28)
         for row, character in enumerate(characters):
             for person in (0, 7, 19):
                 expected = (10 + 4 * person, 10 + 15 * ALL.index(character))
@@ -111,7 +112,7 @@ def test_sources_hold_the_drawings_of_their_split_in_order(root: Path) -> None:
 def test_rotations_are_classes(root: Path, rotations: bool, classes: int) -> None:
     source = load(root, rotations=rotations)
     assert len(source.size) == classes
-    assert len(source.images) == 20 * classes
+    assert len(source.inputs) == 20 * classes
 
 
 def test_rotated_classes_are_quarter_turns_of_every_example() -> None:
@@ -137,12 +138,12 @@ def test_episodes_are_drawn(root: Path) -> None:
 @pytest.mark.parametrize("archived", [False, True], ids=["folders", "archives"])
 @pytest.mark.parametrize("folder", ["omniglot", "omniglot-py"])
 def test_folders_and_archives_are_found_in_either_place(root: Path, folder: str, archived: bool) -> None:
-    expected = load(root).images
+    expected = load(root).inputs
     (root / "omniglot" / "omniglot_28.pt").unlink()
     (root / "omniglot").rename(root / folder)
     if archived:
         zip_folders(root / folder)
-    assert_close(load(root).images, expected)
+    assert_close(load(root).inputs, expected)
 
 
 def test_files_that_are_no_drawings_are_passed_over(root: Path) -> None:
@@ -150,12 +151,12 @@ def test_files_that_are_no_drawings_are_passed_over(root: Path) -> None:
     for name in (".DS_Store", "._0000_01.png", "Thumbs.db"):
         (character / name).write_bytes(b"not a drawing")
     (root / "omniglot" / "images_background" / "contact_sheet.png").write_bytes(b"not a drawing")
-    assert len(load(root).images) == 40
+    assert len(load(root).inputs) == 40
 
 
 def test_what_is_missing_is_downloaded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, elsewhere, fetched = root / "omniglot", root / "elsewhere", []
-    expected = load(root).images
+    expected = load(root).inputs
     (folder / "omniglot_28.pt").unlink()
     zip_folders(folder)
     folder.rename(elsewhere)
@@ -165,7 +166,7 @@ def test_what_is_missing_is_downloaded(root: Path, monkeypatch: pytest.MonkeyPat
         shutil.copy(elsewhere / filename, target)
 
     monkeypatch.setattr(omniglot_module, "download_url", copy)
-    assert_close(load(root).images, expected)
+    assert_close(load(root).inputs, expected)
     prefix = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python"
     assert fetched == [
         (f"{prefix}/images_background.zip", "68d2efa1b9178cc56df9314c21c6e718"),
@@ -241,24 +242,24 @@ def test_a_damaged_archive_is_named(root: Path, damage: str) -> None:
 
 
 def test_the_cache_is_used_again_and_its_checksum_logged(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    expected = load(root).images
+    expected = load(root).inputs
     for part in PARTS:
         shutil.rmtree(root / "omniglot" / part)
     with caplog.at_level(logging.INFO):
-        assert_close(load(root).images, expected)
+        assert_close(load(root).inputs, expected)
     cache = root / "omniglot" / "omniglot_28.pt"
     assert [path.name for path in cache.parent.iterdir()] == [cache.name]
     assert torch.load(cache, weights_only=True)["sha256"] in caplog.text
 
 
 def test_the_cache_of_version_0_1_is_read(root: Path) -> None:
-    expected = load(root, "test").images
+    expected = load(root, "test").inputs
     cache = root / "omniglot" / "omniglot_28.pt"
     content = torch.load(cache, weights_only=True)
     images = torch.stack(content["images"])
     sha256 = hashlib.sha256(images.numpy().tobytes()).hexdigest()
     torch.save({"images": images, "characters": content["classes"], "sha256": sha256}, cache)
-    assert_close(load(root, "test").images, expected)
+    assert_close(load(root, "test").inputs, expected)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "emptied", "changed image", "other content"])

@@ -94,7 +94,7 @@ def test_images_and_labels_belong_together_and_the_loss_is_the_networks() -> Non
     theta, (x, y) = data.dataset("val").__getitems__([0])[1:]
     kept = [0, 2, 4, 7, 9]  # of 12, at even distances
     for label, pixels in zip(y[0, 0].tolist(), x[0, 0], strict=True):
-        of_class = bank.images[bank.first[kept[label]] : bank.first[kept[label]] + bank.size[kept[label]]]
+        of_class = bank.inputs[bank.first[kept[label]] : bank.first[kept[label]] + bank.size[kept[label]]]
         assert (of_class == pixels).flatten(1).all(1).any()
     assert set(y.unique().tolist()) == set(range(5))
     assert (x[0, 0] != x[0, 1]).any(), "another minibatch in each step"
@@ -159,7 +159,7 @@ def test_mnist_is_read_from_torchvisions_files(tmp_path: Path) -> None:
     data.prepare_data()
     bank = data.load_source("train")
     assert len(bank.size) == 10 and (bank.size == 2).all()
-    assert torch.equal(bank.images[bank.first[3] : bank.first[3] + 2, 0], torch.from_numpy(pixels[labels == 3]))
+    assert torch.equal(bank.inputs[bank.first[3] : bank.first[3] + 2, 0], torch.from_numpy(pixels[labels == 3]))
     optimizees = ImageOptimizees(data, MLP(784, (20,), "sigmoid"), unroll_steps=2)
     optimizees.setup("test")
     assert optimizees.dataset("test").__getitems__([0]).batches.x.shape == (1, 3, 128, 1, 28, 28)
@@ -176,8 +176,8 @@ def test_cifar_10_is_read_from_torchvisions_files(tmp_path: Path, monkeypatch: p
     data = CIFAR10(str(tmp_path), download=False)
     data.prepare_data()
     bank = data.load_source("test")
-    assert bank.images.shape == (50, 3, 32, 32) and (bank.size == 5).all()
-    assert torch.equal(bank.images[bank.first[7]], torch.from_numpy(pixels[7]))
+    assert bank.inputs.shape == (50, 3, 32, 32) and (bank.size == 5).all()
+    assert torch.equal(bank.inputs[bank.first[7]], torch.from_numpy(pixels[7]))
 
 
 def test_all_classes_of_a_folder_of_images_may_be_learned(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from lightning_meta.core import Batch, Episode
+from lightning_meta.core.episode import Split
 from lightning_meta.datamodules import SinusoidWithIdentity
-from lightning_meta.datamodules.episodes import Split
 from lightning_meta.errors import ConfigError
 
 AMPLITUDES = torch.linspace(0.1, 4.0, 20)

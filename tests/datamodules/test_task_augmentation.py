@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from lightning_meta.core import Batch, Episode
+from lightning_meta.core.episode import Split
 from lightning_meta.datamodules import ClassificationDataModule
-from lightning_meta.datamodules.episodes import ClassBank, Split
+from lightning_meta.datamodules.class_bank import ClassBank
 from lightning_meta.errors import ConfigError
 from tests.datamodules.test_episodes import assert_same, at, numbered_bank, ready
 
@@ -57,7 +58,7 @@ class Finder:
     """Finds the one or two bank images whose mean an image is."""
 
     def __init__(self) -> None:
-        images = noise().source("train").images.flatten(1).double() / 255
+        images = noise().source("train").inputs.flatten(1).double() / 255
         self.first, self.second = np.triu_indices(len(images))
         self.means = (images[self.first] + images[self.second]) / 2
 
@@ -127,7 +128,7 @@ def test_a_class_that_is_not_mixed_is_left_as_it_was() -> None:
 
 def test_every_other_class_is_equally_likely_to_be_mixed_in() -> None:
     """The second class is a residual: twice the mixed image less the plain one. All 8 classes take part."""
-    images = noise().source("train").images.double().flatten(1) / 255
+    images = noise().source("train").inputs.double().flatten(1) / 255
     plain, mixed = by_class(train(1000))[:, 0, 0], by_class(train(1000, task_augmentation=["mix"]))[:, 0, 0]
     others = (2 * mixed - plain).flatten(1).double()
     distance, row = torch.cdist(others, images).min(1)

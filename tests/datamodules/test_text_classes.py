@@ -19,9 +19,9 @@ from lightning_meta.backbones import Conv4, EmbeddingAverage, TextCNN
 from lightning_meta.callbacks import EpisodeGallery, LayerSimilarity, SupportUse
 from lightning_meta.cli import main
 from lightning_meta.core import Batch, Episode
+from lightning_meta.core.episode import Split
 from lightning_meta.datamodules import CLINC150, ClassSplit, HuffPost, TextClasses
 from lightning_meta.datamodules.base import ShapeOverride
-from lightning_meta.datamodules.episodes import Split
 from lightning_meta.errors import ConfigError, DataError, UserError
 from tests.datamodules.test_episodes import assert_same, at, differ, ready
 
@@ -74,7 +74,7 @@ def load(file: Path, **overrides: Any) -> dict[Split, dict[str, list[str]]]:
     found: dict[Split, dict[str, list[str]]] = {}
     for split, names in datamodule.classes.items():
         bank = datamodule.source(split)
-        parts = bank.images.split(bank.size.tolist())
+        parts = bank.inputs.split(bank.size.tolist())
         texts = [[" ".join(words[index] for index in row) for row in part.tolist()] for part in parts]
         found[split] = dict(zip(names, texts, strict=True))
     return found
@@ -118,7 +118,7 @@ def test_with_buckets_unknown_words_are_told_apart(file: Path) -> None:
     datamodule = text_classes(file, unknown_buckets=50)
     datamodule.prepare_data()
     ready(datamodule)
-    first = datamodule.source("test").images[datamodule.source("test").first]  # "the <name>" of each class
+    first = datamodule.source("test").inputs[datamodule.source("test").first]  # "the <name>" of each class
     assert first[:, 0].unique().tolist() == [52], "the most frequent word comes after the buckets"
     assert len(first[:, 1].unique()) == len(first) and first[:, 1].max() < 52
 
@@ -339,7 +339,7 @@ def test_a_checkpoint_brings_its_vocabulary(file: Path, tmp_path: Path) -> None:
     (after,) = trainer(tmp_path).test(module, changed, ckpt_path=checkpoint.last_model_path, verbose=False)
     assert changed.tokenizer.words == data.tokenizer.words
     assert "zebra" not in changed.tokenizer.words
-    assert (changed.source("test").images == 1).all(1).any(), "encoded anew, with zebra as an unknown word"
+    assert (changed.source("test").inputs == 1).all(1).any(), "encoded anew, with zebra as an unknown word"
     assert after["test/loss"] != before["test/loss"], "the texts have changed"
     write(file, rows())
     (same,) = trainer(tmp_path).test(module, text_classes(file), ckpt_path=checkpoint.last_model_path, verbose=False)

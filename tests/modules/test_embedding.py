@@ -151,7 +151,7 @@ def test_a_frozen_backbone_stays_as_it_is_and_embeds_every_image_once(tmp_path: 
     trainer(tmp_path).fit(module, datamodule=blobs())
     changed = {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {name for name in before if name.startswith("decoder")}
-    images = sum(len(blobs().load_source(split).images) for split in ("train", "val"))
+    images = sum(len(blobs().load_source(split).inputs) for split in ("train", "val"))
     assert module.backbone.images == images
     again = frozen(tmp_path)
     trainer(tmp_path).fit(again, datamodule=blobs())

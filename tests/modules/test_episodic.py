@@ -27,14 +27,15 @@ from torch.optim import Adam
 
 from lightning_meta.algorithms import LEO, MAML, Baseline, ProtoNet, Reptile
 from lightning_meta.backbones import MLP, FittedBackbone
-from lightning_meta.core import SGD, Batch, Episode, LearnedRates, Momentum, RMSprop, TaskOutput
+from lightning_meta.core import SGD, Batch, Episode, Momentum, RMSprop, TaskOutput
 from lightning_meta.core import Adam as InnerAdam
+from lightning_meta.core.episode import Split
+from lightning_meta.core.sampling import episode_keys
 from lightning_meta.datamodules import Sinusoid
 from lightning_meta.datamodules.base import ShapeOverride
-from lightning_meta.datamodules.episodes import Split
-from lightning_meta.datamodules.sampling import episode_keys
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicAccuracy, EpisodicMSE
+from lightning_meta.modules.learned_rates import LearnedRates
 from tests.conftest import SIZE, blobs, conv4, meta_gradient, random_episodes, sinusoids
 
 
@@ -130,7 +131,7 @@ class Centred(FittedBackbone):
 def test_a_backbone_is_fitted_once_to_all_inputs_of_meta_training(stage: str, classes: tuple[Split, ...]) -> None:
     data, module = blobs(train_split="".join(classes)), ProtoNet(Centred())
     getattr(trainer(max_steps=1), stage)(module, data)
-    images = torch.cat([data.load_source(split).images for split in classes])
+    images = torch.cat([data.load_source(split).inputs for split in classes])
     torch.testing.assert_close(module.backbone.mean, images.float().mean(0).flatten() / 255)
     assert set(data.sources) == ({"train", "val", "test"} if stage == "fit" else {"test"}), "nothing else is held"
     trainer().test(module, data, verbose=False)

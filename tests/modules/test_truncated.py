@@ -11,10 +11,10 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from lightning_meta.algorithms import MAML, LSTMOptimizer
 from lightning_meta.backbones import MLP
 from lightning_meta.callbacks import EpisodicCheckpoint
-from lightning_meta.core import LearnedRates
 from lightning_meta.datamodules import QuadraticOptimizees, Sinusoid
 from lightning_meta.errors import ConfigError
 from lightning_meta.modules import TruncatedModule
+from lightning_meta.modules.learned_rates import LearnedRates
 from tests.modules.test_resume import assert_equal
 
 STEPS, SEGMENTS = 8, 3

@@ -22,7 +22,7 @@ from PIL import Image
 from lightning_meta.callbacks.episode_table import _by_class
 from lightning_meta.cli import main
 from lightning_meta.datamodules import Glyphs
-from lightning_meta.datamodules.episodes import ClassBank
+from lightning_meta.datamodules.class_bank import ClassBank
 from lightning_meta.loggers import (
     ANSWER_TIMEOUT,
     CONNECT_TIMEOUT,

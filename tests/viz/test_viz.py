@@ -7,9 +7,10 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from lightning_meta.core import Batch
-from lightning_meta.datamodules.episodes import STREAM, EpisodeDataset, EpisodeShape
-from lightning_meta.datamodules.sampling import episode_keys
-from lightning_meta.datamodules.sinusoid import SinusoidSource
+from lightning_meta.core.episode import EpisodeShape
+from lightning_meta.core.sampling import episode_keys
+from lightning_meta.datamodules.episodes import STREAM, EpisodeDataset
+from lightning_meta.datamodules.functions.sinusoid import SinusoidSource
 from lightning_meta.viz import adaptation_curve, episode_gallery, sine_fits
 from lightning_meta.viz.style import BLUE, VERMILLION
 

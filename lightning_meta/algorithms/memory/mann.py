@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_map
 
 from lightning_meta.backbones.recurrent import LSTMCell, LSTMState
 from lightning_meta.core import Batch, TaskOutput
-from lightning_meta.datamodules.episodes import EpisodeShape, Split
+from lightning_meta.core.episode import EpisodeShape, Split
 from lightning_meta.errors import ConfigError
 from lightning_meta.modules import StreamModule
 

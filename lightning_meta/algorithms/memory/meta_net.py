@@ -24,9 +24,9 @@ from torch.utils._pytree import tree_map
 from lightning_meta.backbones import Backbone
 from lightning_meta.backbones.recurrent import LSTMCell
 from lightning_meta.core import Batch, Params, TaskOutput, detach
+from lightning_meta.core.episode import EpisodeShape, Split
 from lightning_meta.core.preprocessing import log_and_sign
 from lightning_meta.core.prototypes import cosine_similarities
-from lightning_meta.datamodules.episodes import EpisodeShape, Split
 from lightning_meta.errors import ConfigError
 from lightning_meta.modules import EmbeddingModule, StreamModule
 

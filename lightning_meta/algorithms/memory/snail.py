@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from lightning_meta.backbones import Backbone
 from lightning_meta.core import Batch, TaskOutput
-from lightning_meta.datamodules.episodes import EpisodeShape, Split
+from lightning_meta.core.episode import EpisodeShape, Split
 from lightning_meta.errors import ConfigError
 from lightning_meta.modules import EmbeddingModule, StreamModule
 

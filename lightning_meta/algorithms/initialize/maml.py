@@ -1,0 +1,132 @@
+"""MAML: learn an initialisation from which a few gradient steps solve a new task.
+
+Finn, Abbeel, Levine: "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks" (2017), arXiv:1703.03400.
+`first_order=True` is FOMAML (section 5.2 of the paper).
+
+Deviations: the convolutions of `Conv4` carry no bias (normalisation cancels it). Normalisation has a scale and a shift
+that are adapted like all weights; in the authors' code it has no scale, and its shift is meta-learned only. On Omniglot
+they draw the head's weights from a unit normal (`head_init`); torch's narrower draw is the default here. Everything
+else, such as schedules and the number of query examples, is a setting and stands in the configs.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from lightning_meta.backbones import Backbone, support_statistics
+from lightning_meta.core import SGD, Batch, InnerOptimizer, Params, TaskOutput, trainable, unroll
+from lightning_meta.core.episode import EpisodeShape, Split
+from lightning_meta.errors import ConfigError
+from lightning_meta.modules import EpisodicModule
+from lightning_meta.modules.learned_rates import inner_optimizer_for
+
+
+class MAML(EpisodicModule[Params]):
+    """Adapt all weights by gradient descent on the support loss; meta-learn where the descent starts.
+
+    Args:
+        backbone: feature extractor; a linear head is added.
+        n_way: outputs of the head: classes per episode, or 1 for scalar regression. On the command line it follows
+            `data.n_way`.
+        inner_lr: step size of the inner loop (alpha).
+        inner_steps: adaptation steps in training.
+        eval_inner_steps: adaptation steps in validation and test. None: as in training.
+        first_order: drop second derivatives.
+        loss_fn: support and query loss of predictions and targets.
+        inner_optimizer: makes the inner optimizer from the step size, such as `LearnedRates`. None: `SGD`.
+        head_init: draws the weights of the head, in place, with biases of 0, such as `torch.nn.init.xavier_uniform_`
+            (Reptile's authors) or `torch.nn.init.normal_` (MAML's, on Omniglot). None: as `nn.Linear`.
+        **kwargs: of `EpisodicModule`.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        n_way: int | None = None,
+        inner_lr: float = 0.4,
+        inner_steps: int = 1,
+        eval_inner_steps: int | None = None,
+        first_order: bool = False,
+        loss_fn: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+        inner_optimizer: Callable[[float], InnerOptimizer] | None = None,
+        head_init: Callable[[Tensor], Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if n_way is None:
+            raise ConfigError(f"{type(self).__name__} needs n_way, the number of outputs of its head.")
+        if min(inner_steps, eval_inner_steps or 0) < 0:
+            raise ConfigError(
+                f"inner_steps={inner_steps} and eval_inner_steps={eval_inner_steps} must not be negative."
+            )
+        self.n_way, self.inner_steps, self.first_order, self.loss_fn = n_way, inner_steps, first_order, loss_fn
+        self.eval_inner_steps = inner_steps if eval_inner_steps is None else eval_inner_steps
+        self.learner = nn.Sequential(backbone, linear(backbone.out_features, n_way, head_init))
+        self.inner_optimizer = inner_optimizer_for(self.theta, inner_lr, inner_optimizer or SGD)
+
+    @property
+    def backbone(self) -> nn.Module:
+        return self.learner[0]
+
+    def theta(self) -> Params:
+        """Where the inner loop starts: the parameters of the learner that it moves, by name; none that are frozen."""
+        return trainable(self.learner)
+
+    @property
+    def steps(self) -> int:
+        """Adaptation steps of the current mode, training or evaluation."""
+        return self.inner_steps if self.training else self.eval_inner_steps
+
+    def loss(self, params: Params, batch: Batch) -> Tensor:
+        """Loss of the learner under `params`; parameters that are not named there keep their meta-learned values."""
+        return self.loss_fn(functional_call(self.learner, params, (batch.x,)), batch.y)
+
+    def adapt(self, support: Batch) -> Params:
+        """Fast weights phi by parameter name (with the support's statistics where the norm protocol asks for them)."""
+        phi = unroll(
+            lambda params: self.loss(params, support), self.theta(), self.inner_optimizer, self.steps, self.first_order
+        )
+        return phi | support_statistics(self.learner, phi, support.x)
+
+    def query_loss(self, phi: Params, query: Batch) -> TaskOutput:
+        preds = functional_call(self.learner, phi, (query.x,))
+        return TaskOutput(self.loss_fn(preds, query.y), preds)
+
+    def check_task(self, shape: EpisodeShape, split: Split) -> None:
+        if split == "train" and self.inner_steps == 0:
+            raise ConfigError(
+                f"inner_steps=0 would train {type(self).__name__} without adaptation; take at least 1. (To evaluate "
+                "without adaptation: eval_inner_steps=0.)"
+            )
+        if not self.theta():
+            raise ConfigError(
+                f"all parameters that the inner loop of {type(self).__name__} could move are frozen; leave "
+                "requires_grad of some, or take an algorithm without an inner loop, such as ProtoNet."
+            )
+        if shape.n_way != self.n_way:
+            raise ConfigError(
+                f"{split} episodes are {shape.n_way}-way, but the head has n_way={self.n_way} outputs; "
+                f"{type(self).__name__} needs the same way everywhere: set data.n_way alone."
+            )
+
+
+def linear(in_features: int, out_features: int, init: Callable[[Tensor], Any] | None = None) -> nn.Linear:
+    """A linear layer, its weights drawn by `init` and its biases 0; None: drawn as torch does."""
+    layer = nn.Linear(in_features, out_features)
+    if init:
+        init(layer.weight)
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def refuse_to_learn(module: MAML) -> None:
+    """Raise `ConfigError` when the inner optimizer learns, for algorithms without a gradient through inner steps."""
+    if isinstance(module.inner_optimizer, nn.Module):
+        name = type(module).__name__
+        raise ConfigError(
+            f"{name} takes no gradient through its inner steps, from which {type(module.inner_optimizer).__name__} "
+            f"would learn; give {name} an inner optimizer without parameters, such as SGD or Adam, or take MAML."
+        )

@@ -1,0 +1,1 @@
+"""Neural processes: a distribution over functions from a context set."""

@@ -1,0 +1,1 @@
+"""Regression tasks: each task is a function."""

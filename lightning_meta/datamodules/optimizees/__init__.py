@@ -1,0 +1,1 @@
+"""Functions to be minimised, on which an optimizer is learned."""

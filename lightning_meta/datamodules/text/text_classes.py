@@ -1,0 +1,292 @@
+"""A few-shot data set from labelled text: any table of texts with a column that names their classes."""
+
+import csv
+import gzip
+import json
+import logging
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TextIO, cast
+
+from lightning_meta.core.episode import Split
+from lightning_meta.core.tokenizer import FIRST, Tokenizer
+from lightning_meta.datamodules.class_bank import ClassBank
+from lightning_meta.datamodules.class_split import (
+    SPLITS,
+    ClassSplit,
+    check_classes,
+    check_split,
+    read_lists,
+    share_out,
+    shortened,
+)
+from lightning_meta.datamodules.classification import ClassificationDataModule
+from lightning_meta.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+JSON_LINES = (".jsonl", ".json")
+
+
+class TextClasses(ClassificationDataModule):
+    """Texts with a class each, from one file. Classes may have different numbers of texts.
+
+    The file is a table with named columns: JSON lines (`.jsonl`, `.json`: one object on each line) or `.csv` or `.tsv`
+    with the names in the first line; each also compressed, with `.gz` after it. Its classes are split in one of two
+    ways:
+
+    - by list: three text files name the classes of each split,
+      `--data.split.train train.txt --data.split.val val.txt --data.split.test test.txt`;
+    - by fraction: the classes are shuffled by a seed and shared out,
+      `--data.split.fractions [0.64,0.16,0.2] --data.split.seed 1`. The log names the classes of each split.
+
+    An example is a row of `length` token ids, see `Tokenizer`. The vocabulary is counted on the texts of the
+    meta-training classes alone: words of the test classes are not known before. It is saved with a checkpoint, and a
+    checkpoint that is loaded brings its own, so that an id stays the word that it was in training, though the file
+    or its split may have changed. (Lightning finds it by the name of the datamodule's class: between data sets of
+    different classes, such as CLINC150 and HuffPost, it is not passed on.)
+
+    Args:
+        file: the path. Where it is missing, the same path with `.gz` is taken.
+        text_column: name of the column of texts.
+        class_column: name of the column of classes; whole numbers are names too.
+        split: which classes are for training, validation and test. A relative path starts at the folder of the file.
+        length: ids of an example; longer texts are cut off there.
+        vocabulary: how many ids there are at most: padding, unknown and the most frequent words. On the command line
+            the backbone follows it, as it follows `length`.
+        min_count: how often a word must occur to be in the vocabulary. With 1 no word of meta-training is unknown, and
+            what stands for unknown words is never trained.
+        unknown_buckets: how many of the ids are for words outside the vocabulary, which a hash shares out among them.
+            Without, all have the same id. With, the new words of a task can be told apart, which helps where single
+            words name the class.
+        **kwargs: of `ClassificationDataModule`.
+    """
+
+    origin = ""  # a sentence that says where the file can be had
+
+    def __init__(
+        self,
+        file: str,
+        text_column: str = "text",
+        class_column: str = "label",
+        split: ClassSplit = ClassSplit(),  # noqa: B008 - never mutated
+        length: int = 20,
+        vocabulary: int = 10_000,
+        min_count: int = 2,
+        unknown_buckets: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.file, self.text_column, self.class_column, self.class_split = Path(file), text_column, class_column, split
+        self.length, self.vocabulary, self.min_count = length, vocabulary, min_count
+        self.unknown_buckets = unknown_buckets
+        if length < 1 or min_count < 1:
+            raise ConfigError(f"length={length} and min_count={min_count} must be at least 1.")
+        if unknown_buckets < 0:
+            raise ConfigError(f"unknown_buckets={unknown_buckets} must not be negative.")
+        if vocabulary <= FIRST + unknown_buckets:
+            raise ConfigError(
+                f"vocabulary={vocabulary} leaves no word beside padding and unknown (unknown_buckets="
+                f"{unknown_buckets}); take {FIRST + unknown_buckets + 1} at least."
+            )
+        check_split(split)
+
+    def prepare_data(self) -> None:
+        """Read the file. Raises `DataError` if it is missing or unreadable."""
+        for split, names in self.classes.items():
+            texts = sum(len(self.texts[name]) for name in names)
+            log.info("%s: %d texts of %d classes for %s.", self.file, texts, len(names), split)
+            if self.class_split.fractions:
+                log.info("The classes for %s: %s.", split, ", ".join(names))
+        log.info("Vocabulary: %d words of the training classes.", len(self.tokenizer.words))
+
+    def load_source(self, split: Split) -> ClassBank:
+        names, shape = self.classes[split], self.shapes[split]
+        smallest = min(names, key=lambda name: len(self.texts[name]))
+        if len(self.texts[smallest]) < shape.k_shot + shape.n_query:
+            raise ConfigError(
+                f"{split} episodes need {shape.k_shot + shape.n_query} texts of every class (k_shot={shape.k_shot} + "
+                f"n_query={shape.n_query}), but class {smallest} of {self.file} has {len(self.texts[smallest])}; lower "
+                "k_shot or n_query, add texts, or leave the class out."
+            )
+        return ClassBank.from_ragged([self.tokenizer.encode(self.texts[name]) for name in names])
+
+    def split_classes(self, names: list[str]) -> dict[Split, list[str]]:
+        """Which of the classes `names` of the file each split has. Raises `ConfigError` or `DataError`."""
+        split = self.class_split
+        if split.fractions:
+            return share_out(names, split.fractions, split.seed)
+        if split.train is None:
+            raise ConfigError(
+                f"the {len(names)} classes of {self.file} are not split. Have them shared out, --data.split.fractions "
+                "[0.64,0.16,0.2], or list them in three files: --data.split.train train.txt --data.split.val val.txt "
+                "--data.split.test test.txt."
+            )
+        return read_lists({name: self.file.parent / getattr(split, name) for name in SPLITS})
+
+    @cached_property
+    def texts(self) -> dict[str, list[str]]:
+        """All texts of the file, by class, in the order of the file."""
+        path = self.file
+        if not path.exists():
+            path = path.with_name(f"{path.name}.gz")
+        if not path.exists():
+            raise DataError(
+                f"{self.file} is missing (and so is {path}). It must be a table of texts, JSON lines, CSV or TSV, with "
+                f"the columns {self.text_column!r} and {self.class_column!r}. {self.origin}".rstrip()
+            )
+        texts: defaultdict[str, list[str]] = defaultdict(list)
+        for text, name in read_table(path, self.text_column, self.class_column):
+            texts[name].append(text)
+        return dict(texts)
+
+    @cached_property
+    def classes(self) -> dict[Split, list[str]]:
+        """The names of the classes of each split."""
+        classes = self.split_classes(sorted(self.texts))
+        check_classes(classes, {split: f"the {split} split of {self.file}" for split in SPLITS})
+        missing = [name for of_split in classes.values() for name in of_split if name not in self.texts]
+        if missing:
+            raise DataError(
+                f"{len(missing)} classes of the split are not in the column {self.class_column!r} of {self.file}: "
+                f"{shortened(missing)}. It has {len(self.texts)}: {shortened(sorted(self.texts))}."
+            )
+        return classes
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        known = (text for name in self.classes["train"] for text in self.texts[name])
+        return Tokenizer.learn(known, self.length, self.vocabulary, self.min_count, self.unknown_buckets)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"words": self.tokenizer.words, "buckets": self.tokenizer.buckets}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        words, buckets = state_dict["words"], state_dict["buckets"]
+        if (words, buckets) == (self.tokenizer.words, self.tokenizer.buckets):
+            return
+        log.info("Vocabulary: %d words of the checkpoint, in place of those of the file.", len(words))
+        self.tokenizer = Tokenizer(words, self.length, buckets)
+        # Lightning sets up before it loads.
+        for split, source in self.sources.items():
+            self.sources[split] = self.load_split(split).to(cast(ClassBank, source).inputs.device)
+
+
+def read_table(path: Path, text_column: str, class_column: str) -> Iterator[tuple[str, str]]:
+    """The text and the class of each row of a file.
+
+    Raises:
+        DataError: the file cannot be read, or a row has no text or no class.
+        ConfigError: the suffix of the file is not known.
+    """
+    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    if suffix not in (*DELIMITERS, *JSON_LINES):
+        known = ", ".join((*JSON_LINES, *DELIMITERS))
+        raise ConfigError(f"{path}: a table of texts ends in one of {known}, or in one of them and .gz.")
+    try:
+        # -sig: some editors on Windows write a mark. newline: as the csv module asks.
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="") as lines:
+            rows = csv_rows(lines, DELIMITERS[suffix]) if suffix in DELIMITERS else json_rows(lines)
+            for number, row in rows:
+                text, name = row.get(text_column), row.get(class_column)
+                if not isinstance(text, str) or not isinstance(name, str | int) or name == "":
+                    raise ValueError(
+                        f"line {number} must have a text in the column {text_column!r} and a class in "
+                        f"{class_column!r}; its columns are {shortened([str(key) for key in row])}. Name others with "
+                        "--data.text_column and --data.class_column"
+                    )
+                yield text, str(name)
+    except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {error}.") from error
+
+
+def csv_rows(lines: TextIO, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number of the last line and content of each row."""
+    reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
+    for row in reader:
+        yield reader.line_num, row
+
+
+def json_rows(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and content of each line that is not empty."""
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {number} is no JSON ({error}); JSON lines have one object on each line") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"line {number} is no JSON object; JSON lines have one on each line")
+        yield number, row
+
+
+class CLINC150(TextClasses):
+    """CLINC150: 150 intents of queries to a voice assistant, 150 queries each; 50 / 50 / 50 classes.
+
+    Larson et al.: "An Evaluation Dataset for Intent Classification and Out-of-Scope Prediction" (2019),
+    arXiv:1909.02027, without the queries that are out of scope. The class splits are the five that came with Dopierre,
+    Gravier, Logerais: "ProtAugment: Intent Detection Meta-Learning through Unsupervised Diverse Paraphrasing" (2021),
+    arXiv:2105.12995.
+
+    Args:
+        root: folder for data, with `clinc150/full.jsonl` (or `.gz`) and `clinc150/few_shot/01/labels.train.txt` and so
+            on (`valid` and `test`, 01 to 05).
+        fold: which of the splits, 1 to 5.
+        length, vocabulary, min_count: see `TextClasses`.
+        **kwargs: of `TextClasses`.
+    """
+
+    origin = "Copy full.jsonl and few_shot/ there from the folder data/OOS of https://github.com/tdopierre/ProtAugment."
+
+    def __init__(
+        self,
+        root: str = "data",
+        fold: int = 1,
+        length: int = 20,
+        vocabulary: int = 2_000,
+        min_count: int = 2,
+        **kwargs: Any,
+    ) -> None:
+        if not 1 <= fold <= 5:
+            raise ConfigError(f"fold={fold}: CLINC150 has the class splits 1 to 5.")
+        lists = f"few_shot/{fold:02}/labels."
+        split = ClassSplit(train=f"{lists}train.txt", val=f"{lists}valid.txt", test=f"{lists}test.txt")
+        file = str(Path(root) / "clinc150" / "full.jsonl")
+        super().__init__(file, "sentence", "label", split, length, vocabulary, min_count, **kwargs)
+
+    def split_classes(self, names: list[str]) -> dict[Split, list[str]]:
+        folder = self.file.parent / "few_shot"
+        if not folder.is_dir():
+            raise DataError(f"the folder {folder} with the class splits is missing. {self.origin}")
+        return super().split_classes(names)
+
+
+class HuffPost(TextClasses):
+    """HuffPost: 41 sections of a newspaper, 900 headlines each; 20 / 5 / 16 classes.
+
+    Bao, Wu, Chang, Barzilay: "Few-shot Text Classification with Distributional Signatures" (2020), arXiv:1908.06039,
+    who chose the headlines from a collection by Misra and split the classes.
+
+    Args:
+        root: folder for data, with `huffpost/huffpost.json` (or `.gz`).
+        length, vocabulary, min_count: see `TextClasses`.
+        **kwargs: of `TextClasses`.
+    """
+
+    origin = "Copy data/huffpost.json there from https://github.com/ws-jiang/MetaPrompter_public."
+
+    def __init__(
+        self, root: str = "data", length: int = 20, vocabulary: int = 10_000, min_count: int = 2, **kwargs: Any
+    ) -> None:
+        file = str(Path(root) / "huffpost" / "huffpost.json")
+        super().__init__(file, "raw", "label", ClassSplit(), length, vocabulary, min_count, **kwargs)
+
+    def split_classes(self, names: list[str]) -> dict[Split, list[str]]:
+        """Classes 0 to 19, 20 to 24 and 25 to 40; the numbers are the file's."""
+        classes = [str(number) for number in range(41)]
+        return {"train": classes[:20], "val": classes[20:25], "test": classes[25:]}
