@@ -10,6 +10,7 @@ commands:
   reproduce  train and test every experiment that has no result yet: reproduce [NAME ...] [--jobs N] [--list]; what it
              has done on another machine: reproduce --export FILE there, reproduce --import FILE here
   compare    put tested runs side by side: compare RUN [RUN ...], each the folder of a run
+  results    write the tables of numbers in README and docs anew from the result files: results [--check]
   benchmark  measure: benchmark speed, outer steps against those of other libraries; benchmark growth, their time and
              memory against their sizes; benchmark fit, what the Trainer adds; benchmark precision, the meta-gradient
              under bf16-mixed against fp32; benchmark optimizer_cost EXPERIMENT, a learned optimizer against Adam
@@ -32,6 +33,7 @@ TOOLS = {  # modules of lightning_meta
     ("predict",): "predict",
     ("reproduce",): "reproduce.command",
     ("compare",): "benchmark.compare",
+    ("results",): "results.pages",
     ("benchmark", "precision"): "benchmark.precision",
     ("benchmark", "speed"): "benchmark.speed",
     ("benchmark", "growth"): "benchmark.growth",

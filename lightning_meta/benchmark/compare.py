@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_meta.benchmark.results_table import says_where, settings
 from lightning_meta.callbacks.tables import write_csv
 from lightning_meta.core.statistics import Z95, mean_and_ci95
 from lightning_meta.errors import DataError
+from lightning_meta.results.table import says_where, settings
 from lightning_meta.viz.comparison import comparison
 
 # Runs are tested on the same frozen episodes if they agree in these.

@@ -27,11 +27,11 @@ from typing import NoReturn
 
 import torch
 
-from lightning_meta.benchmark.results_table import HEADER, row, trained_steps
 from lightning_meta.errors import ConfigError, UserError
 from lightning_meta.reproduce.exchange import Left, find, opened, pack, take_checkpoint, take_result
 from lightning_meta.reproduce.queue import Queue
 from lightning_meta.reproduce.runs import Progress, Run, differences, find_runs, label
+from lightning_meta.results.table import HEADER, row, trained_steps
 
 WORK_LEFT = 75  # exit status EX_TEMPFAIL: try again later
 

@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 import yaml
 
 from lightning_meta import checkpoints
-from lightning_meta.benchmark.results_table import trained_steps
 from lightning_meta.callbacks.checkpoint import AtomicCheckpointIO
 from lightning_meta.errors import ConfigError, DataError
 from lightning_meta.reproduce.runs import Progress, Run, contradictions, differences, label, options
+from lightning_meta.results.table import trained_steps
 
 SMALL = ("version_*/result.json", "version_*/metrics.csv", "version_*/config.yaml", "settings.json", "log.txt")
 LOG_TAIL = 20_000  # bytes

@@ -16,9 +16,9 @@ import torch
 import yaml
 
 from lightning_meta import checkpoints
-from lightning_meta.benchmark.results_table import PLACES, pairs, settings, trained_steps
 from lightning_meta.composition import compose
 from lightning_meta.errors import ConfigError
+from lightning_meta.results.table import PLACES, pairs, settings, trained_steps
 
 # Settings that may change while a training is interrupted: they say how long, where, how fast and what is shown.
 FREE = (

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_meta.benchmark.results_table import options, row, table
+from lightning_meta.results.table import options, row, table
 
 RESULT = {
     "experiment": "maml_glyphs_5w1s",

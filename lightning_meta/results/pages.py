@@ -1,0 +1,59 @@
+"""Write the tables of numbers in README and docs anew, from the result files.
+
+python -m lightning_meta results [--check] [PAGE ...]
+
+A table stands between two comments. The first one says which results it has, by the names of their files, or `all`:
+
+    <!-- results: protonet_omniglot_5w1s maml_omniglot_5w1s -->
+    <!-- end of results -->
+"""
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning_meta.errors import DataError
+from lightning_meta.results.table import short_table, table
+
+EXPERIMENTS = Path("configs/experiment")
+PLACE = re.compile(r"(<!-- results: (.+?) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+
+
+def refreshed(text: str, folder: Path = EXPERIMENTS) -> str:
+    """A page with its tables as the results of a folder make them."""
+
+    def fill(place: re.Match[str]) -> str:
+        names = place[2].split()
+        made = table(folder) if names == ["all"] else short_table(folder, names)
+        return f"{place[1]}\n{made}\n\n{place[3]}"
+
+    return PLACE.sub(fill, text)
+
+
+def pages() -> list[Path]:
+    """Those of the repository that have a table of results."""
+    found = [Path("README.md"), *sorted(Path("docs").rglob("*.md")), *sorted(Path("configs").rglob("*.md"))]
+    return [page for page in found if PLACE.search(page.read_text())]
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        "python -m lightning_meta results", description=(__doc__ or "").split("\n\n", 1)[0],
+        epilog=(__doc__ or "").split("\n\n", 2)[2], formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("pages", nargs="*", type=Path, metavar="PAGE", help="Markdown files (all that have tables)")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is out of date")
+    given = parser.parse_args(arguments)
+    stale = []
+    for page in given.pages or pages():
+        if not page.is_file():
+            raise DataError(f"{page} does not exist.")
+        before = page.read_text()
+        if (after := refreshed(before)) != before:
+            stale.append(str(page))
+            if not given.check:
+                page.write_text(after)
+    if stale and given.check:
+        raise DataError(f"{', '.join(stale)}: out of date; run python -m lightning_meta results.")
+    print(f"written: {', '.join(stale)}" if stale else "All tables are as the results make them.")

@@ -1,0 +1,159 @@
+"""Rows of Markdown made from result files, the `result.json` that runs leave, and from the headers of experiments."""
+
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_meta.composition import compose
+from lightning_meta.core.episode import EpisodeShape
+from lightning_meta.errors import DataError
+
+HEADER = (
+    "| experiment | options | score | paper | tested on | normalisation | inner steps | outer steps | trained in "
+    "| hardware |\n|---|---|---|---|---|---|---|---|---|---|"
+)
+SHORT_HEADER = "| result | ours | paper | normalisation | outer steps of the recipe |\n|---|---|---|---|---|"
+# Options that say where, not what; so do those below them, such as `--trainer.logger.save_dir`.
+PLACES = (
+    "--config", "--ckpt_path", "--name", "--trainer.logger", "--trainer.accelerator", "--trainer.enable_progress_bar",
+    "--data.root",
+)  # fmt: skip
+
+
+def row(result: dict[str, Any], experiment: Path) -> str:
+    """One line of the full table. Accuracy is in per cent; every score has its 95 % confidence half-width.
+
+    Args:
+        result: what a result file says.
+        experiment: the file of the experiment, whose header states the paper's figure and which trains so many steps.
+    """
+    if "n_way" in result:
+        shape = EpisodeShape(result["n_way"], result["k_shot"], result["n_query"])
+        tested_on = f"{result['episodes']} episodes, {shape}"
+    else:
+        tested_on = f"{result['episodes']} optimizees, {result['data']}, {result['unroll_steps']} steps"
+    cells = [
+        f"`{result['experiment']}`",
+        f"`{changed}`" if (changed := options(result["command"])) else "",
+        score(result),
+        paper_figure(experiment, result),
+        tested_on,
+        result["normalisation"],
+        _or_dash(result["eval_inner_steps"]),
+        training(result, experiment),
+        "-" if result["fit_seconds"] is None else f"{result['fit_seconds'] / 60:.0f} min",
+        result["hardware"],
+    ]
+    return _line(cells)
+
+
+def short_row(name: str, result: dict[str, Any], experiment: Path) -> str:
+    """One line of a short table, of the result file `name`."""
+    queries = f", {result['n_query']} queries" if "n_query" in result else ""
+    return _line(
+        [
+            f"`{name}`",
+            score(result),
+            paper_figure(experiment, result).split(" (")[0],
+            f"{result['normalisation']}{queries}",
+            training(result, experiment),
+        ]
+    )
+
+
+def score(result: Mapping[str, Any]) -> str:
+    """The metric with its interval and unit."""
+    metric = result["metric"]
+    scale, unit, digits = (100, " %", 2) if metric == "acc" else (1, f" {metric}", 3)
+    return " ± ".join(f"{scale * result[key]:.{digits}f}" for key in (metric, f"{metric}_ci95")) + unit
+
+
+def training(result: Mapping[str, Any], experiment: Path) -> str:
+    """Outer steps trained, of those of the recipe."""
+    return f"{steps:,} of {recipe_steps(experiment):,}" if (steps := trained_steps(result)) else "-"
+
+
+def trained_steps(result: Mapping[str, Any]) -> int:
+    """How long the training was; in results of version 0.1 at least as long as to the weights that were tested."""
+    return result.get("trained_steps", result["outer_steps"]) or 0
+
+
+def options(command: str) -> str:
+    """What a command changes in its experiment: its options, without those of `PLACES`."""
+    return shlex.join(word for pair in settings(command) if not says_where(pair[0]) for word in pair)
+
+
+def says_where(option: str) -> bool:
+    """Whether an option is one of `PLACES` or below one."""
+    return f"{option}.".startswith(tuple(f"{place}." for place in PLACES))
+
+
+def settings(command: str) -> list[tuple[str, str]]:
+    """The options of a command with their values, whether written `--key value` or `--key=value`."""
+    return pairs(shlex.split(command)[4:])  # after python -m lightning_meta fit
+
+
+def pairs(words: Sequence[str]) -> list[tuple[str, str]]:
+    """The options among words of a command line with their values."""
+    parts = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    return list(zip(parts[::2], parts[1::2], strict=True))
+
+
+def paper_figure(config: Path, result: Mapping[str, Any]) -> str:
+    """What the header of an experiment file says of the paper for the way and shot of a result; a dash for nothing.
+
+    `# Paper:` is for the experiment's own test episodes, `# Paper 20w5s:` for others.
+    """
+    data = compose(config).get("data") or {}
+    shape = data.get("init_args", {}) if isinstance(data, dict) else {}
+    shape = shape | (shape.get("test") or {})
+    other = any(key in shape and key in result and shape[key] != result[key] for key in ("n_way", "k_shot"))
+    label = rf"Paper {result['n_way']}w{result['k_shot']}s" if other else "Paper"
+    stated = re.search(rf"^# {label}: +(.+)$", config.read_text(), re.MULTILINE)
+    return stated[1] if stated else "-"
+
+
+def recipe_steps(config: Path) -> int:
+    """How many outer steps an experiment trains."""
+    return compose(config)["trainer"]["max_steps"]
+
+
+def table(folder: Path) -> str:
+    """All rows, ordered by result file, and below them the experiments without a result."""
+    experiments, results = _read(folder)
+    rows = [row(result, experiments[result["experiment"]]) for result in results.values()]
+    left_out = [
+        f"`{name}`" for name in experiments if name not in {result["experiment"] for result in results.values()}
+    ]
+    return "\n".join([HEADER, *rows, "", f"Not run: {', '.join(left_out) or 'none'}."])
+
+
+def short_table(folder: Path, names: Sequence[str]) -> str:
+    """A row for each result file that is named.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    experiments, results = _read(folder)
+    if missing := [name for name in names if name not in results]:
+        raise DataError(f"{folder / 'results'} has no {', '.join(f'{name}.json' for name in missing)}.")
+    rows = [short_row(name, results[name], experiments[results[name]["experiment"]]) for name in names]
+    return "\n".join([SHORT_HEADER, *rows])
+
+
+def _read(folder: Path) -> tuple[dict[str, Path], dict[str, Any]]:
+    """Experiment files and the contents of result files, by name."""
+    experiments = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    results = {path.stem: json.loads(path.read_text()) for path in sorted((folder / "results").glob("*.json"))}
+    return experiments, results
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _or_dash(value: object) -> str:
+    return "-" if value is None else str(value)
