@@ -1,4 +1,4 @@
-"""The README's commands are accepted and its Python runs, as they are written."""
+"""README and docs: commands are accepted as they are written, Python runs, links lead to files."""
 
 import re
 import shlex
@@ -20,10 +20,13 @@ from lightning_meta.reproduce.runs import find_runs
 from tests.conftest import meta_gradient, random_episodes
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-BLOCKS: list[tuple[str, str]] = re.findall(r"^```(bash|python)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXT = "\n".join(page.read_text() for page in PAGES)
+BLOCKS: list[tuple[str, str]] = re.findall(r"^```(bash|python)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 LINES = "\n".join(code for language, code in BLOCKS if language == "bash").replace("\\\n", "").splitlines()
-COMMANDS = [line.split("lightning_meta ", 1)[1] for line in LINES if re.search(r"-m lightning_meta (fit|test) ", line)]
+COMMANDS = sorted(
+    {line.split("lightning_meta ", 1)[1] for line in LINES if re.search(r"-m lightning_meta (fit|test) ", line)}
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -35,6 +38,17 @@ def test_the_command_line_accepts(command: str, monkeypatch: pytest.MonkeyPatch,
         main([*shlex.split(command), "--print_config"])
     assert ended.value.code == 0
     assert "class_path: lightning_meta.algorithms." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert missing == []
+
+
+def test_the_front_page_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
 def test_reproduce_accepts_its_commands() -> None:

@@ -52,7 +52,7 @@ class MetaModule(pl.LightningModule):
         task_chunk_size: tasks vectorised at once; lower it when memory runs out. None: all.
         compile_training: `true`: compile the training step with `torch.compile`, which takes half a minute to minutes
             and a C++ compiler; iMAML cannot be. On a CPU it pays for long trainings of networks without convolutions,
-            where most of the time goes into calling small operations (see `benchmark/README.md`). `cuda_graph`: on a
+            where most of the time goes into calling small operations (see `docs/speed.md`). `cuda_graph`: on a
             GPU, record the step's kernels once and launch them together, which takes seconds. It pays for small
             networks, whose kernels take longer to launch than to run.
     """

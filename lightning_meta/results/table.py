@@ -52,7 +52,8 @@ def row(result: dict[str, Any], experiment: Path) -> str:
 
 def short_row(name: str, result: dict[str, Any], experiment: Path) -> str:
     """One line of a short table, of the result file `name`."""
-    queries = f", {result['n_query']} queries" if "n_query" in result else ""
+    count = result.get("n_query")
+    queries = f", {count} {'query' if count == 1 else 'queries'}" if count else ""
     return _line(
         [
             f"`{name}`",
@@ -113,7 +114,7 @@ def paper_figure(config: Path, result: Mapping[str, Any]) -> str:
     other = any(key in shape and key in result and shape[key] != result[key] for key in ("n_way", "k_shot"))
     label = rf"Paper {result['n_way']}w{result['k_shot']}s" if other else "Paper"
     stated = re.search(rf"^# {label}: +(.+)$", config.read_text(), re.MULTILINE)
-    return stated[1] if stated else "-"
+    return stated[1].replace("+-", "±") if stated else "-"
 
 
 def recipe_steps(config: Path) -> int:

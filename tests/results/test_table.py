@@ -3,7 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from lightning_meta.results.table import options, row, table
+from lightning_meta.errors import DataError
+from lightning_meta.results.pages import main, pages, refreshed
+from lightning_meta.results.table import options, paper_figure, row, table
+
+ROOT = Path(__file__).parents[2]
 
 RESULT = {
     "experiment": "maml_glyphs_5w1s",
@@ -63,9 +67,54 @@ def test_experiments_without_a_result_are_named(experiment: Path, tmp_path: Path
     assert made.endswith("Not run: `anil_glyphs_5w1s`.")
 
 
-def test_table_has_a_row_for_each_committed_result() -> None:
-    """The table in the results page is what the command in it makes."""
-    folder = Path(__file__).parents[2] / "configs" / "experiment"
-    made = table(folder)
-    assert made in (folder / "README.md").read_text()
-    assert made.count("\n| `") == len(list((folder / "results").glob("*.json"))) > 0
+def test_a_figure_of_the_paper_belongs_to_a_way_and_a_shot(tmp_path: Path) -> None:
+    header = "# Paper:    98.1 (table 1)\n# Paper 5w5s: 98.9\n"
+    (config := tmp_path / "a.yaml").write_text(
+        header + "data: {class_path: Omniglot, init_args: {n_way: 5, k_shot: 1, test: {n_query: 3}}}\n"
+    )
+    assert paper_figure(config, RESULT) == "98.1 (table 1)"
+    assert paper_figure(config, RESULT | {"k_shot": 5}) == "98.9"
+    assert paper_figure(config, RESULT | {"n_way": 20}) == "-"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, experiment: Path) -> Path:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "maml.json").write_text(json.dumps(RESULT))
+    return tmp_path
+
+
+PAGE = "Above.\n<!-- results: maml -->\nold\n<!-- end of results -->\nBelow.\n"
+
+
+def test_a_page_has_the_rows_that_it_names(folder: Path) -> None:
+    made = refreshed(PAGE, folder)
+    line = "| `maml` | 89.71 ± 0.59 % | 98.7 | transductive, 15 queries | 400 of 60,000 |\n"
+    assert made.startswith("Above.\n<!-- results: maml -->\n\n| result |") and made.endswith(
+        f"{line}\n<!-- end of results -->\nBelow.\n"
+    )
+    assert refreshed(made, folder) == made
+    with pytest.raises(DataError, match=r"has no anil\.json"):
+        refreshed(PAGE.replace("maml", "anil"), folder)
+
+
+def test_pages_out_of_date_are_named_and_written(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (page := folder / "page.md").write_text(PAGE)
+    monkeypatch.setattr("lightning_meta.results.pages.refreshed", lambda text: refreshed(text, folder))
+    with pytest.raises(DataError, match=r"page\.md: out of date"):
+        main([str(page), "--check"])
+    assert page.read_text() == PAGE
+    main([str(page)])
+    assert page.read_text() == refreshed(PAGE, folder)
+    main([str(page), "--check"])
+    assert "as the results make them" in capsys.readouterr().out
+
+
+def test_committed_pages_are_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert {page.name for page in pages()} >= {"README.md", "results.md"}
+    main(["--check"])
+    rows = Path("docs/results.md").read_text().count("\n| `")
+    assert rows >= len(list(Path("configs/experiment/results").glob("*.json"))) > 0
