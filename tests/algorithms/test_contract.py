@@ -47,6 +47,7 @@ from lightning_meta.algorithms import (
     Siamese,
 )
 from lightning_meta.backbones import MLP
+from lightning_meta.backbones.norm import batch_norm_layers
 from lightning_meta.core import Adam, Batch, Episode, LearnedRates
 from lightning_meta.datamodules import EpisodicDataModule
 from lightning_meta.errors import ConfigError
@@ -144,6 +145,10 @@ REGRESSORS: dict[str, Make] = {
     "attentive_neural_process": lambda: AttentiveNeuralProcess(width=16, layers=2, draws=4, heads=2),
 }
 
+PROTOCOLS = ("inductive", "transductive")
+# Whose definition breaks what a protocol promises, and why.
+TRANSDUCTIVE_IN_TRAINING = {MetaLSTM: "as in its authors' code, whatever the protocol of evaluation"}
+
 
 def spread(module: RelationNet) -> RelationNet:
     """Scores start all but equal, as in the authors' code; with larger weights they differ."""
@@ -151,6 +156,18 @@ def spread(module: RelationNet) -> RelationNet:
         if isinstance(layer, nn.Linear):
             layer.weight.data.mul_(30)
     return module
+
+
+def under(protocol: str, module: EpisodicModule) -> EpisodicModule:
+    """The module with another normalisation protocol."""
+    for layer in batch_norm_layers(module).values():
+        layer.protocol = protocol
+    return module
+
+
+def first(part: Batch) -> Batch:
+    """Of the first task."""
+    return Batch(part.x[0], part.y[0])
 
 
 @pytest.fixture(autouse=True)
@@ -232,6 +249,43 @@ def test_order_of_support_and_query_does_not_matter(module: EpisodicModule, epis
     before, after = module.play(episodes), module.play(shuffled)
     torch.testing.assert_close(after.loss, before.loss, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(after.preds, before.preds.flip(1), rtol=1e-8, atol=1e-10)
+
+
+@torch.no_grad()
+def test_under_inductive_a_prediction_does_not_depend_on_the_other_queries(
+    module: EpisodicModule, episodes: Episode
+) -> None:
+    """Under transductive it does, so that this could fail. By the meta-batch, and by the two hooks that users call."""
+    support, (x, y) = episodes
+    kept = Batch(x[:, :2], y[:, :2])
+    for protocol in PROTOCOLS if batch_norm_layers(module) else ("no normalisation",):
+        together, alone = (
+            [module.play(tasks).preds[:, :2], module.predict(module.adapt(first(support)), first(tasks.query).x)[:2]]
+            for module in [under(protocol, module.eval())]
+            for tasks in (episodes, Episode(support, kept))
+        )
+        for ours, theirs in zip(alone, together, strict=True):
+            if protocol == "transductive":
+                assert not torch.allclose(ours, theirs, rtol=0, atol=1e-4)
+            else:
+                torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@torch.no_grad()
+def test_where_the_query_is_the_support_inductive_equals_transductive(
+    module: EpisodicModule, episodes: Episode, training: bool
+) -> None:
+    """The support's statistics are then the query's: those under the weights that the query sees, at every step."""
+    if not batch_norm_layers(module):
+        pytest.skip("no normalisation")
+    module.train(training)
+    tasks = Episode(episodes.support, episodes.support)
+    inductive, transductive = (under(protocol, module).play(tasks) for protocol in PROTOCOLS)
+    torch.testing.assert_close(inductive, transductive, rtol=1e-9, atol=1e-11)
+    inductive, transductive = (under(protocol, module).play(episodes).preds for protocol in PROTOCOLS)
+    alike = torch.allclose(inductive, transductive, rtol=0, atol=1e-4)
+    assert alike == (training and type(module) in TRANSDUCTIVE_IN_TRAINING)
 
 
 def test_hooks_leave_the_module_unchanged(module: EpisodicModule, episodes: Episode) -> None:
