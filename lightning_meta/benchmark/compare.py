@@ -4,6 +4,9 @@ python -m lightning_meta compare RUN [RUN ...] [--out FOLDER]
 
 A RUN is the folder of a run, `runs/<experiment>/version_<n>`, with its `result.json` and `test_episodes.csv`. Runs that
 differ in their training seed alone are pooled. The first method is the one that the others are compared with.
+
+Runs are paired episode by episode where they were tested on the same ones, of which `episodes_digest` in `result.json`
+is the witness. A run that is older than digests is neither paired nor pooled.
 """
 
 import argparse
@@ -23,17 +26,23 @@ from lightning_meta.errors import DataError
 from lightning_meta.results.table import says_where, settings
 from lightning_meta.viz.comparison import comparison
 
-# Runs are tested on the same frozen episodes if they agree in these.
-EPISODES = (
+# In which runs are to agree, said where they do not.
+SETTINGS = (
     "data", "metric", "n_way", "k_shot", "n_query", "unroll_steps", "batch_size", "episode_seed", "episodes",
 )  # fmt: skip
 
 
 class Run(NamedTuple):
-    """What a run left: `result.json`, and the metric of each test episode `(E,)`, float64, in the order of episodes."""
+    """What a run left: its folder, `result.json`, and the metric of each test episode `(E,)`, float64, by its id."""
 
+    folder: Path
     result: dict[str, Any]
     scores: Tensor
+
+    @property
+    def digest(self) -> str | None:
+        """Of the episodes that it was tested on."""
+        return self.result.get("episodes_digest")
 
 
 class Method(NamedTuple):
@@ -53,6 +62,7 @@ class Row(NamedTuple):
 
     method: str
     seeds: int
+    episodes: int
     mean: float
     ci95: float
     seeds_ci95: float | None
@@ -63,30 +73,34 @@ class Row(NamedTuple):
 
 def load(folder: Path) -> Run:
     """Read the files of a run; `DataError` where they are missing or are not those of a test."""
+    if not folder.is_dir():
+        raise DataError(f"{folder} does not exist; give the folder of a run: runs/<experiment>/version_<n>.")
     missing = [name for name in ("result.json", "test_episodes.csv") if not (folder / name).is_file()]
     if missing:
         raise DataError(f"{folder} has no {' and no '.join(missing)}; give the folder of a run that was tested.")
     result = json.loads((folder / "result.json").read_text())
     with (folder / "test_episodes.csv").open(newline="") as file:
-        scores = [float(row[result["metric"]]) for row in csv.DictReader(file)]
-    if len(scores) != result["episodes"]:
+        lines = list(csv.DictReader(file))
+    scores = {int(float(line["episode"])): float(line[result["metric"]]) for line in lines}
+    if not len(scores) == len(lines) == result["episodes"]:
         raise DataError(
-            f"{folder}: test_episodes.csv has {len(scores)} episodes, result.json {result['episodes']}; they are not "
-            "of the same test. Test the checkpoint again."
+            f"{folder}: test_episodes.csv has {len(lines)} rows of {len(scores)} episodes, result.json "
+            f"{result['episodes']}; they are not of the same test. Test the checkpoint again."
         )
-    return Run(result, torch.tensor(scores, dtype=torch.float64))
+    return Run(folder, result, torch.tensor([scores[i] for i in sorted(scores)], dtype=torch.float64))
 
 
 def pool(runs: Sequence[Run]) -> list[Method]:
     """Put runs together that are alike but for the training seed, in the order in which they are given."""
-    methods: dict[tuple[str, tuple[Any, ...]], list[Run]] = {}
+    methods: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
-        methods.setdefault((_name(run.result), _episodes(run.result)), []).append(run)
-    for (name, _), alike in methods.items():
+        alike = (_name(run.result), *_settings(run.result), run.digest or run.folder)
+        methods.setdefault(alike, []).append(run)
+    for (name, *_), alike in methods.items():
         seeds = [run.result["seed"] for run in alike]
         if len(set(seeds)) < len(seeds):
             raise DataError(f"{name} is there {len(seeds)} times, with training seeds {seeds}; give each run once.")
-    return [Method(name, alike) for (name, _), alike in methods.items()]
+    return [Method(name, alike) for (name, *_), alike in methods.items()]
 
 
 def rows(methods: Sequence[Method]) -> list[Row]:
@@ -96,15 +110,23 @@ def rows(methods: Sequence[Method]) -> list[Row]:
         mean, ci95 = _mean_and_ci95(method.scores)
         seeds = torch.stack([run.scores.mean() for run in method.runs])
         seeds_ci95 = Z95 * (seeds.std() / len(seeds) ** 0.5).item() if len(seeds) > 1 else None
-        ours, theirs = (_episodes(m.runs[0].result) for m in (method, first))
-        unlike = [f"{key} {a} against {b}" for key, a, b in zip(EPISODES, ours, theirs, strict=True) if a != b]
-        difference, difference_ci95 = (
-            (None, None) if method is first or unlike else _mean_and_ci95(method.scores - first.scores)
-        )
-        result.append(
-            Row(method.name, len(seeds), mean, ci95, seeds_ci95, difference, difference_ci95, ", ".join(unlike))
-        )
+        why_not = "" if method is first else _why_not_paired(method.runs[0], first.runs[0])
+        difference = (None, None) if method is first or why_not else _mean_and_ci95(method.scores - first.scores)
+        size = len(seeds), len(method.scores)
+        result.append(Row(method.name, *size, mean, ci95, seeds_ci95, *difference, why_not))
     return result
+
+
+def _why_not_paired(run: Run, first: Run) -> str:
+    """Empty where both were tested on the same episodes."""
+    ours, theirs = _settings(run.result), _settings(first.result)
+    unlike = [f"{key} {a} against {b}" for key, a, b in zip(SETTINGS, ours, theirs, strict=True) if a != b]
+    if unlike:
+        return ", ".join(unlike)
+    old = [str(one.folder) for one in (run, first) if one.digest is None]
+    if old:
+        return f"not known to be the same episodes: no digest of them in {' and '.join(old)}; test again"
+    return "" if run.digest == first.digest else "other episodes under the same settings: other data or image size"
 
 
 def markdown(table: Sequence[Row], metric: str) -> str:
@@ -114,14 +136,14 @@ def markdown(table: Sequence[Row], metric: str) -> str:
     def number(mean: float | None, ci95: float | None) -> str:
         return "-" if mean is None else f"{scale * mean:.{digits}f} ± {scale * (ci95 or 0):.{digits}f}"
 
-    head = f"| method | seeds | {metric}{unit} | ± over seeds | paired difference from the first |"
+    head = f"| method | seeds | episodes | {metric}{unit} | ± over seeds | paired difference from the first |"
     lines = [
-        f"| `{row.method}` | {row.seeds} | {number(row.mean, row.ci95)} "
+        f"| `{row.method}` | {row.seeds} | {row.episodes} | {number(row.mean, row.ci95)} "
         f"| {'-' if row.seeds_ci95 is None else f'{scale * row.seeds_ci95:.{digits}f}'} "
         f"| {row.why_no_difference or number(row.difference, row.difference_ci95)} |"
         for row in table
     ]
-    return "\n".join([head, "|---|---|---|---|---|", *lines])
+    return "\n".join([head, "|---|---|---|---|---|---|", *lines])
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -139,12 +161,11 @@ def main(arguments: Sequence[str]) -> None:
         raise DataError(f"the runs measure {' and '.join(metrics)}; compare runs that have one metric.")
     table = rows(methods)
     text = markdown(table, metrics[0])
-    episodes = methods[0].runs[0].result["episodes"]
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "comparison.md").write_text(text + "\n")
     write_csv(given.out / "comparison.csv", [row._asdict() for row in table])
     comparison(table, metrics[0]).savefig(given.out / "comparison.png")
-    print(f"{text}\n\n± are 95 % intervals over {episodes} test episodes. Files: {given.out}/comparison.md, .csv, .png")
+    print(f"{text}\n\n± are 95 % intervals over test episodes. Files: {given.out}/comparison.md, .csv, .png")
 
 
 def _name(result: dict[str, Any]) -> str:
@@ -154,8 +175,8 @@ def _name(result: dict[str, Any]) -> str:
     return shlex.join([result["experiment"], *(word for pair in changed for word in pair)])
 
 
-def _episodes(result: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(result.get(key) for key in EPISODES)
+def _settings(result: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(result.get(key) for key in SETTINGS)
 
 
 def _mean_and_ci95(values: Tensor) -> tuple[float, float]:

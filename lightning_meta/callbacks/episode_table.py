@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
+from lightning_meta.callbacks.episode_digest import list_digest, played_inputs, task_digests
 from lightning_meta.callbacks.tables import write_csv
 from lightning_meta.core import Batch, Episode
 from lightning_meta.ranks import gather
@@ -29,16 +30,20 @@ class EpisodeTable(pl.Callback):
 
     Attributes:
         path: of the table of the last test; None before one and in a dry run.
+        digest: of the episodes that it played, the same for any number of processes and any size of meta-batches.
     """
 
     def __init__(self, pictured: int = 20) -> None:
         self.pictured = pictured
         self.path: Path | None = None
+        self.digest: str | None = None
+        self.digests: dict[int, bytes] = {}
         self.batches: list[tuple[Sequence[int], dict[str, Tensor]]] = []
         self.pictures: dict[int, tuple[Image.Image, Image.Image, str]] = {}
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.path, self.batches, self.pictures = None, [], {}
+        self.digest, self.digests = None, {}
 
     def on_test_batch_end(
         self,
@@ -53,6 +58,7 @@ class EpisodeTable(pl.Callback):
         values = {name: value for name, value in outputs.items() if value.ndim == 1}  # not predictions
         ids = loader.ids_of_batch(batch_idx)
         self.batches.append((ids, values))
+        self.digests.update(zip(ids, task_digests(played_inputs(loader.dataset, ids, batch)), strict=True))
         images = isinstance(batch, Episode) and batch.query.x.ndim == 5 and not batch.query.y.is_floating_point()
         if not (images and trainer.is_global_zero and _wandb_loggers(trainer)):
             return
@@ -66,6 +72,7 @@ class EpisodeTable(pl.Callback):
         mine = [row for ids, values in self.batches for row in _rows(ids, values)]
         # The ranks share the episodes out without repetition, so their rows only need sorting.
         rows = sorted((row for rows in gather(mine) for row in rows), key=lambda row: row["episode"])
+        self.digest = list_digest({i: digest for digests in gather(self.digests) for i, digest in digests.items()})
         log_dir = trainer.log_dir  # communicates: every rank must ask
         if log_dir is not None and trainer.is_global_zero:
             self.path = Path(log_dir) / "test_episodes.csv"

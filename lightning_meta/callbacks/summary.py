@@ -99,6 +99,7 @@ class RunSummary(pl.Callback):
             "episodes": self.test_episodes,
             **data.facts("test"),
             "episode_seed": data.seed,
+            "episodes_digest": next((c.digest for c in _callbacks(trainer) if isinstance(c, EpisodeTable)), None),
             "normalisation": norm_protocol(module),
             "eval_inner_steps": getattr(module, "eval_inner_steps", None),
             "outer_steps": _outer_steps(trainer),

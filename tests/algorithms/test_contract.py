@@ -1,4 +1,7 @@
-"""What every algorithm promises. A new algorithm adds one line to ALGORITHMS, or to REGRESSORS."""
+"""What every algorithm promises. A new algorithm adds one line to ALGORITHMS, or to REGRESSORS.
+
+Its backbone may be of any normalisation protocol: tests put it under those that they are about.
+"""
 
 from collections.abc import Callable
 from functools import partial, wraps
@@ -47,6 +50,7 @@ from lightning_meta.algorithms import (
     Siamese,
 )
 from lightning_meta.backbones import MLP
+from lightning_meta.backbones.norm import batch_norm_layers
 from lightning_meta.core import Adam, Batch, Episode
 from lightning_meta.datamodules import EpisodicDataModule
 from lightning_meta.errors import ConfigError
@@ -67,6 +71,39 @@ Make = Callable[[], EpisodicModule]
 needs_qpth = pytest.mark.skipif(find_spec("qpth") is None, reason="qpth is not installed")
 ALGORITHMS: dict[str, Make] = {
     "maml": lambda: MAML(conv4(), n_way=3, inner_lr=0.1, inner_steps=2),
+    "anil": lambda: ANIL(conv4(), n_way=3, inner_lr=0.1, inner_steps=2),
+    "boil": lambda: BOIL(conv4(), n_way=3, inner_lr=0.1, inner_steps=2),
+    "meta-sgd": lambda: MetaSGD(conv4(), n_way=3, inner_lr=0.1, inner_steps=2),
+    "leo": lambda: LEO(conv4(), n_way=3, latent_dim=4, inner_steps=2, finetune_steps=1),
+    "maml_plus_plus": lambda: MAMLPlusPlus(conv4(), n_way=3, inner_lr=0.1, inner_steps=2),
+    "meta-curvature": pytest.param(
+        lambda: MetaCurvature(conv4(), n_way=3, inner_lr=0.1, inner_steps=2), marks=needs_learn2learn
+    ),
+    "kfo": pytest.param(lambda: KFO(conv4(), n_way=3, inner_lr=0.1, inner_steps=2), marks=needs_learn2learn),
+    "meta_lstm": lambda: MetaLSTM(conv4(), n_way=3, inner_lr=0.1, inner_steps=2, hidden=4),
+    "baseline": lambda: Baseline(conv4(), n_classes=12, inner_lr=0.1, eval_inner_steps=10),
+    "baseline-nearest-neighbour": lambda: BaselineNearestNeighbour(conv4(), n_classes=12),
+    "baseline++": lambda: BaselinePlusPlus(conv4(), n_classes=12, inner_lr=0.1, eval_inner_steps=10),
+    "reptile": lambda: Reptile(conv4(), n_way=3, inner_lr=0.01, inner_steps=2),
+    "imaml": lambda: IMAML(conv4(), n_way=3, inner_lr=0.1, inner_steps=3, cg_steps=2),
+    "mr-maml-weights": lambda: MRMAML(conv4(), n_way=3, decoder=MLP(4, [5]), inner_lr=0.1, inner_steps=2),
+    "mutual_exclusiveness": lambda: MutualExclusivenessMAML(
+        conv4(), n_way=3, ratio=0.1, weight=0.1, inner_lr=0.1, inner_steps=2
+    ),
+    "cnp_classifier": lambda: CNPClassifier(conv4(), n_way=3, hidden=(16,)),
+    "protonet": lambda: ProtoNet(conv4()),
+    "r2d2": lambda: R2D2(conv4()),
+    "metaoptnet-ridge": lambda: MetaOptNet(conv4(), head="ridge"),
+    "matching_net": lambda: MatchingNet(conv4()),
+    "matching_net-full-context": lambda: FullContextMatchingNet(conv4(), processing_steps=2),
+    "relation_net": lambda: spread(RelationNet(conv4(halvings=2), hidden=6)),
+    "siamese": lambda: Siamese(conv4()),
+    "mann": lambda: MANN(n_way=3, image_size=8, hidden=16, slots=8, width=6, heads=2),
+    "snail": lambda: SNAIL(conv4(), n_way=3, k_shot=2, embedding=8, filters=6),
+    "meta_net": lambda: MetaNet(conv4(), n_way=3, features=8, hidden=8, meta_hidden=4),
+}
+# The same classes with other settings, for what is cheap to check.
+VARIANTS: dict[str, Make] = {
     "maml-strided": lambda: MAML(conv4(downsample="stride"), n_way=3, inner_lr=0.1, inner_steps=2),
     "maml-learned-adam": lambda: MAML(
         conv4(),
@@ -77,65 +114,20 @@ ALGORITHMS: dict[str, Make] = {
     ),
     "maml-inductive": lambda: MAML(conv4("inductive"), n_way=3, inner_lr=0.1, inner_steps=2),
     "fomaml": lambda: MAML(conv4(), n_way=3, inner_lr=0.1, inner_steps=2, first_order=True),
-    "anil": lambda: ANIL(conv4(), n_way=3, inner_lr=0.1, inner_steps=2),
-    "anil-inductive": lambda: ANIL(conv4("inductive"), n_way=3, inner_lr=0.1, inner_steps=2),
-    "boil": lambda: BOIL(conv4(), n_way=3, inner_lr=0.1, inner_steps=2),
-    "meta-sgd": lambda: MetaSGD(conv4(), n_way=3, inner_lr=0.1, inner_steps=2),
-    "leo": lambda: LEO(conv4(), n_way=3, latent_dim=4, inner_steps=2, finetune_steps=1),
-    "leo-inductive": lambda: LEO(conv4("inductive"), n_way=3, latent_dim=4, inner_steps=2, finetune_steps=1),
-    "maml_plus_plus": lambda: MAMLPlusPlus(conv4(), n_way=3, inner_lr=0.1, inner_steps=2),
-    "maml_plus_plus-inductive": lambda: MAMLPlusPlus(conv4("inductive"), n_way=3, inner_lr=0.1, inner_steps=2),
     "maml_plus_plus-first-order": lambda: MAMLPlusPlus(
         conv4(), n_way=3, inner_lr=0.1, inner_steps=2, first_order_until=10
     ),
-    "meta-curvature": pytest.param(
-        lambda: MetaCurvature(conv4(), n_way=3, inner_lr=0.1, inner_steps=2), marks=needs_learn2learn
-    ),
-    "kfo": pytest.param(lambda: KFO(conv4(), n_way=3, inner_lr=0.1, inner_steps=2), marks=needs_learn2learn),
-    "meta_lstm": lambda: MetaLSTM(conv4(), n_way=3, inner_lr=0.1, inner_steps=2, hidden=4),
-    "meta_lstm-inductive": lambda: MetaLSTM(conv4("inductive"), n_way=3, inner_lr=0.1, inner_steps=2, hidden=4),
-    "baseline": lambda: Baseline(conv4(), n_classes=12),
-    "baseline-inductive": lambda: Baseline(conv4("inductive"), n_classes=12),
-    "baseline-nearest-neighbour": lambda: BaselineNearestNeighbour(conv4(), n_classes=12),
-    "baseline++": lambda: BaselinePlusPlus(conv4(), n_classes=12),
-    "reptile": lambda: Reptile(conv4(), n_way=3, inner_lr=0.01, inner_steps=2),
     "reptile-carrying": lambda: Reptile(conv4(), n_way=3, inner_lr=0.01, inner_steps=2, carry_inner_state=True),
-    "reptile-inductive": lambda: Reptile(conv4("inductive"), n_way=3, inner_lr=0.01, inner_steps=2),
-    "imaml": lambda: IMAML(conv4(), n_way=3, inner_lr=0.1, inner_steps=3, cg_steps=2),
     "imaml-last": lambda: IMAML(
         conv4(), n_way=3, inner_lr=0.1, inner_steps=3, cg_steps=2, proximal_step="last", eval_proximal_strength=0.0
     ),
-    "imaml-inductive": lambda: IMAML(conv4("inductive"), n_way=3, inner_lr=0.1, inner_steps=3, cg_steps=2),
-    "mr-maml-weights": lambda: MRMAML(conv4(), n_way=3, decoder=MLP(4, [5]), inner_lr=0.1, inner_steps=2),
     "mr-maml-activations": lambda: MRMAML(conv4(), n_way=3, regularize="activations", inner_lr=0.1, inner_steps=2),
-    "mr-maml-inductive": lambda: MRMAML(conv4("inductive"), n_way=3, inner_lr=0.1, inner_steps=2),
-    "mutual_exclusiveness": lambda: MutualExclusivenessMAML(
-        conv4(), n_way=3, ratio=0.1, weight=0.1, inner_lr=0.1, inner_steps=2
-    ),
-    "cnp_classifier": lambda: CNPClassifier(conv4(), n_way=3, hidden=(16,)),
-    "cnp_classifier-inductive": lambda: CNPClassifier(conv4("inductive"), n_way=3, hidden=(16,)),
-    "protonet": lambda: ProtoNet(conv4()),
     "protonet-cosine": lambda: ProtoNet(conv4(), distance="cosine"),
     "protonet-inductive": lambda: ProtoNet(conv4("inductive")),
-    "r2d2": lambda: R2D2(conv4()),
-    "r2d2-inductive": lambda: R2D2(conv4("inductive")),
     "r2d2-random-shots": lambda: R2D2(conv4(), penalty=0.1, learn_penalty=True, random_shots=True),
-    "metaoptnet-ridge": lambda: MetaOptNet(conv4(), head="ridge"),
     "metaoptnet": pytest.param(lambda: MetaOptNet(conv4("inductive"), n_way=3), marks=needs_qpth),
-    "matching_net": lambda: MatchingNet(conv4()),
-    "matching_net-inductive": lambda: MatchingNet(conv4("inductive")),
-    "matching_net-full-context": lambda: FullContextMatchingNet(conv4(), processing_steps=2),
-    "relation_net": lambda: spread(RelationNet(conv4(halvings=2), hidden=6)),
-    "relation_net-inductive": lambda: spread(RelationNet(conv4("inductive", halvings=2), hidden=6, norm="inductive")),
     "relation_net-cross-entropy": lambda: spread(RelationNet(conv4(), hidden=6, loss="cross_entropy")),
-    "siamese": lambda: Siamese(conv4()),
     "siamese-cross-entropy": lambda: Siamese(conv4(), loss="cross_entropy"),
-    "siamese-inductive": lambda: Siamese(conv4("inductive")),
-    "mann": lambda: MANN(n_way=3, image_size=8, hidden=16, slots=8, width=6, heads=2),
-    "snail": lambda: SNAIL(conv4(), n_way=3, k_shot=2, embedding=8, filters=6),
-    "snail-inductive": lambda: SNAIL(conv4("inductive"), n_way=3, k_shot=2, embedding=8, filters=6),
-    "meta_net": lambda: MetaNet(conv4(), n_way=3, features=8, hidden=8, meta_hidden=4),
-    "meta_net-inductive": lambda: MetaNet(conv4("inductive"), n_way=3, features=8, hidden=8, meta_hidden=4),
 }
 # These play functions of one variable in place of images.
 REGRESSORS: dict[str, Make] = {
@@ -145,6 +137,10 @@ REGRESSORS: dict[str, Make] = {
     "attentive_neural_process": lambda: AttentiveNeuralProcess(width=16, layers=2, draws=4, heads=2),
 }
 
+PROTOCOLS = ("inductive", "transductive")
+# Whose definition breaks what a protocol promises, and why.
+TRANSDUCTIVE_IN_TRAINING = {MetaLSTM: "as in its authors' code, whatever the protocol of evaluation"}
+
 
 def spread(module: RelationNet) -> RelationNet:
     """Scores start all but equal, as in the authors' code; with larger weights they differ."""
@@ -152,6 +148,18 @@ def spread(module: RelationNet) -> RelationNet:
         if isinstance(layer, nn.Linear):
             layer.weight.data.mul_(30)
     return module
+
+
+def under(protocol: str, module: EpisodicModule) -> EpisodicModule:
+    """The module with another normalisation protocol."""
+    for layer in batch_norm_layers(module).values():
+        layer.protocol = protocol
+    return module
+
+
+def first(part: Batch) -> Batch:
+    """Of the first task."""
+    return Batch(part.x[0], part.y[0])
 
 
 @pytest.fixture(autouse=True)
@@ -164,7 +172,14 @@ def _deterministic_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.rand_like", lambda x: (torch.cos(10 * x).detach() + 1) / 2)
 
 
-@pytest.fixture(params=[*ALGORITHMS.values(), *REGRESSORS.values()], ids=[*ALGORITHMS, *REGRESSORS])
+CASES = ALGORITHMS | VARIANTS | REGRESSORS
+once_per_class = pytest.mark.parametrize(
+    "algorithm", [*ALGORITHMS.values(), *REGRESSORS.values()], ids=[*ALGORITHMS, *REGRESSORS]
+)
+by_protocol = pytest.mark.parametrize("protocol", PROTOCOLS)
+
+
+@pytest.fixture(params=CASES.values(), ids=CASES)
 def algorithm(request: pytest.FixtureRequest) -> Make:
     return request.param
 
@@ -198,11 +213,11 @@ def module(make: Make) -> EpisodicModule:
     return make().double()
 
 
-@pytest.mark.parametrize("chunk_size", [None, 2])
+@pytest.mark.parametrize(("protocol", "chunk_size"), [("transductive", None), ("inductive", 2)])
 def test_vmap_equals_loop_in_value_and_meta_gradient(
-    module: EpisodicModule, episodes: Episode, chunk_size: int | None
+    module: EpisodicModule, episodes: Episode, protocol: str, chunk_size: int | None
 ) -> None:
-    module.task_mode = "loop"
+    under(protocol, module).task_mode = "loop"
     looped, gradient = module.play(episodes), meta_gradient(module, episodes)
     module.task_mode, module.task_chunk_size = "vmap", chunk_size
     mapped = module.play(episodes)
@@ -212,11 +227,13 @@ def test_vmap_equals_loop_in_value_and_meta_gradient(
 
 
 @pytest.mark.parametrize("training", [True, False])
+@by_protocol
+@torch.no_grad()
 def test_one_task_alone_equals_the_same_task_in_a_batch(
-    module: EpisodicModule, episodes: Episode, training: bool
+    module: EpisodicModule, episodes: Episode, protocol: str, training: bool
 ) -> None:
     """One algorithm has a term between tasks in its training loss, but not in predictions or evaluation."""
-    together = module.train(training).play(episodes)
+    together = under(protocol, module).train(training).play(episodes)
     for t in range(3):
         alone = module.play(tree_map(lambda leaf, t=t: leaf[t : t + 1], episodes))
         torch.testing.assert_close(alone.preds[0], together.preds[t], rtol=1e-10, atol=1e-12)
@@ -224,15 +241,54 @@ def test_one_task_alone_equals_the_same_task_in_a_batch(
             torch.testing.assert_close(alone.loss[0], together.loss[t], rtol=1e-10, atol=1e-12)
 
 
-def test_order_of_support_and_query_does_not_matter(module: EpisodicModule, episodes: Episode) -> None:
+@by_protocol
+@torch.no_grad()
+def test_order_of_support_and_query_does_not_matter(module: EpisodicModule, episodes: Episode, protocol: str) -> None:
     """Nor does that of a support set, unless it is read as a stream."""
     support, (qx, qy) = episodes
     if not isinstance(module, StreamModule):
         support = Batch(support.x.flip(1), support.y.flip(1))
     shuffled = Episode(support, Batch(qx.flip(1), qy.flip(1)))
-    before, after = module.play(episodes), module.play(shuffled)
+    before, after = (under(protocol, module).play(tasks) for tasks in (episodes, shuffled))
     torch.testing.assert_close(after.loss, before.loss, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(after.preds, before.preds.flip(1), rtol=1e-8, atol=1e-10)
+
+
+@torch.no_grad()
+def test_under_inductive_a_prediction_does_not_depend_on_the_other_queries(
+    module: EpisodicModule, episodes: Episode
+) -> None:
+    """Under transductive it does, so that this could fail. By the meta-batch, and by the two hooks that users call."""
+    support, (x, y) = episodes
+    kept = Batch(x[:, :2], y[:, :2])
+    for protocol in PROTOCOLS if batch_norm_layers(module) else ("",):
+        together, alone = (
+            [module.play(tasks).preds[:, :2], module.predict(module.adapt(first(support)), first(tasks.query).x)[:2]]
+            for module in [under(protocol, module.eval())]
+            for tasks in (episodes, Episode(support, kept))
+        )
+        for ours, theirs in zip(alone, together, strict=True):
+            if protocol == "transductive":
+                assert not torch.allclose(ours, theirs, rtol=0, atol=1e-4)
+            else:
+                torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@torch.no_grad()
+def test_where_the_query_is_the_support_inductive_equals_transductive(
+    module: EpisodicModule, episodes: Episode, training: bool
+) -> None:
+    """The support's statistics are then the query's: those under the weights that the query sees, at every step."""
+    if not batch_norm_layers(module):
+        pytest.skip("no normalisation")
+    module.train(training)
+    tasks = Episode(episodes.support, episodes.support)
+    inductive, transductive = (under(protocol, module).play(tasks) for protocol in PROTOCOLS)
+    torch.testing.assert_close(inductive, transductive, rtol=1e-9, atol=1e-11)
+    inductive, transductive = (under(protocol, module).play(episodes).preds for protocol in PROTOCOLS)
+    alike = torch.allclose(inductive, transductive, rtol=0, atol=1e-4)
+    assert alike == (training and type(module) in TRANSDUCTIVE_IN_TRAINING)
 
 
 def test_hooks_leave_the_module_unchanged(module: EpisodicModule, episodes: Episode) -> None:
@@ -268,8 +324,13 @@ def test_predictions_need_no_query_labels(module: EpisodicModule, episodes: Epis
         assert torch.equal(predicted, out.preds)
 
 
-def test_meta_gradient_under_bf16_points_where_that_of_fp32_does(make: Make, episodes: Episode) -> None:
-    module, tasks = make(), tree_map(lambda leaf: leaf.float() if leaf.is_floating_point() else leaf, episodes)
+@once_per_class
+@by_protocol
+def test_meta_gradient_under_bf16_points_where_that_of_fp32_does(make: Make, episodes: Episode, protocol: str) -> None:
+    module, tasks = (
+        under(protocol, make()),
+        tree_map(lambda leaf: leaf.float() if leaf.is_floating_point() else leaf, episodes),
+    )
     module.task_mode = "loop"  # under vmap on a CPU, autocast leaves convolutions in fp32
     exact = meta_gradient(module, tasks)
     with torch.autocast("cpu", torch.bfloat16):
@@ -279,6 +340,7 @@ def test_meta_gradient_under_bf16_points_where_that_of_fp32_does(make: Make, epi
     assert a @ b / a.norm() / b.norm() > 0.9
 
 
+@once_per_class
 def test_fit_validate_test_predict(make: Make, data: EpisodicDataModule, tmp_path) -> None:
     module = make()
     name = module.metric.name
@@ -331,12 +393,13 @@ def test_comes_back_from_a_checkpoint_with_the_objects_that_it_cannot_hold(
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
+@once_per_class
 def test_learns_an_easy_problem(make: Make, draw: Callable[..., Episode]) -> None:
-    """Overfitting four random tasks must reduce the loss well below where it starts.
+    """Within 30 steps, overfitting two random tasks must reduce the loss well below where it starts.
 
     The loss of evaluation: in training it may be a surrogate, such as Reptile's distance.
     """
-    module, tasks = make().double(), draw(n_tasks=4)
+    module, tasks = make().double(), draw(n_tasks=2)
     tasks = Episode(tasks.support, tasks.support)
     optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
 
@@ -344,11 +407,13 @@ def test_learns_an_easy_problem(make: Make, draw: Callable[..., Episode]) -> Non
         with torch.no_grad():
             return module.eval().play(tasks).loss.mean().item()
 
-    before = loss()
-    for _ in range(25):
-        module.train().zero_grad()
-        out = module.play(tasks)
-        out.loss.mean().backward()
-        optimizer.step()
-        put_in_force(module, out)
-    assert loss() < 0.7 * before
+    losses = [loss()]
+    while losses[-1] >= 0.7 * losses[0]:
+        assert len(losses) <= 5, losses
+        for _ in range(6):
+            module.train().zero_grad()
+            out = module.play(tasks)
+            out.loss.mean().backward()
+            optimizer.step()
+            put_in_force(module, out)
+        losses.append(loss())

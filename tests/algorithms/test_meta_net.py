@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_meta.algorithms import MetaNet
@@ -14,7 +14,13 @@ from tests.conftest import conv4
 
 @pytest.fixture
 def module() -> MetaNet:
-    return MetaNet(conv4(), n_way=3, features=8, hidden=7, meta_hidden=4).double()
+    """With fast weights of both signs and of the size of slow ones; at first they are all about the same number."""
+    torch.manual_seed(1)
+    module = MetaNet(conv4(), n_way=3, features=8, hidden=7, meta_hidden=4).double()
+    for network in (module.d, module.m):
+        for parameter in network.parameters():
+            nn.init.normal_(parameter, std=0.5 if parameter.ndim > 1 else 0.125)
+    return module
 
 
 def first(part: Batch) -> Batch:
@@ -22,9 +28,10 @@ def first(part: Batch) -> Batch:
 
 
 @pytest.mark.parametrize("mode", ["vmap", "loop"])
-def test_fast_weights_and_predictions_equal_the_algorithm_written_out(
+def test_predictions_and_meta_gradient_equal_the_algorithm_written_out(
     module: MetaNet, episodes: Episode, mode: str
 ) -> None:
+    """Gradients of the slow weights are inputs: the meta-gradient does not pass through them."""
     module.task_mode = mode
     out = module.play(episodes)
     support, query = first(episodes.support), first(episodes.query)
@@ -52,11 +59,19 @@ def test_fast_weights_and_predictions_equal_the_algorithm_written_out(
         loss = F.cross_entropy(slow_prediction(r), y)
         gradients = torch.autograd.grad(loss, list(module.base.parameters()), retain_graph=True)
         memory.append([module.m.layers(log_and_sign(gradient, P))[..., 0] for gradient in gradients])
-    for i, r in enumerate(represent(module.backbone(query.x))):
+    logits = []
+    for r in represent(module.backbone(query.x)):
         attention = torch.stack([F.cosine_similarity(r, key, dim=0) for key in keys]).softmax(0)
         w1, b1, w2, b2 = (sum(a * fast[k] for a, fast in zip(attention, memory, strict=True)) for k in range(4))
-        h = F.relu(hidden(r)) + F.relu(w1 @ r + b1)
-        torch.testing.assert_close(out.preds[0, i], output(h) + w2 @ h + b2, rtol=1e-9, atol=1e-11)
+        fast_hidden = w1 @ r + b1
+        assert fast_hidden.min() < 0 < fast_hidden.max()  # a ReLU makes a difference
+        h = F.relu(hidden(r)) + F.relu(fast_hidden)
+        logits.append(output(h) + w2 @ h + b2)
+    torch.testing.assert_close(out.preds[0], torch.stack(logits), rtol=1e-9, atol=1e-11)
+    found = torch.autograd.grad(out.loss[0], list(module.parameters()), allow_unused=True)
+    expected = torch.autograd.grad(F.cross_entropy(torch.stack(logits), query.y), list(module.parameters()))
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-10)
+    assert min(gradient.abs().max() for gradient in expected) > 1e-6
 
 
 def test_without_fast_weights_the_slow_network_is_left(module: MetaNet, episodes: Episode) -> None:

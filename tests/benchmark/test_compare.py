@@ -21,6 +21,7 @@ def run(root: Path, name: str, scores: list[float], **changes: Any) -> Path:
     result = dict(
         experiment="maml_glyphs_5w1s", command="python -m lightning_meta fit --config configs/experiment/x.yaml",
         data="Glyphs", metric="acc", n_way=5, k_shot=1, n_query=15, episode_seed=0, seed=0, episodes=len(scores),
+        episodes_digest="5f3a",
     ) | changes  # fmt: skip
     (folder / "result.json").write_text(json.dumps(result))
     with (folder / "test_episodes.csv").open("w", newline="") as file:
@@ -65,11 +66,40 @@ def test_other_episodes_have_no_difference_and_it_is_said_why(tmp_path: Path) ->
     assert second.why_no_difference == "n_query 1 against 15, episode_seed 3 against 0"
 
 
+def test_other_data_under_the_same_settings_are_not_paired(tmp_path: Path) -> None:
+    """As after `--data.root` or `--data.image_size`, which no other fact tells."""
+    other = run(tmp_path, "b", B, episodes_digest="91bc")
+    _, second = rows(pool([load(run(tmp_path, "a", A)), load(other)]))
+    assert second.difference is None
+    assert second.why_no_difference == "other episodes under the same settings: other data or image size"
+
+
+def test_a_result_without_a_digest_is_neither_paired_nor_pooled(tmp_path: Path) -> None:
+    old = [run(tmp_path, name, B, episodes_digest=None, seed=seed) for seed, name in enumerate("bc", 1)]
+    first, *others = rows(pool([load(folder) for folder in (run(tmp_path, "a", A), *old)]))
+    assert [row.seeds for row in (first, *others)] == [1, 1, 1]
+    for row, folder in zip(others, old, strict=True):
+        assert row.difference is None
+        assert row.why_no_difference == f"not known to be the same episodes: no digest of them in {folder}; test again"
+
+
+def test_rows_are_joined_by_episode_not_by_place(tmp_path: Path) -> None:
+    folder = run(tmp_path, "b", B, experiment="protonet_glyphs_5w1s")
+    head, *lines = (folder / "test_episodes.csv").read_text().splitlines()
+    (folder / "test_episodes.csv").write_text("\n".join([head, *reversed(lines)]) + "\n")
+    _, second = rows(pool([load(run(tmp_path, "a", A)), load(folder)]))
+    assert second.difference_ci95 == pytest.approx(ci95([b - a for a, b in zip(A, B, strict=True)]))
+    assert (second.episodes, second.seeds) == (4, 1)
+    (folder / "test_episodes.csv").write_text("\n".join([head, *lines[:3], lines[0]]) + "\n")
+    with pytest.raises(DataError, match=r"4 rows of 3 episodes, result\.json 4"):
+        load(folder)
+
+
 def test_command_writes_table_csv_and_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [run(tmp_path, "a", A), run(tmp_path, "b", B, experiment="protonet_glyphs_5w1s")]
     main([*map(str, folders), "--out", str(tmp_path / "out")])
     printed = capsys.readouterr().out
-    assert "| `protonet_glyphs_5w1s` | 1 | 77.50 ± 16.74 | - | 10.00 ± 8.00 |" in printed
+    assert "| `protonet_glyphs_5w1s` | 1 | 4 | 77.50 ± 16.74 | - | 10.00 ± 8.00 |" in printed
     assert (tmp_path / "out" / "comparison.md").read_text() in printed + "\n"
     with (tmp_path / "out" / "comparison.csv").open(newline="") as file:
         assert [float(row["mean"]) for row in csv.DictReader(file)] == pytest.approx([0.675, 0.775])
@@ -85,9 +115,11 @@ def test_figure_marks_each_mean_and_difference(tmp_path: Path) -> None:
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
     good = run(tmp_path, "a", A)
+    with pytest.raises(DataError, match=r"nowhere does not exist; give the folder of a run"):
+        load(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"no result\.json and no test_episodes\.csv"):
         load(tmp_path)
-    with pytest.raises(DataError, match=r"4 episodes, result\.json 9"):
+    with pytest.raises(DataError, match=r"4 rows of 4 episodes, result\.json 9"):
         load(run(tmp_path, "b", A, episodes=9))
     with pytest.raises(DataError, match=r"2 times, with training seeds \[0, 0\]"):
         pool([load(good), load(good)])

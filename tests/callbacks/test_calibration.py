@@ -53,6 +53,16 @@ def test_certain_predictions_are_in_the_last_bin() -> None:
     assert expected_calibration_error(sums) == 0.5
 
 
+def test_a_bin_ends_with_its_upper_edge() -> None:
+    """As in the paper: bin m is ((m - 1) / M, m / M]. Between k classes that look alike the confidence is 1 / k."""
+    for alike, place in ((4, 0), (2, 1), (1, 3)):
+        logits = torch.full((1, 4), -torch.inf)
+        logits[0, :alike] = 0
+        sums = bin_sums(logits, torch.tensor([0]), 4)
+        assert sums[0].tolist() == [float(i == place) for i in range(4)]
+        assert sums[1].sum() == 1 / alike
+
+
 def test_a_test_logs_the_error_of_all_its_queries(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """Over batches of unequal size; it is printed in the summary and not among the episodes' own numbers."""
     module, data = ProtoNet(nn.Flatten(), distance="cosine"), blobs(eval_meta_batch_size=3)

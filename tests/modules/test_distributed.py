@@ -71,9 +71,11 @@ def play(name: str, folder: Path, **how: Any) -> dict[str, Any]:
     sizes = dict(meta_batch_size=META_BATCH, steps_per_epoch=STEPS, test_episodes=TEST_EPISODES, eval_meta_batch_size=2)
     optimizes = isinstance(module, LSTMOptimizer)  # it stops in the middle of optimizations
     data = QuadraticOptimizees(3, unroll_steps=6, truncation=2, **sizes) if optimizes else blobs(**sizes)
+    table = next(callback for callback in trainer.callbacks if isinstance(callback, EpisodeTable))
     trainer.fit(module, datamodule=data)
     seen = {"weights": module.state_dict(), "episodes": diary.episodes}
     (seen["tested"],) = trainer.test(module, datamodule=data, verbose=False)
+    seen["digest"], seen["table"] = table.digest, table.path.read_text() if table.path else ""
     if optimizes:
         trainer.save_checkpoint(checkpoint := folder / f"{name}.ckpt")
         trainer.strategy.barrier()
@@ -134,6 +136,21 @@ def test_mean_and_interval_over_test_episodes_are_those_of_one_process(name: str
     for rank in two[name]:
         # Lightning keeps logged values in float32.
         assert rank["tested"] == pytest.approx(one[name]["tested"], abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_table_of_test_episodes_is_that_of_one_process(name: str, one: Any, two: Any) -> None:
+    """In the order of episodes, and with the digest by which runs know that they played the same ones."""
+    first, second = two[name]
+    assert first["digest"] == second["digest"] == one[name]["digest"]
+    assert first["digest"]
+    rows, expected = (
+        [list(map(float, line.split(","))) for line in seen["table"].splitlines()[1:]] for seen in (first, one[name])
+    )
+    assert [row[0] for row in rows] == list(range(TEST_EPISODES))
+    torch.testing.assert_close(rows, expected, rtol=0, atol=1e-6)
+    assert len({tuple(row[1:]) for row in expected}) == TEST_EPISODES
+    assert second["table"] == ""  # rank zero writes it
 
 
 def test_a_checkpoint_has_the_optimizations_of_all_ranks(one: Any, two: Any) -> None:
