@@ -17,7 +17,7 @@ from lightning_meta.backbones.norm import (
     norm_protocol,
     support_statistics,
 )
-from lightning_meta.core import Batch, Episode, Params, TaskOutput, map_tasks
+from lightning_meta.core import Batch, Episode, Params, TaskOutput
 from lightning_meta.datamodules.classification import ClassificationDataModule
 from lightning_meta.datamodules.files import whole_or_not_at_all
 from lightning_meta.errors import ConfigError
@@ -93,8 +93,8 @@ class EmbeddingModule(EpisodicModule[Embedded], Generic[Head]):
         tasks = self.embed_tasks(tasks)
         with self.adapt_precision():
             mode = self._mode(tasks.query.x)
-            heads = map_tasks(self.adapt_head, tasks.support, mode=mode, chunk_size=self.task_chunk_size)
-            return map_tasks(self.head_loss, heads, tasks.query, mode=mode, chunk_size=self.task_chunk_size)
+            heads = self._map(self.adapt_head, tasks.support, mode=mode)
+            return self._map(self.head_loss, heads, tasks.query, mode=mode)
 
     def embed_tasks(self, tasks: Episode) -> Episode:
         """The meta-batch with features `(T, S, D)` and `(T, Q, D)` in place of inputs."""
