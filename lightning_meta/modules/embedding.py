@@ -125,11 +125,12 @@ class EmbeddingModule(EpisodicModule[Embedded], Generic[Head]):
 
     def _embed_separately(self, support: Tensor, query: Tensor) -> list[Tensor]:
         """Where a foreign layer knows no tasks, and would normalise by all of them: one task, one set at a time."""
-        return [self._features(x)[None] for x in (support, query)]
+        statistics = support_statistics(self.backbone, {}, support)
+        return [self._features(support)[None], self._features(query, statistics)[None]]
 
-    def _features(self, x: Tensor) -> Tensor:
+    def _features(self, x: Tensor, statistics: Params | None = None) -> Tensor:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            features = self.backbone(x)
+            features = functional_call(self.backbone, statistics, (x,)) if statistics else self.backbone(x)
         return features.to(torch.promote_types(features.dtype, torch.float32))
 
     def _mode(self, x: Tensor) -> Literal["vmap", "loop"]:
