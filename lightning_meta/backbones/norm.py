@@ -10,6 +10,8 @@ from torch._C._functorch import TransformType
 from torch.distributed.nn.functional import all_reduce
 from torch.func import functional_call
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from lightning_meta.core.task_map import active_transforms
 from lightning_meta.errors import ConfigError
@@ -167,8 +169,17 @@ def batch_norm_layers(network: nn.Module) -> dict[str, EpisodicBatchNorm2d]:
 
 
 def norm_protocol(network: nn.Module) -> str:
-    """The protocol(s) of a network's normalisation layers, as stated beside every result."""
-    return "/".join(sorted({layer.protocol for layer in batch_norm_layers(network).values()})) or "no batch statistics"
+    """The protocol(s) of a network's normalisation layers, ours and torch's, as stated beside every result."""
+    return "/".join(sorted({*map(_protocol_of, network.modules())} - {None})) or "no batch statistics"
+
+
+def _protocol_of(layer: nn.Module) -> str | None:
+    """None: its output for an example does not depend on others."""
+    if isinstance(layer, EpisodicBatchNorm2d):
+        return layer.protocol
+    if isinstance(layer, _BatchNorm):  # goes by its buffers in evaluation, whatever its option says
+        return "transductive" if layer.running_mean is None else "running"
+    return "running" if isinstance(layer, _InstanceNorm) and layer.track_running_stats else None
 
 
 def support_statistics(network: nn.Module, params: dict[str, Tensor], support_x: Tensor) -> dict[str, Tensor]:

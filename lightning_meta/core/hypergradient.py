@@ -10,6 +10,7 @@ from torch.func import grad, vjp
 
 from lightning_meta.core.episode import Batch
 from lightning_meta.core.inner_optimizer import Params
+from lightning_meta.core.repairs import Repaired
 
 
 class BatchLoss(Protocol):
@@ -71,7 +72,8 @@ def implicit_minimiser(
     """
 
     def solve(g: Params, phi: Params, batch: Batch) -> Params:
-        hessian = vjp(grad(partial(loss, batch=batch)), phi)[1]
+        with Repaired():  # in the backward pass, which whoever mapped the tasks has left
+            hessian = vjp(grad(partial(loss, batch=batch)), phi)[1]
 
         def matvec(v: Params) -> Params:
             (image,) = hessian(v)

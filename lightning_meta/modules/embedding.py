@@ -17,7 +17,7 @@ from lightning_meta.backbones.norm import (
     norm_protocol,
     support_statistics,
 )
-from lightning_meta.core import Batch, Episode, Params, TaskOutput, map_tasks
+from lightning_meta.core import Batch, Episode, Params, TaskOutput
 from lightning_meta.datamodules.classification import ClassificationDataModule
 from lightning_meta.datamodules.files import whole_or_not_at_all
 from lightning_meta.errors import ConfigError
@@ -93,8 +93,8 @@ class EmbeddingModule(EpisodicModule[Embedded], Generic[Head]):
         tasks = self.embed_tasks(tasks)
         with self.adapt_precision():
             mode = self._mode(tasks.query.x)
-            heads = map_tasks(self.adapt_head, tasks.support, mode=mode, chunk_size=self.task_chunk_size)
-            return map_tasks(self.head_loss, heads, tasks.query, mode=mode, chunk_size=self.task_chunk_size)
+            heads = self._map(self.adapt_head, tasks.support, mode=mode)
+            return self._map(self.head_loss, heads, tasks.query, mode=mode)
 
     def embed_tasks(self, tasks: Episode) -> Episode:
         """The meta-batch with features `(T, S, D)` and `(T, Q, D)` in place of inputs."""
@@ -125,11 +125,12 @@ class EmbeddingModule(EpisodicModule[Embedded], Generic[Head]):
 
     def _embed_separately(self, support: Tensor, query: Tensor) -> list[Tensor]:
         """Where a foreign layer knows no tasks, and would normalise by all of them: one task, one set at a time."""
-        return [self._features(x)[None] for x in (support, query)]
+        statistics = support_statistics(self.backbone, {}, support)
+        return [self._features(support)[None], self._features(query, statistics)[None]]
 
-    def _features(self, x: Tensor) -> Tensor:
+    def _features(self, x: Tensor, statistics: Params | None = None) -> Tensor:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            features = self.backbone(x)
+            features = functional_call(self.backbone, statistics, (x,)) if statistics else self.backbone(x)
         return features.to(torch.promote_types(features.dtype, torch.float32))
 
     def _mode(self, x: Tensor) -> Literal["vmap", "loop"]:

@@ -1,5 +1,6 @@
 """The Lightning seam of episodes: an algorithm writes two hooks for ONE task, everything else is owned here."""
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, Literal, TypeVar
@@ -18,12 +19,15 @@ from lightning_meta.core import (
     with_gradient,
 )
 from lightning_meta.core.episode import EpisodeShape, Split
+from lightning_meta.core.repairs import repaired
 from lightning_meta.datamodules.base import EpisodicDataModule
-from lightning_meta.errors import ConfigError
+from lightning_meta.errors import ConfigError, UserError
 from lightning_meta.metrics import EpisodicAccuracy, EpisodicMetric
 from lightning_meta.modules.base import MetaModule
+from lightning_meta.modules.limits import explained, layer_of, quoted
 
 Adapted = TypeVar("Adapted")
+logger = logging.getLogger(__name__)
 
 
 class EpisodicModule(MetaModule, Generic[Adapted]):
@@ -114,7 +118,7 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
     def adapt_tasks(self, support: Batch) -> Any:
         """`adapt` for every task of a meta-batch."""
         with self.adapt_precision():
-            return map_tasks(self.adapt, support, mode=self._mode(support.x), chunk_size=self.task_chunk_size)
+            return self._map(self.adapt, support, mode=self._mode(support.x))
 
     def adapt_precision(self) -> AbstractContextManager:
         """In which `adapt` runs: fp32 under mixed precision, unless `adapt_in_fp32` is off."""
@@ -124,25 +128,73 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
         """`query_loss` for every task of a meta-batch."""
         if self._mode(query.x) == "loop":
             return self._loop(self.query_loss, adapted, query)
-        return map_tasks(self.query_loss, adapted, query, chunk_size=self.task_chunk_size)
+        return self._map(self.query_loss, adapted, query)
+
+    def _map(self, fn: Callable[..., Any], *tasks: Any, mode: Literal["vmap", "loop"] = "vmap") -> Any:
+        with repaired(self):
+            return map_tasks(fn, *tasks, mode=mode, chunk_size=self.task_chunk_size)
 
     def _mode(self, x: Tensor) -> Literal["vmap", "loop"]:
         return choose_mode(self.task_mode, x)
 
     def _loop(self, play: Callable[..., TaskOutput], *tasks: Any) -> TaskOutput:
-        if torch.is_grad_enabled():
+        if not torch.is_grad_enabled():
+            return self._map(play, *tasks, mode="loop")
+        with repaired(self):
             return loop_with_gradients(play, self.parameters(), *tasks)
-        return map_tasks(play, *tasks, mode="loop")
+
+    def play_as_it_can(self, tasks: Episode) -> TaskOutput:
+        """`play`, but in a loop from now on where `task_mode: auto` took vmap and vmap cannot take the network.
+
+        Raises:
+            ConfigError: torch.func cannot take the network at all, or vmap cannot and was asked for.
+        """
+        try:
+            return self.play(tasks)
+        except (UserError, torch.OutOfMemoryError):
+            raise
+        except RuntimeError as error:
+            refusal = error
+        if self.task_mode == "loop":
+            raise self._told(refusal)
+        asked, self.task_mode = self.task_mode, "loop"
+        if self._trainer is not None and self.trainer.training:
+            self.seed_noise(self.batch_number)  # what has been drawn is drawn again
+        try:
+            out = self.play(tasks)
+        except RuntimeError as error:
+            self.task_mode = asked
+            raise self._told(error) from None
+        layer = layer_of(refusal, self)
+        if asked == "vmap":
+            self.task_mode = asked
+            raise ConfigError(f"torch.vmap cannot take {layer}; set task_mode to loop or auto. {quoted(refusal)}")
+        if self.global_rank == 0:
+            logger.warning(
+                "note: torch.vmap cannot take %s, so tasks are played one by one, as with task_mode: loop. %s",
+                layer,
+                quoted(refusal),
+            )
+        return out
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().backward(loss, *args, **kwargs)
+        except RuntimeError as error:
+            raise self._told(error) from None
+
+    def _told(self, error: RuntimeError) -> RuntimeError:
+        return explained(error, self) or error
 
     def measure(self, tasks: Episode) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        out = self.play(tasks)
+        out = self.play(tasks) if torch.compiler.is_compiling() else self.play_as_it_can(tasks)
         score = self.metric.per_episode(out.preds, tasks.query.y)
         values = {"loss": out.loss, self.metric.name: score, **out.logs}
         return values, {"preds": out.preds} | ({"buffers": out.buffers} if self.training else {})
 
     def predict_step(self, tasks: Episode, batch_idx: int) -> Tensor:
         """Predictions `(T, Q, ...)` for the query sets."""
-        return self.play(tasks).preds
+        return self.play_as_it_can(tasks).preds
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

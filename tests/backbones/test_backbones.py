@@ -9,9 +9,10 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, grad, replace_all_batch_norm_modules_, vmap
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map
+from torchvision.models import ResNet, resnet18
 
 from lightning_meta.algorithms import MAML
 from lightning_meta.backbones import (
@@ -238,6 +239,36 @@ def test_protocol_is_stated() -> None:
     assert norm_protocol(Conv4()) == "transductive"
     assert norm_protocol(nn.Sequential(Conv4(), Conv4(norm="inductive"))) == "inductive/transductive"
     assert norm_protocol(MLP()) == "no batch statistics"
+
+
+@pytest.mark.parametrize(
+    ("layer", "protocol"),
+    [
+        (nn.BatchNorm2d(4), "running"),
+        (nn.SyncBatchNorm(4), "running"),
+        (nn.BatchNorm1d(4, affine=False), "running"),
+        (nn.BatchNorm2d(4, track_running_stats=False), "transductive"),
+        (nn.InstanceNorm2d(4, affine=True, track_running_stats=True), "running"),
+        (nn.InstanceNorm2d(4, affine=True), "no batch statistics"),
+        (nn.GroupNorm(2, 4), "no batch statistics"),
+        (replace_all_batch_norm_modules_(nn.Sequential(nn.BatchNorm2d(4))), "transductive"),
+        (nn.Sequential(nn.BatchNorm2d(4), nn.BatchNorm2d(4, track_running_stats=False)), "running/transductive"),
+        (resnet18(), "running"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else value,
+)
+def test_protocol_of_torchs_layers_is_what_they_do(layer: nn.Module, protocol: str) -> None:
+    """Of each layer by itself: does a prediction depend on the others, and on what was seen in training?"""
+    assert norm_protocol(nn.Sequential(MLP(), layer)) == protocol
+    if isinstance(layer, nn.SyncBatchNorm | ResNet) or "/" in protocol:
+        return
+    shape = (3, 4, 5) if isinstance(layer, nn.BatchNorm1d) else (3, 4, 5, 5)
+    seen, query = torch.randn(shape) + 5, torch.randn(shape)
+    before = layer.eval()(query)
+    layer.train()(seen)
+    after = layer.eval()(query)
+    assert torch.allclose(layer(query[:1]), after[:1], atol=1e-5) == (protocol != "transductive")
+    assert torch.equal(before, after) == (protocol != "running")
 
 
 @pytest.mark.parametrize("layer", [EpisodicBatchNorm2d, nn.BatchNorm2d], ids=["ours", "torch's"])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch import nn
 from torch._dynamo import lookup_backend
 from torch.nn import functional as F
 
@@ -65,6 +66,19 @@ def assert_trains_the_same(make: Any, data: pl.LightningDataModule, folder: Path
 def test_episodes(graphs: list[Any], tmp_path: Path) -> None:
     data = Sinusoid(k_shot=5, meta_batch_size=3, steps_per_epoch=2, val_episodes=2, test_episodes=2)
     assert_trains_the_same(maml, data, tmp_path)
+    assert len(graphs) == 1
+
+
+def test_layers_whose_second_derivatives_vmap_gets_wrong(graphs: list[Any], tmp_path: Path) -> None:
+    """They are replaced in the graph that is compiled as well, and it is still one."""
+
+    def make(**options: Any) -> MAML:
+        network = MLP(hidden=[8])
+        network.layers = nn.Sequential(nn.Linear(1, 8), nn.LayerNorm(8), nn.Tanh())
+        return MAML(network, n_way=1, inner_lr=0.5, loss_fn=F.mse_loss, metric=EpisodicMSE(), **options)
+
+    data = Sinusoid(k_shot=5, meta_batch_size=3, steps_per_epoch=2, val_episodes=2, test_episodes=2)
+    assert_trains_the_same(make, data, tmp_path)
     assert len(graphs) == 1
 
 

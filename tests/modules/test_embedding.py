@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
 from lightning_meta.algorithms import CNPClassifier, ProtoNet, RelationNet
-from lightning_meta.backbones import Backbone
+from lightning_meta.backbones import Backbone, EpisodicBatchNorm2d
 from lightning_meta.core import Batch, Episode, TaskOutput
 from lightning_meta.errors import ConfigError
 from lightning_meta.modules import EmbeddingModule
@@ -93,6 +93,34 @@ class Foreign(Backbone):
 def test_a_foreign_normalisation_by_the_batch_sees_one_task_at_a_time(episodes: Episode) -> None:
     module = ProtoNet(Foreign()).double()
     torch.testing.assert_close(module.play(episodes), by_task(module, episodes), rtol=1e-10, atol=1e-12)
+
+
+def test_foreign_and_inductive_normalisation_side_by_side(episodes: Episode) -> None:
+    """Our layer takes the support's statistics for the query set, there too."""
+
+    class Both(Foreign):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ours = EpisodicBatchNorm2d(4, "inductive")
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.ours(self.conv(x) * self.norm(self.conv(x)).square()).relu().mean((2, 3))
+
+    module = ProtoNet(Both()).double()
+    torch.testing.assert_close(module.play(episodes), by_task(module, episodes), rtol=1e-10, atol=1e-12)
+
+
+def test_features_that_depend_on_the_episode_are_not_kept(tmp_path: Path) -> None:
+    """A frozen foreign network that normalises by the batch: its features of a whole data set are no episode's."""
+    module, data = ProtoNet(Foreign(), freeze=True, feature_folder=str(tmp_path)), blobs()
+    run = pl.Trainer(
+        accelerator="cpu", inference_mode=False, logger=False, enable_progress_bar=False, enable_checkpointing=False
+    )
+    (scores,) = run.test(module, data, verbose=False)
+    assert not [*tmp_path.iterdir()]
+    episodes = data.dataset("test").__getitems__(range(data.test_episodes))
+    expected = by_task(module, episodes).loss.mean()
+    assert scores["test/loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_a_head_with_running_statistics_is_mapped_by_a_loop(episodes: Episode) -> None:
