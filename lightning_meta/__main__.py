@@ -45,12 +45,9 @@ if __name__ == "__main__":
     if sys.argv[1:] in ([], ["-h"], ["--help"]):
         print(__doc__.strip())  # at once: importing torch and Lightning takes seconds
     elif words := next((words for words in TOOLS if sys.argv[1 : len(words) + 1] == list(words)), None):
-        from lightning_meta.errors import UserError
+        from lightning_meta.errors import in_one_line
 
-        try:
-            import_module(f"lightning_meta.{TOOLS[words]}").main(sys.argv[len(words) + 1 :])
-        except UserError as error:
-            sys.exit(f"error: {error}")
+        in_one_line(lambda: import_module(f"lightning_meta.{TOOLS[words]}").main(sys.argv[len(words) + 1 :]))
     elif sys.argv[1] == "benchmark":
         sys.exit(f"error: benchmark is one of: {', '.join(words[1] for words in TOOLS if words[0] == 'benchmark')}.")
     else:

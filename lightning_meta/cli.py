@@ -5,16 +5,18 @@ import re
 import signal
 import sys
 import warnings
+from inspect import signature
 from itertools import count
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NoReturn, cast
 
+import torch
 import yaml
 from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeInt
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ModelSummary, ProgressBar
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
@@ -26,7 +28,15 @@ from lightning_meta.allocator import keep_freed_memory
 from lightning_meta.callbacks import ReplayStep
 from lightning_meta.composition import compose
 from lightning_meta.datamodules.base import TaskDataModule
-from lightning_meta.errors import ConfigError, UserError
+from lightning_meta.errors import (
+    HINT,
+    ConfigError,
+    in_one_line,
+    reason,
+    refused_in_construction,
+    refuses_settings,
+    require_at_least,
+)
 from lightning_meta.loggers import RUN_ID, OfflineFirstWandbLogger
 from lightning_meta.modules import MetaModule
 from lightning_meta.provenance import Provenance
@@ -37,6 +47,12 @@ COMMANDS = ("fit", "validate", "test")  # `predict` is for the images of a user:
 # Lines of jsonargparse's messages that explain its search, not the mistake.
 NOISE = ("Does not validate", "- Does not validate", "Subtypes: ", "- Expected a <class 'NoneType'>", "Given value")
 RUNS = "runs"  # where runs without loggers go
+# Switches of the Trainer, and the callbacks that they turn off.
+SWITCHES = {
+    "enable_checkpointing": ModelCheckpoint,
+    "enable_progress_bar": ProgressBar,
+    "enable_model_summary": ModelSummary,
+}
 # data.<key> -> model.<key> or model.backbone.<key>: set once, on the data.
 LINKED = ("n_way", "k_shot", "vocabulary", "length")
 
@@ -143,6 +159,33 @@ class MetaCLI(LightningCLI):
         Lightning would replace explicit settings, such as `--model.eval_inner_steps 10`, by those in the checkpoint.
         """
 
+    def _set_seed(self) -> None:
+        seed = self.config[self.subcommand].seed_everything
+        if seed is not None and not 0 <= seed < 2**32:
+            raise ConfigError(f"seed_everything={seed} must be between 0 and {2**32 - 1}.")
+        super()._set_seed()
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except Exception as error:
+            refused = refused_in_construction(error)
+            if refused is None:
+                raise
+            raise refused from error
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        """Without the callbacks that the Trainer's switches turn off, and with our words for what it refuses."""
+        off = tuple(kind for switch, kind in SWITCHES.items() if config.get(switch) is False)
+        given = config.get("callbacks") or []
+        kept = [one for one in (given if isinstance(given, list) else [given]) if not isinstance(one, off)]
+        try:
+            return super()._instantiate_trainer({**config, "callbacks": kept}, callbacks)
+        except Exception as error:
+            if not refuses_settings(error):
+                raise
+            raise trainer_refuses(config, reason(error)) from error
+
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         strategy = str(config.trainer.strategy)
@@ -165,6 +208,11 @@ class MetaCLI(LightningCLI):
                     )
                 config.ckpt_path = str(checkpoints.find(config.ckpt_path, folder, config.model.class_path))
             checkpoint = checkpoints.read_of(Path(config.ckpt_path), config.model.class_path)
+            if self.subcommand == "fit" and "optimizer_states" not in checkpoint:
+                raise ConfigError(
+                    f"checkpoint {config.ckpt_path} holds weights alone (save_weights_only), so that training cannot "
+                    "go on from it; test it, or take another checkpoint."
+                )
             self.start, self.origin = checkpoint["global_step"], Provenance.from_checkpoint(checkpoint)
             if self.origin.seed not in (None, config.seed_everything):
                 if config.seed_everything:
@@ -222,6 +270,7 @@ class MetaCLI(LightningCLI):
 def link_values(config: Namespace) -> None:
     """Fill model arguments that the data decide. A different explicit value is an error, never overridden silently."""
     data, model = config.data.init_args, config.model.init_args
+    require_at_least(1, **{f"data.{key}": data[key] for key in LINKED if key in data})
     backbone = model.get("backbone.init_args") or Namespace()
     for place, arguments in {"model": model, "model.backbone": backbone}.items():
         for key in LINKED:
@@ -233,6 +282,21 @@ def link_values(config: Namespace) -> None:
                     "follows it."
                 )
             arguments[key] = data[key]
+
+
+def trainer_refuses(config: dict[str, Any], message: str) -> ConfigError:
+    """What the Trainer says of its settings, with the names of those that it may mean: all that it speaks of."""
+    defaults = {name: parameter.default for name, parameter in signature(Trainer).parameters.items()}
+    spoken = set(re.findall(r"\w+", message))
+    meant = {
+        name: value
+        for name, value in config.items()
+        if value != defaults.get(name) and (name in spoken or (isinstance(value, str) and value in spoken))
+    }
+    named = ", ".join(f"trainer.{name}={value}" for name, value in meant.items())
+    here = torch.accelerator.current_accelerator(check_available=True)
+    remedy = f" This machine has: {here.type + ', ' if here else ''}cpu." if "accelerator" in meant else ""
+    return ConfigError(f"the Trainer refuses {named or 'its settings'}: {message}{remedy} {HINT}")
 
 
 def name_run(config: Namespace) -> None:
@@ -266,6 +330,8 @@ def name_run(config: Namespace) -> None:
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         if isinstance(logger, Namespace) and "init_args" in logger:
             for key, value in defaults.items():
+                if key != "name" and not issubclass(resolve_name(logger.class_path), WandbLogger):
+                    continue  # the tags of others are of other types
                 if key in logger.init_args and (renamed or not logger.init_args[key]):
                     logger.init_args[key] = value
     if not loggers and config.trainer.default_root_dir is None:
@@ -321,6 +387,10 @@ def main(args: ArgsType = None) -> Any:
     """Run the command line. Errors a user can mend end it with one message and exit status 1."""
     _set_up_messages()
     keep_freed_memory()
+    return in_one_line(lambda: _run(args))
+
+
+def _run(args: ArgsType) -> MetaCLI:
     try:
         return MetaCLI(
             MetaModule,
@@ -341,23 +411,13 @@ def main(args: ArgsType = None) -> Any:
         if isinstance(end.__context__, KeyboardInterrupt):  # which Lightning makes a 1
             sys.exit(128 + signal.SIGINT)
         raise
-    except (UserError, ValueError, OSError) as error:  # an OSError: the loggers, once the disk is full
-        cause = _user_error_behind(error)
-        if cause is None:
-            raise
-        sys.exit(f"error: {cause}")
     except RuntimeError as error:
         if "Error(s) in loading state_dict" not in str(error):
             raise
         _, first, *others = map(str.strip, str(error).splitlines())
-        sys.exit(f"error: the checkpoint was made with other model settings: {first} (and {len(others)} more)")
-
-
-def _user_error_behind(error: BaseException | None) -> BaseException | None:
-    """The `UserError` that another error wraps; jsonargparse wraps what constructors raise."""
-    while error is not None and not isinstance(error, UserError):
-        error = error.__cause__ or error.__context__
-    return error
+        raise ConfigError(
+            f"the checkpoint was made with other model settings: {first} (and {len(others)} more)"
+        ) from error
 
 
 def _set_up_messages() -> None:

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from lightning_meta.core import Episode
-from lightning_meta.datamodules.episodes import EmbeddedBank, EpisodeDataset
+from lightning_meta.datamodules.class_bank import EmbeddedBank
+from lightning_meta.datamodules.episodes import EpisodeDataset
 
 
 def task_digests(tasks: Any) -> list[bytes]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_meta.core.episode import EpisodeShape, Split
 from lightning_meta.datamodules.episodes import EpisodeDataset, EpisodeLoader, TaskDataset, TaskSource
-from lightning_meta.errors import ConfigError, UserError
+from lightning_meta.errors import ConfigError, UserError, require_at_least
 
 
 class TaskDataModule(pl.LightningDataModule):
@@ -47,11 +47,9 @@ class TaskDataModule(pl.LightningDataModule):
         self.meta_batch_size, self.steps_per_epoch = meta_batch_size, steps_per_epoch
         self.val_episodes, self.test_episodes = val_episodes, test_episodes
         self.eval_meta_batch_size, self.seed, self.num_workers = eval_meta_batch_size, seed, num_workers
-        for name in ("meta_batch_size", "steps_per_epoch", "val_episodes", "test_episodes", "eval_meta_batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
-        if seed < 0:
-            raise ConfigError(f"seed={seed} must not be negative.")
+        names = ("meta_batch_size", "steps_per_epoch", "val_episodes", "test_episodes", "eval_meta_batch_size")
+        require_at_least(1, **{name: getattr(self, name) for name in names})
+        require_at_least(0, seed=seed, num_workers=num_workers)
 
     def dataset(self, split: Split) -> TaskDataset:
         """The split's tasks as an indexed collection (after `setup`)."""

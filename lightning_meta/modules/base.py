@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Self, cast
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import GradientAccumulationScheduler
+from pytorch_lightning.callbacks import GradientAccumulationScheduler, LearningRateFinder
 from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.parsing import collect_init_args
@@ -25,7 +25,7 @@ from lightning_meta.core import TaskMode
 from lightning_meta.core.cuda_graph import CannotRecord, Means, RecordedStep, Schedule
 from lightning_meta.core.sampling import episode_keys
 from lightning_meta.datamodules.base import TaskDataModule
-from lightning_meta.errors import ConfigError
+from lightning_meta.errors import ConfigError, reason, require_at_least
 from lightning_meta.metrics import EpisodicMean, EpisodicMetric
 from lightning_meta.modules.arguments import as_saved, refuse_notes
 from lightning_meta.provenance import KEY as PROVENANCE
@@ -68,6 +68,7 @@ class MetaModule(pl.LightningModule):
         compile_training: bool | Literal["cuda_graph"] = False,
     ) -> None:
         super().__init__()
+        require_at_least(1, task_chunk_size=task_chunk_size)
         self.optimizer, self.lr_scheduler = optimizer or Adam, lr_scheduler
         self.task_mode, self.task_chunk_size = task_mode, task_chunk_size
         self.compile_training = compile_training
@@ -272,10 +273,10 @@ class MetaModule(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         if not any(parameter.requires_grad for parameter in self.parameters()):
             raise ConfigError(f"this {type(self).__name__} has no parameters to train; run `test` instead of `fit`.")
-        optimizer = self.optimizer(self.parameters())
+        optimizer = _made("optimizer", self.optimizer, self.parameters())
         if self.lr_scheduler is None:
             return optimizer
-        scheduler = self.lr_scheduler(optimizer)
+        scheduler = _made("lr_scheduler", self.lr_scheduler, optimizer)
         if isinstance(scheduler, ReduceLROnPlateau):
             self._check_plateau(scheduler)
             # Not by Lightning, which steps it after the checkpoint at the end of an epoch.
@@ -384,7 +385,29 @@ def check_recordable(module: nn.Module) -> None:
             )
 
 
+def _made(setting: str, make: Callable[[Any], Any], of: Any) -> Any:
+    """What a setting of the model makes, or `ConfigError` where torch refuses its numbers."""
+    try:
+        return make(of)
+    except (ValueError, ArithmeticError) as error:
+        raise ConfigError(
+            f"model.{setting} is refused by torch: {reason(error)} Change it: --model.{setting}.KEY VALUE."
+        ) from error
+
+
 def _check_trainer(trainer: pl.Trainer) -> None:
+    require_at_least(
+        1,
+        accumulate_grad_batches=trainer.accumulate_grad_batches,
+        check_val_every_n_epoch=trainer.check_val_every_n_epoch,
+    )
+    if trainer.val_check_interval == 0:
+        raise ConfigError("val_check_interval=0 is no interval; to validate nothing, set limit_val_batches=0.")
+    if any(isinstance(callback, LearningRateFinder) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        raise ConfigError(
+            "LearningRateFinder changes model.lr, but the learning rate is the optimizer's here; leave it out and set "
+            "model.optimizer.init_args.lr."
+        )
     if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):  # type: ignore[attr-defined]
         raise ConfigError(
             "GradientAccumulationScheduler makes epochs of different numbers of outer updates; set "

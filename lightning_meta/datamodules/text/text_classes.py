@@ -142,6 +142,11 @@ class TextClasses(ClassificationDataModule):
         texts: defaultdict[str, list[str]] = defaultdict(list)
         for text, name in read_table(path, self.text_column, self.class_column):
             texts[name].append(text)
+        if not texts:
+            raise DataError(
+                f"{path} has no rows ({path.stat().st_size} bytes). It must be a table of texts with the columns "
+                f"{self.text_column!r} and {self.class_column!r}."
+            )
         return dict(texts)
 
     @cached_property
@@ -194,12 +199,23 @@ def read_table(path: Path, text_column: str, class_column: str) -> Iterator[tupl
             for number, row in rows:
                 text, name = row.get(text_column), row.get(class_column)
                 if not isinstance(text, str) or not isinstance(name, str | int) or name == "":
+                    columns = [str(key) for key in row]
+                    other = [mark for mark in ";,\t|" if {text_column, class_column} <= {*columns[0].split(mark)}]
+                    remedy = (
+                        f"Columns of a {suffix} are parted by {DELIMITERS[suffix]!r}, not by {other[0]!r}: save it so"
+                        if other and suffix in DELIMITERS
+                        else "Name others with --data.text_column and --data.class_column"
+                    )
                     raise ValueError(
                         f"line {number} must have a text in the column {text_column!r} and a class in "
-                        f"{class_column!r}; its columns are {shortened([str(key) for key in row])}. Name others with "
-                        "--data.text_column and --data.class_column"
+                        f"{class_column!r}; its columns are {shortened(columns)}. {remedy}"
                     )
                 yield text, str(name)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not in UTF-8, it has a byte {error.object[error.start]:#x}. Save it in UTF-8; one from Western "
+            "Windows is changed by: iconv -f cp1252 -t utf-8 OLD > NEW."
+        ) from error
     except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
 
