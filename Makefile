@@ -6,7 +6,7 @@ DEMO_CONFIG ?= configs/experiment/maml_glyphs_5w1s.yaml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-gpu benchmark-speed benchmark-speed-check lint format clean
+.PHONY: help install demo test test-slow test-gpu benchmark-speed benchmark-speed-check docs docs-serve lint format clean
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*##' '{printf "make %-21s %s\n", $$1, $$2}'
@@ -52,6 +52,17 @@ benchmark-speed: $(VENV)/.peers  ## compare our speed with learn2learn, higher, 
 
 benchmark-speed-check: install  ## fail if we have become slower than lightning_meta/benchmark/speed.json says
 	$(BIN)/python -m lightning_meta benchmark speed --check
+
+# Builds without a network; a broken link or an unknown page fails it.
+$(VENV)/.docs: $(VENV)/.installed requirements-docs.txt
+	$(BIN)/python -m pip install --quiet -r requirements-docs.txt
+	@touch $@
+
+docs: $(VENV)/.docs  ## build the site into site/
+	$(BIN)/mkdocs build --strict
+
+docs-serve: $(VENV)/.docs  ## show the site while it is edited
+	$(BIN)/mkdocs serve
 
 lint: install  ## check style and types, change nothing
 	$(BIN)/ruff check .

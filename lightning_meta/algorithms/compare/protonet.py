@@ -2,8 +2,8 @@
 
 Snell, Swersky, Zemel: "Prototypical Networks for Few-shot Learning" (2017), arXiv:1703.05175.
 
-Deviations: support and query are embedded in two passes, not one, so in training each is normalised by its own
-statistics. The cosine variant scales similarities by a learned temperature; the paper's has none and does worse.
+Deviations: none with normalisation that is `running`, as in the configs: support and query are embedded in one pass, as
+in the authors' code. The cosine variant scales similarities by a learned temperature; the paper's has none and does worse.
 """
 
 from typing import Any, Literal, NamedTuple

@@ -1,0 +1,84 @@
+"""Pages of the site that are made from the repository: front page, families of algorithms, reference. A hook of mkdocs."""
+
+import ast
+import json
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+from lightning_meta.results.table import short_table
+
+ROOT = Path(__file__).parents[1]
+ALGORITHMS = ROOT / "lightning_meta" / "algorithms"
+EXPERIMENTS = ROOT / "configs" / "experiment"
+REFERENCE = ("core", "modules", "backbones", "datamodules")
+
+
+def on_files(files: Files, config: Any) -> Files:
+    made = {"index.md": from_root("README.md"), "contributing.md": from_root("CONTRIBUTING.md")}
+    for package in sorted(path.parent for path in ALGORITHMS.glob("*/__init__.py")):
+        made[f"algorithms/{package.name}.md"] = family(package)
+    for package in REFERENCE:
+        made[f"reference/{package}.md"] = reference(package)
+    for name, text in made.items():
+        files.append(File.generated(config, name, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
+    """Links that leave docs/ lead to the page made of their file, or become its name."""
+    folder = posixpath.dirname(page.file.src_uri)
+    pages = {"../README.md": "index.md", "../CONTRIBUTING.md": "contributing.md"}
+
+    def resolved(link: re.Match[str]) -> str:
+        text, target = link[1], link[2]
+        place = posixpath.normpath(posixpath.join(folder, target.split("#")[0]))
+        if "://" in target or not place.startswith("../"):
+            return link[0]
+        return f"[{text}]({posixpath.relpath(pages[place], folder or '.')})" if place in pages else text
+
+    return re.sub(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)", resolved, markdown)
+
+
+def from_root(name: str) -> str:
+    """A page of the repository's root, with its links as seen from docs/."""
+    text = (ROOT / name).read_text()
+    return re.sub(
+        r"\]\((?!https?:|#)([^)]+)\)",
+        lambda link: f"]({link[1].removeprefix('docs/')})" if link[1].startswith("docs/") else f"](../{link[1]})",
+        text,
+    )
+
+
+def family(package: Path) -> str:
+    """One section for each algorithm: what its file says of it, how to run it, and its results."""
+    title = docstring(package / "__init__.py").split(":")[0].rstrip(".")
+    files = sorted(path for path in package.glob("*.py") if path.name != "__init__.py")
+    return "\n\n".join([f"# {title}", *(section(path) for path in files)])
+
+
+def section(path: Path) -> str:
+    head, _, rest = docstring(path).partition("\n")
+    name, _, summary = head.partition(": ")
+    parts = [f"## {name}", summary[:1].upper() + summary[1:], rest.strip(), f"File: `{path.relative_to(ROOT)}`"]
+    classes = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)]
+    results = sorted((EXPERIMENTS / "results").glob("*.json"))
+    mine = [result.stem for result in results if json.loads(result.read_text()).get("algorithm") in classes]
+    experiments = sorted(EXPERIMENTS.glob(f"{path.stem}_*.yaml"), key=lambda file: (len(file.stem), file.stem))
+    if experiments:
+        command = f"python -m lightning_meta fit --config {experiments[0].relative_to(ROOT)}"
+        parts.append(f"```bash\n{command}\n```")
+    if mine:
+        parts.append(short_table(EXPERIMENTS, mine))
+    return "\n\n".join(part for part in parts if part)
+
+
+def reference(package: str) -> str:
+    return f"# {package}\n\n::: lightning_meta.{package}\n    options:\n      show_root_heading: false\n"
+
+
+def docstring(path: Path) -> str:
+    return ast.get_docstring(ast.parse(path.read_text())) or ""
