@@ -1,4 +1,4 @@
-"""Pages of the site that are made from the repository: front page, families of algorithms, reference. A hook of mkdocs."""
+"""A hook of mkdocs: pages made from the repository, which are front page, families of algorithms, and reference."""
 
 import ast
 import json

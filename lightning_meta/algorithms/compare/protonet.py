@@ -2,8 +2,8 @@
 
 Snell, Swersky, Zemel: "Prototypical Networks for Few-shot Learning" (2017), arXiv:1703.05175.
 
-Deviations: none with normalisation that is `running`, as in the configs: support and query are embedded in one pass, as
-in the authors' code. The cosine variant scales similarities by a learned temperature; the paper's has none and does worse.
+Deviations: none where normalisation is `running`, as in the configs: support and query are embedded in one pass, as in
+the authors' code. The cosine variant scales similarities by a learned temperature; the paper's has none and is worse.
 """
 
 from typing import Any, Literal, NamedTuple
