@@ -1,68 +1,23 @@
-"""One file per algorithm: the paper and the deviations from it at the top, then two hooks for one task."""
+"""One file per algorithm: the paper and the deviations from it at the top, then two hooks for one task.
 
-from lightning_meta.algorithms.baselines.baseline import Baseline
-from lightning_meta.algorithms.baselines.baseline_nearest_neighbour import BaselineNearestNeighbour
-from lightning_meta.algorithms.baselines.baseline_plus_plus import BaselinePlusPlus
-from lightning_meta.algorithms.compare.matching_net import FullContextMatchingNet, MatchingNet
-from lightning_meta.algorithms.compare.metaoptnet import MetaOptNet
-from lightning_meta.algorithms.compare.protonet import ProtoNet
-from lightning_meta.algorithms.compare.r2d2 import R2D2
-from lightning_meta.algorithms.compare.relation_net import RelationNet
-from lightning_meta.algorithms.compare.siamese import Siamese
-from lightning_meta.algorithms.initialize.anil import ANIL
-from lightning_meta.algorithms.initialize.boil import BOIL
-from lightning_meta.algorithms.initialize.imaml import IMAML
-from lightning_meta.algorithms.initialize.kfo import KFO
-from lightning_meta.algorithms.initialize.leo import LEO
-from lightning_meta.algorithms.initialize.maml import MAML
-from lightning_meta.algorithms.initialize.maml_plus_plus import MAMLPlusPlus
-from lightning_meta.algorithms.initialize.meta_curvature import MetaCurvature
-from lightning_meta.algorithms.initialize.meta_sgd import MetaSGD
-from lightning_meta.algorithms.initialize.mr_maml import MRMAML
-from lightning_meta.algorithms.initialize.mutual_exclusiveness import MutualExclusivenessMAML
-from lightning_meta.algorithms.initialize.reptile import Reptile
-from lightning_meta.algorithms.memory.hochreiter import LSTMLearner
-from lightning_meta.algorithms.memory.mann import MANN
-from lightning_meta.algorithms.memory.meta_net import MetaNet
-from lightning_meta.algorithms.memory.snail import SNAIL
-from lightning_meta.algorithms.optimizers.lstm_optimizer import LSTMOptimizer
-from lightning_meta.algorithms.optimizers.meta_lstm import MetaLSTM
-from lightning_meta.algorithms.processes.attentive_neural_process import AttentiveNeuralProcess
-from lightning_meta.algorithms.processes.cnp import ConditionalNeuralProcess
-from lightning_meta.algorithms.processes.cnp_classifier import CNPClassifier
-from lightning_meta.algorithms.processes.neural_process import NeuralProcess
+Every class of an algorithm in the folders below can be imported from here.
+"""
 
-__all__ = [
-    "ANIL",
-    "BOIL",
-    "IMAML",
-    "KFO",
-    "LEO",
-    "MAML",
-    "MANN",
-    "MRMAML",
-    "R2D2",
-    "SNAIL",
-    "AttentiveNeuralProcess",
-    "Baseline",
-    "BaselineNearestNeighbour",
-    "BaselinePlusPlus",
-    "CNPClassifier",
-    "ConditionalNeuralProcess",
-    "FullContextMatchingNet",
-    "LSTMLearner",
-    "LSTMOptimizer",
-    "MAMLPlusPlus",
-    "MatchingNet",
-    "MetaCurvature",
-    "MetaLSTM",
-    "MetaNet",
-    "MetaOptNet",
-    "MetaSGD",
-    "MutualExclusivenessMAML",
-    "NeuralProcess",
-    "ProtoNet",
-    "RelationNet",
-    "Reptile",
-    "Siamese",
-]
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning_meta.modules import MetaModule
+
+__all__: list[str] = []
+
+for file in sorted(Path(__file__).parent.glob("*/[a-z]*.py")):
+    module = f"{__name__}.{file.parent.name}.{file.stem}"
+    for name, value in vars(import_module(module)).items():
+        if isinstance(value, type) and issubclass(value, MetaModule) and value.__module__ == module:
+            globals()[name] = value
+            __all__ += [name]
+
+if TYPE_CHECKING:  # a type checker does not run the loop
+
+    def __getattr__(name: str) -> Any: ...
