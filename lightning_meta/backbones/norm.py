@@ -6,13 +6,11 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import TransformType
 from torch.distributed.nn.functional import all_reduce
 from torch.func import functional_call
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
 
+from lightning_meta.compat import BatchNormBase, InstanceNormBase, TransformType
 from lightning_meta.core.task_map import active_transforms
 from lightning_meta.errors import ConfigError
 
@@ -177,9 +175,9 @@ def _protocol_of(layer: nn.Module) -> str | None:
     """None: its output for an example does not depend on others."""
     if isinstance(layer, EpisodicBatchNorm2d):
         return layer.protocol
-    if isinstance(layer, _BatchNorm):  # goes by its buffers in evaluation, whatever its option says
+    if isinstance(layer, BatchNormBase):  # goes by its buffers in evaluation, whatever its option says
         return "transductive" if layer.running_mean is None else "running"
-    return "running" if isinstance(layer, _InstanceNorm) and layer.track_running_stats else None
+    return "running" if isinstance(layer, InstanceNormBase) and layer.track_running_stats else None
 
 
 def support_statistics(network: nn.Module, params: dict[str, Tensor], support_x: Tensor) -> dict[str, Tensor]:

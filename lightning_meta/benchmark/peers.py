@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
-from torch.utils._pytree import tree_map
 from torch.utils.data import TensorDataset
 
 from lightning_meta.algorithms import R2D2, RelationNet
 from lightning_meta.backbones import Conv4
 from lightning_meta.backbones.norm import EpisodicBatchNorm2d
+from lightning_meta.compat import tree_map
 from lightning_meta.core import Batch, Episode, Params
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.datamodules.class_bank import ClassBank

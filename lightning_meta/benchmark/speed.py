@@ -27,13 +27,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_meta.algorithms import ANIL, MAML, R2D2, MatchingNet, ProtoNet, RelationNet, Reptile
 from lightning_meta.allocator import keep_freed_memory, return_freed_memory, trim
 from lightning_meta.backbones import MLP, Conv4
 from lightning_meta.benchmark.peers import PEERS, Backward, InnerLoop, learn2learn_episodes, stock_network
+from lightning_meta.compat import tree_map
 from lightning_meta.core import Episode
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.datamodules.class_bank import ClassBank

@@ -25,10 +25,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from lightning_meta.benchmark.peers import PEERS, stock_network
 from lightning_meta.benchmark.speed import Cell, inner_loop, our_episodes, our_module
+from lightning_meta.compat import tree_map
 from lightning_meta.core import Episode
 from lightning_meta.core.cuda_graph import RecordedStep
 from lightning_meta.core.episode import EpisodeShape

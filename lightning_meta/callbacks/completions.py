@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from lightning_meta.callbacks.pictures import Pictures
 from lightning_meta.callbacks.replay import Replay
+from lightning_meta.compat import tree_map
 from lightning_meta.core import Batch, Episode
 from lightning_meta.core.sampling import episode_keys
 from lightning_meta.datamodules.episodes import STREAM

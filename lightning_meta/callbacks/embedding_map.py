@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from lightning_meta.callbacks.calibration import is_classifier
 from lightning_meta.callbacks.pictures import Pictures
 from lightning_meta.callbacks.replay import Replay
+from lightning_meta.compat import tree_map
 from lightning_meta.core import Batch
 from lightning_meta.viz import embedding_map
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
 
+from lightning_meta.compat import tree_leaves, tree_map
 from lightning_meta.core import Episode
 from lightning_meta.datamodules.class_bank import EmbeddedBank
 from lightning_meta.datamodules.episodes import EpisodeDataset

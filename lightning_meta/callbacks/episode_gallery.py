@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from torch.utils._pytree import tree_map
-
 from lightning_meta.callbacks.pictures import Pictures
 from lightning_meta.callbacks.replay import Replay
+from lightning_meta.compat import tree_map
 from lightning_meta.viz import episode_gallery
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from lightning_meta.callbacks.pictures import Pictures
 from lightning_meta.callbacks.replay import Replay, eval_inner_steps
 from lightning_meta.callbacks.tables import write_csv
+from lightning_meta.compat import tree_map
 from lightning_meta.core import Episode, mean_and_ci95
 from lightning_meta.core.similarity import MIN_EXAMPLES, centred_gram, linear_cka
 from lightning_meta.viz import layer_similarity

@@ -8,10 +8,10 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from lightning_meta.callbacks.pictures import Pictures
 from lightning_meta.callbacks.replay import Replay
+from lightning_meta.compat import tree_map
 from lightning_meta.core import Batch, Episode
 from lightning_meta.core.sampling import Keys, episode_keys
 from lightning_meta.datamodules.base import EpisodicDataModule

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from lightning_meta.callbacks.pictures import Pictures
 from lightning_meta.callbacks.replay import Replay
 from lightning_meta.callbacks.tables import write_csv
+from lightning_meta.compat import tree_map
 from lightning_meta.core import Episode, mean_and_ci95
 from lightning_meta.core.episode import Split
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch.utils._pytree import tree_leaves
+
+from lightning_meta.compat import tree_leaves
 
 
 class Throughput(pl.Callback):

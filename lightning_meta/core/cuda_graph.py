@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call
-from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from lightning_meta.compat import tree_flatten, tree_unflatten
 
 # What a step depends on beside parameters, buffers, tasks and noise, by name. A float may be another one in every
 # step: a recording gets it as a tensor. Anything else is part of what is recorded.

@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import TransformType
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
 
+from lightning_meta.compat import NormBase, TransformType
 from lightning_meta.core.task_map import active_transforms
 
 OURS = __name__.partition(".")[0]
@@ -127,7 +126,7 @@ REPAIRS: dict[Callable[..., Any], Repair] = {
         FUSED, {TransformType.Vmap, TransformType.Grad}, unfused(F.multi_head_attention_forward)
     ),
 }
-LAYERS = (nn.LayerNorm, _NormBase, nn.MultiheadAttention)  # of `torch.nn`, which call them
+LAYERS = (nn.LayerNorm, NormBase, nn.MultiheadAttention)  # of `torch.nn`, which call them
 
 
 class Repaired(TorchFunctionMode):

@@ -5,10 +5,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.autograd.function import once_differentiable
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from lightning_meta.compat import TransformType, get_interpreter_stack, tree_flatten, tree_map, tree_unflatten
 from lightning_meta.core.episode import TaskOutput
 
 TaskMode = Literal["auto", "vmap", "loop"]

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_meta.compat import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from lightning_meta.core import Batch, Episode
 from lightning_meta.core.episode import EpisodeShape, Split
 from lightning_meta.core.sampling import Keys, choose, episode_keys, subkeys

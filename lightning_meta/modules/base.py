@@ -19,8 +19,8 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
-from torch.utils._pytree import tree_leaves
 
+from lightning_meta.compat import tree_leaves
 from lightning_meta.core import TaskMode
 from lightning_meta.core.cuda_graph import CannotRecord, Means, RecordedStep, Schedule
 from lightning_meta.core.sampling import episode_keys

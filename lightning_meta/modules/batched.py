@@ -3,8 +3,8 @@
 from typing import Any, TypeVar
 
 import torch
-from torch.utils._pytree import tree_leaves, tree_map, tree_structure, tree_unflatten
 
+from lightning_meta.compat import tree_leaves, tree_map, tree_structure, tree_unflatten
 from lightning_meta.core import Batch, Episode, TaskOutput
 from lightning_meta.modules.episodic import EpisodicModule
 

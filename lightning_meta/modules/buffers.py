@@ -3,8 +3,8 @@
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from lightning_meta.compat import tree_flatten, tree_leaves, tree_unflatten
 from lightning_meta.errors import ConfigError
 
 

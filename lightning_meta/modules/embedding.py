@@ -8,7 +8,6 @@ from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_meta.backbones.norm import (
     MetaBatch,
@@ -17,6 +16,7 @@ from lightning_meta.backbones.norm import (
     norm_protocol,
     support_statistics,
 )
+from lightning_meta.compat import BatchNormBase
 from lightning_meta.core import Batch, Episode, Params, TaskOutput
 from lightning_meta.datamodules.classification import ClassificationDataModule
 from lightning_meta.datamodules.files import whole_or_not_at_all
@@ -101,7 +101,7 @@ class EmbeddingModule(EpisodicModule[Embedded], Generic[Head]):
         if self._data_has_features:
             return tasks
         size = self._tasks_of_a_pass(tasks)
-        if any(isinstance(layer, _BatchNorm) and not layer.track_running_stats for layer in self.backbone.modules()):
+        if any(isinstance(layer, BatchNormBase) and not layer.track_running_stats for layer in self.backbone.modules()):
             parts = [self._embed_separately(*x) for x in zip(tasks.support.x, tasks.query.x, strict=True)]
         else:
             chunks = zip(tasks.support.x.split(size), tasks.query.x.split(size), strict=True)

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map, tree_structure, tree_unflatten
 
+from lightning_meta.compat import tree_leaves, tree_map, tree_structure, tree_unflatten
 from lightning_meta.core import Batch, InnerOptimizer, Params, Progress, choose_mode, follow, map_tasks
 from lightning_meta.core.hypergradient import BatchLoss
 from lightning_meta.core.inner_loop import LossFn

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._pytree import tree_map
 
 from lightning_meta.backbones.recurrent import LSTMState
+from lightning_meta.compat import tree_map
 from lightning_meta.core import Batch, TaskOutput
 from lightning_meta.metrics import EpisodicMetric, EpisodicMSE
 from lightning_meta.modules import BatchedModule, StreamModule

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._pytree import tree_map
 
 from lightning_meta.backbones.recurrent import LSTMCell, LSTMState
+from lightning_meta.compat import tree_map
 from lightning_meta.core import Batch, TaskOutput
 from lightning_meta.core.episode import EpisodeShape, Split
 from lightning_meta.errors import ConfigError

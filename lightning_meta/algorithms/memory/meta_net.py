@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
-from torch.utils._pytree import tree_map
 
 from lightning_meta.backbones import Backbone
 from lightning_meta.backbones.recurrent import LSTMCell
+from lightning_meta.compat import tree_map
 from lightning_meta.core import Batch, Params, TaskOutput, detach
 from lightning_meta.core.episode import EpisodeShape, Split
 from lightning_meta.core.preprocessing import log_and_sign
