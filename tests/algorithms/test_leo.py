@@ -143,7 +143,7 @@ def test_a_step_that_carries_a_code_far_away_leaves_loss_and_gradient_finite(
         return all(g.isfinite().all() for g in gradient.values()) and bool(module.play(tasks).loss.isfinite().all())
 
     assert finite()
-    monkeypatch.setattr("lightning_meta.algorithms.gradient.leo.MOST_LOG_STD", torch.inf)
+    monkeypatch.setattr("lightning_meta.algorithms.initialize.leo.MOST_LOG_STD", torch.inf)
     assert not finite()
 
 
