@@ -337,8 +337,8 @@ def test_images_are_made_like_those_of_the_data(tmp_path: Path) -> None:
 # ---- from Python ----------------------------------------------------------------------------------------------------
 
 
-def test_the_lines_of_the_readme_run_and_agree_with_the_command(at_work: Path) -> None:
-    section = (ROOT / "README.md").read_text().split("## Use a trained meta-learner")[1].split("\n## ")[0]
+def test_the_lines_of_the_documentation_run_and_agree_with_the_command(at_work: Path) -> None:
+    section = (ROOT / "docs/use.md").read_text().split("## Use a trained meta-learner")[1].split("\n## ")[0]
     (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     checkpoint = best_or_last(Path("runs/maml/version_0"))
     code, replaced = re.subn(r'"runs/.*?\.ckpt"', repr(str(checkpoint)), code)
