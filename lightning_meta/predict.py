@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 import yaml
+from PIL import Image
 from pytorch_lightning.cli import instantiate_module
 from torch import Tensor
 
@@ -25,13 +26,16 @@ from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.core.sampling import choose, episode_keys
 from lightning_meta.datamodules.base import TaskDataModule
 from lightning_meta.datamodules.classification import ClassificationDataModule
-from lightning_meta.datamodules.images.image_folder import image_files, sub_folders
+from lightning_meta.datamodules.images.image_folder import image_files, sub_folders, visible_files
 from lightning_meta.errors import ConfigError, DataError
 from lightning_meta.metrics import EpisodicAccuracy
 from lightning_meta.modules import EpisodicModule, StreamModule
 from lightning_meta.viz import prediction_gallery
+from lightning_meta.viz.fonts import drawable
 
 CHUNK = 200  # query images at once, where predictions do not depend on each other
+UNEVEN = 1.5  # times its share of the query images: a class with more of them than that
+GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")  # of Pillow
 
 
 class Task(NamedTuple):
@@ -74,7 +78,7 @@ def load_run(run: Path, checkpoint: Path | None = None) -> tuple[EpisodicModule[
 def read_task(support: Path, query: Path, data: ClassificationDataModule, invert: bool = False) -> Task:
     """Read the images of two folders and make them like those of `data`; `invert` exchanges dark and light.
 
-    Raises `DataError` where a folder or its images are missing, or an image cannot be read.
+    Raises `DataError` where a folder or its images are missing, or images cannot be read: all of them at once.
     """
     for folder, option in ((support, "--support"), (query, "--query")):
         if not folder.is_dir():
@@ -86,14 +90,71 @@ def read_task(support: Path, query: Path, data: ClassificationDataModule, invert
             "<class>/."
         )
 
-    def read(paths: list[Path]) -> Tensor:
-        images = torch.stack([data.prepare_image(path) for path in paths]).float() / 255
-        return 1 - images if invert else images
+    of_class, files = [image_files(support / name) for name in classes], image_files(query)
+    labels = torch.tensor([label for label, paths in enumerate(of_class) for _ in paths])
+    shown = [path for paths in of_class for path in paths]
+    images, errors = [], []
+    for path in shown + files:
+        try:
+            images.append(data.prepare_image(path))
+        except DataError as error:
+            errors.append(str(error))
+    if errors:
+        raise DataError(" ".join([f"{len(errors)} images cannot be used:", *errors] if len(errors) > 1 else errors))
+    x = torch.stack(images).float() / 255
+    x = 1 - x if invert else x
+    return Task(classes, Batch(x[: len(shown)], labels), x[len(shown) :], files)
 
-    of_class = [read(image_files(support / name)) for name in classes]
-    labels = torch.tensor([label for label, images in enumerate(of_class) for _ in images])
-    files = image_files(query)
-    return Task(classes, Batch(torch.cat(of_class), labels), read(files), files)
+
+def treatment(support: Path, query: Path, channels: int) -> list[str]:
+    """What was done to the images of two folders, and what in them was passed over, in a line for each."""
+    folders = [support / name for name in sub_folders(support)]
+    paths = [path for folder in (*folders, query) for path in image_files(folder)]
+    oblong = coloured = 0
+    for path in paths:
+        with Image.open(path) as image:
+            # Quarter turns, which the orientation of a photograph may ask for, leave it as oblong as it is.
+            oblong, coloured = oblong + (image.width != image.height), coloured + (image.mode not in GREY_MODES)
+    deeper = [f"{folder}/{name}" for folder in (*folders, query) for name in sub_folders(folder)]
+    others = [path for folder in (*folders, query) for path in visible_files(folder, images=False)]
+    beside = visible_files(support, images=True)
+    lines = {
+        f"not square, their sides cut off: {oblong} of {len(paths)}": oblong,
+        f"in colour, made grey as in training: {coloured} of {len(paths)}": channels == 1 and coloured,
+        f"sub-folders passed over: {len(deeper)} ({_some(deeper)})": deeper,
+        f"files passed over that are no images: {len(others)} ({_some(others)})": others,
+        f"images passed over beside the class folders: {len(beside)} ({_some(beside)})": beside,
+    }
+    return [line for line, happened in lines.items() if happened]
+
+
+def doubt(protocol: str, shape: EpisodeShape, task: Task, predicted: Tensor) -> str:
+    """What there is to fear of statistics that are those of the query images; empty where there is nothing.
+
+    Args:
+        protocol: of normalisation.
+        shape: of the episodes that training was tested on.
+        task: of the user.
+        predicted: labels of the query images `(Q,)`.
+    """
+    if "transductive" not in protocol:
+        return ""
+    usual, count = shape.n_way * shape.n_query, predicted.bincount(minlength=len(task.classes))
+    few = f"{len(predicted)} query images in place of {usual}" if len(predicted) < usual else ""
+    most = int(count.max())
+    uneven = f"{most} of {len(predicted)} taken for {task.classes[int(count.argmax())]}"
+    uneven = uneven if most * len(task.classes) > UNEVEN * len(predicted) else ""
+    if not few and not uneven:
+        return ""
+    return (
+        f"{' and '.join(filter(None, (few, uneven)))}: transductive normalisation, by the query images themselves, "
+        "was trained on as many of each class, and may be wrong here. Train a run with norm: inductive "
+        "(--model.backbone.norm inductive), whose predictions do not depend on the other images"
+    )
+
+
+def _some(things: Sequence[Any]) -> str:
+    return ", ".join(map(str, things[:3])) + (", ..." if len(things) > 3 else "")
 
 
 def check(module: EpisodicModule[Any], task: Task) -> None:
@@ -157,16 +218,20 @@ def main(arguments: Sequence[str]) -> None:
     ]
     write_csv(out / "predictions.csv", rows)
     title = f"{type(module).__name__}, trained on {data.name}"
-    prediction_gallery(task.support, task.query, task.classes, label, confidence, title).savefig(
-        out / "predictions.png"
-    )
-    shots = task.support.y.bincount()
-    protocol = norm_protocol(module)
+    names = [path.name for path in task.files]
+    figure = prediction_gallery(task.support, task.query, task.classes, label, confidence, title, names)
+    figure.savefig(out / "predictions.png")
+    pairs = zip(drawable(task.classes, "class"), task.classes, strict=True)
+    renamed = [(shown, name) for shown, name in pairs if shown != name]
+    shots, protocol = task.support.y.bincount(), norm_protocol(module)
     together = " (a prediction depends on which query images are given together)" if "transductive" in protocol else ""
-    print(
-        f"{title}: {checkpoint}\n"
-        f"support       {len(task.classes)} classes, from {shots.min()} to {shots.max()} images each\n"
-        f"query         {len(task.files)} images of {' x '.join(map(str, task.query.shape[1:]))}\n"
-        f"normalisation {protocol}{together}\n"
-        f"files         {out}/predictions.csv, predictions.png"
-    )
+    facts = [
+        ("support", f"{len(task.classes)} classes, from {shots.min()} to {shots.max()} images each"),
+        ("query", f"{len(task.files)} images of {' x '.join(map(str, task.query.shape[1:]))}"),
+        *(("picture", f"{shown} is {name}, which no installed font can draw") for shown, name in renamed),
+        *(("images", line) for line in treatment(given.support, given.query, task.query.shape[1])),
+        ("normalisation", f"{protocol}{together}"),
+        ("warning", doubt(protocol, data.shapes["test"], task, label)),
+        ("files", f"{out}/predictions.csv, predictions.png"),
+    ]
+    print("\n".join([f"{title}: {checkpoint}", *(f"{name:<13} {fact}" for name, fact in facts if fact)]))

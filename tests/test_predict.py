@@ -19,11 +19,12 @@ from lightning_meta.algorithms import MAML, ProtoNet, RelationNet
 from lightning_meta.checkpoints import best_or_last
 from lightning_meta.cli import main
 from lightning_meta.core import Batch, TaskOutput
+from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.datamodules import CIFARFS, Glyphs, ImageFolder, Omniglot
 from lightning_meta.datamodules.images.omniglot import shrink
 from lightning_meta.errors import ConfigError, UserError
 from lightning_meta.modules import EpisodicModule, StreamModule
-from lightning_meta.predict import Task, check, load_run, probabilities, read_task
+from lightning_meta.predict import Task, check, doubt, load_run, probabilities, read_task, treatment
 from tests.conftest import SIZE, blobs, conv4
 
 ROOT = Path(__file__).parents[1]
@@ -195,6 +196,61 @@ def test_wrong_input_is_one_clear_error(
     assert all(fact in str(error.value) for fact in facts), error.value
 
 
+def test_all_files_that_cannot_be_read_are_named_at_once(at_work: Path, tmp_path: Path) -> None:
+    for name in ("s/black/0.png", "s/white/0.png", "q/good.png"):
+        save(tmp_path / name, 10)
+    for name in ("s/black/1.png", "s/white/2.jpg", "q/bad.png"):
+        (tmp_path / name).write_text("?")
+    with pytest.raises(UserError, match=r"^3 images cannot be used: \S*black/1.png .*white/2.jpg .*q/bad.png cannot"):
+        predict.main(["runs/protonet/version_0", "--support", f"{tmp_path}/s", "--query", f"{tmp_path}/q"])
+
+
+def test_what_was_done_to_images_is_said_in_a_line_each(tmp_path: Path) -> None:
+    for name, size, mode in (("s/a/0", (20, 20), "L"), ("s/b/0", (20, 24), "1"), ("q/0", (9, 20), "RGB")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new(mode, size).save(tmp_path / f"{name}.png")
+    folders = tmp_path / "s", tmp_path / "q"
+    assert treatment(*folders, channels=3) == ["not square, their sides cut off: 2 of 3"]
+    (tmp_path / "q/more").mkdir()
+    (tmp_path / "s/b/notes.txt").write_text("not an image")
+    save(tmp_path / "s/loose.png", 10)
+    assert treatment(*folders, channels=1) == [
+        "not square, their sides cut off: 2 of 3",
+        "in colour, made grey as in training: 1 of 3",
+        f"sub-folders passed over: 1 ({tmp_path}/q/more)",
+        f"files passed over that are no images: 1 ({tmp_path}/s/b/notes.txt)",
+        f"images passed over beside the class folders: 1 ({tmp_path}/s/loose.png)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "predicted", "facts"),
+    [
+        ("transductive", [0, 1, 2, 0, 1, 2], ""),
+        ("transductive", [0, 1, 2, 0], "4 query images in place of 6: transductive"),
+        ("transductive", [1, 1, 1, 1, 1, 0, 2], "5 of 7 taken for class 1: transductive"),
+        ("transductive", [1, 1, 1], "3 query images in place of 6 and 3 of 3 taken for class 1: transductive"),
+        ("inductive", [1, 1, 1], ""),
+        ("running", [1, 1, 1], ""),
+    ],
+)
+def test_statistics_of_few_or_uneven_queries_are_doubted(protocol: str, predicted: list[int], facts: str) -> None:
+    given = task([2, 2, 2], queries=len(predicted))
+    warning = doubt(protocol, EpisodeShape(3, 2, 2), given, torch.tensor(predicted))
+    assert warning.startswith(facts)
+    assert bool(warning) == bool(facts) == ("--model.backbone.norm inductive" in warning)
+
+
+def test_what_is_to_be_known_of_the_images_is_printed(at_work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    classify("maml", "two", "--out", "answer")
+    lines = capsys.readouterr().out.splitlines()
+    assert "images        not square, their sides cut off: 8 of 8" in lines
+    assert "images        files passed over that are no images: 1 (query/notes.txt)" in lines
+    assert not any(line.startswith("warning") for line in lines)  # four query images, as in training
+    predict.main(["runs/maml/version_0", "--support", "two", "--query", "two/black", "--out", "answer"])
+    assert re.search("warning       1 query images in place of 4 and 1 of 1 taken for", capsys.readouterr().out)
+
+
 def test_a_run_that_does_not_classify_images_is_refused(at_work: Path, tmp_path: Path) -> None:
     config = yaml.safe_load(Path("runs/maml/version_0/config.yaml").read_text())
     config["data"] = {"class_path": "lightning_meta.datamodules.Sinusoid", "init_args": {}}
@@ -281,8 +337,8 @@ def test_images_are_made_like_those_of_the_data(tmp_path: Path) -> None:
 # ---- from Python ----------------------------------------------------------------------------------------------------
 
 
-def test_the_lines_of_the_readme_run_and_agree_with_the_command(at_work: Path) -> None:
-    section = (ROOT / "README.md").read_text().split("## Use a trained meta-learner")[1].split("\n## ")[0]
+def test_the_lines_of_the_documentation_run_and_agree_with_the_command(at_work: Path) -> None:
+    section = (ROOT / "docs/use.md").read_text().split("## Use a trained meta-learner")[1].split("\n## ")[0]
     (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     checkpoint = best_or_last(Path("runs/maml/version_0"))
     code, replaced = re.subn(r'"runs/.*?\.ckpt"', repr(str(checkpoint)), code)

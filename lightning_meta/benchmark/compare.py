@@ -94,8 +94,8 @@ def pool(runs: Sequence[Run]) -> list[Method]:
     """Put runs together that are alike but for the training seed, in the order in which they are given."""
     methods: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
-        alike = (_name(run.result), *_settings(run.result), run.digest or run.folder)
-        methods.setdefault(alike, []).append(run)
+        key = _name(run.result), *_settings(run.result), run.digest or run.folder
+        methods.setdefault(key, []).append(run)
     for (name, *_), alike in methods.items():
         seeds = [run.result["seed"] for run in alike]
         if len(set(seeds)) < len(seeds):
@@ -111,9 +111,12 @@ def rows(methods: Sequence[Method]) -> list[Row]:
         seeds = torch.stack([run.scores.mean() for run in method.runs])
         seeds_ci95 = Z95 * (seeds.std() / len(seeds) ** 0.5).item() if len(seeds) > 1 else None
         why_not = "" if method is first else _why_not_paired(method.runs[0], first.runs[0])
-        difference = (None, None) if method is first or why_not else _mean_and_ci95(method.scores - first.scores)
-        size = len(seeds), len(method.scores)
-        result.append(Row(method.name, *size, mean, ci95, seeds_ci95, *difference, why_not))
+        paired = method is not first and not why_not
+        difference, difference_ci95 = _mean_and_ci95(method.scores - first.scores) if paired else (None, None)
+        episodes = len(method.scores)
+        result.append(
+            Row(method.name, len(seeds), episodes, mean, ci95, seeds_ci95, difference, difference_ci95, why_not)
+        )
     return result
 
 

@@ -49,5 +49,6 @@ class EmbeddingMap(Pictures):
         if [len(part) for part in features] != [len(support.y), len(query.y)]:
             return
         title = f"{replay.title}, test episode {self.episode}"
-        figure = embedding_map(Batch(features[0], support.y), Batch(features[1], query.y), preds, title)
+        sides = Batch(features[0], support.y), Batch(features[1], query.y)
+        figure = embedding_map(*sides, preds, title, replay.class_names(self.episode))
         self.save(figure, "embedding", replay, log_dir)

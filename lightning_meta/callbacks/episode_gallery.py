@@ -28,5 +28,6 @@ class EpisodeGallery(Pictures):
         preds = replay.play(tasks).preds
         for index in range(len(preds)):
             support, query = tree_map(lambda leaf: leaf[index], tasks)  # noqa: B023 - used at once
-            figure = episode_gallery(support, query, preds[index], f"{replay.title}, test episode {index}")
+            title = f"{replay.title}, test episode {index}"
+            figure = episode_gallery(support, query, preds[index], title, replay.class_names(index))
             self.save(figure, f"episode_{index}", replay, log_dir)

@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 
 from lightning_meta.core import Episode, TaskOutput
 from lightning_meta.datamodules.base import EpisodicDataModule
+from lightning_meta.datamodules.classification import ClassificationDataModule
 from lightning_meta.modules import EpisodicModule
 
 Tasks = TypeVar("Tasks")
@@ -31,6 +32,11 @@ class Replay:
     def episodes(self, ids: Sequence[int]) -> Episode:
         """The test episodes `ids` as one meta-batch, in the trainer's precision and on its device."""
         return self.to_device(self.datamodule.dataset("test").__getitems__(ids))
+
+    def class_names(self, episode: int) -> dict[int, str] | None:
+        """The names of the classes of a test episode by their labels; None where they have none."""
+        data = self.datamodule
+        return data.names_in("test", episode) if isinstance(data, ClassificationDataModule) else None
 
     def to_device(self, tasks: Episode) -> Episode:
         return to_device(self.trainer, tasks)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lightning_meta.core.episode import Split
 from lightning_meta.datamodules.base import EpisodicDataModule
-from lightning_meta.datamodules.class_bank import ClassBank, EmbeddedBank, Labels, TaskAugmentation
+from lightning_meta.datamodules.class_bank import ClassBank, Drawn, EmbeddedBank, Labels, TaskAugmentation
 from lightning_meta.datamodules.episodes import EpisodeDataset
 from lightning_meta.errors import ConfigError
 
@@ -130,6 +130,20 @@ class ClassificationDataModule(EpisodicDataModule):
     def n_classes(self, split: Split) -> int:
         """The number of classes of a split (after `setup`)."""
         return len(self.source(split).size)
+
+    def class_names(self, split: Split) -> list[str] | None:
+        """Of the classes of a split in the order of its source, for pictures. None: they have no names."""
+        return None
+
+    def names_in(self, split: Split, episode: int) -> dict[int, str] | None:
+        """The names of an episode's classes by their labels; None where they have none."""
+        names = self.class_names(split)
+        if names is None:
+            return None
+        drawn: Drawn = self.dataset(split).draw([episode])[0]
+        # The class of an example is the last that begins at its row or before.
+        classes_N = self.source(split).first.searchsorted(drawn.rows[0, 0, :, 0].cpu().numpy(), "right") - 1
+        return {label: names[c] for label, c in zip(drawn.labels[0].tolist(), classes_N, strict=True)}
 
     def source(self, split: Split) -> ClassBank:
         """The classes of a split with the options that hold for it (after `setup`)."""

@@ -1,5 +1,7 @@
 """The features of an episode in the plane."""
 
+from collections.abc import Mapping
+
 import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
@@ -10,16 +12,19 @@ from torch.nn import functional as F
 
 from lightning_meta.core import Batch
 from lightning_meta.core.prototypes import class_means
+from lightning_meta.viz.fonts import NAME, drawable, families, short
 from lightning_meta.viz.style import GREY, INK, LABEL, SMALL, new_figure, tidy
 
 # Okabe and Ito's palette (style.py), for as many classes as it has.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
-def embedding_map(support: Batch, query: Batch, preds: Tensor, title: str = "Embedding") -> Figure:
-    """Support examples as large circles, queries as small marks (a cross: wrong), class means as numbered stars.
+def embedding_map(
+    support: Batch, query: Batch, preds: Tensor, title: str = "Embedding", names: Mapping[int, str] | None = None
+) -> Figure:
+    """Support examples as large circles, queries as small marks (a cross: wrong), class means as stars with a name.
 
-    Colours tell the classes apart; the numbers at the stars do for readers who do not see them. The plane is that of
+    Colours tell the classes apart; the names at the stars do for readers who do not see them. The plane is that of
     the two principal components of all examples.
 
     Args:
@@ -27,9 +32,13 @@ def embedding_map(support: Batch, query: Batch, preds: Tensor, title: str = "Emb
         query: likewise `(Q, D)` and `(Q,)`.
         preds: logits of the queries `(Q, C)`.
         title: names the episode.
+        names: of the classes by their labels. None: the labels.
     """
     means_CD, present_C = class_means(support.x, support.y)
     classes = present_C.nonzero().flatten().tolist()
+    shown = [str(label) for label in classes]
+    if names:
+        shown = short(drawable([names[label] for label in classes], "class"), NAME)
     points, share = principal_plane(torch.cat([support.x, query.x]), torch.cat([support.x, query.x, means_CD]))
     support_2S, query_2Q, means_2C = points.T.cpu().split([len(support.y), len(query.y), len(means_CD)], 1)
     support_y, query_y = support.y.cpu(), query.y.cpu()
@@ -46,8 +55,13 @@ def embedding_map(support: Batch, query: Batch, preds: Tensor, title: str = "Emb
             axes.scatter(x, y, s=22, marker=marker, color=[colour], alpha=0.8)
         x, y = means_2C[:, label].tolist()
         axes.scatter(x, y, s=130, marker="*", color=[colour], edgecolors=INK, linewidths=0.7, zorder=3)
-        number = axes.annotate(str(label), (x, y), xytext=(7, 5), textcoords="offset points", zorder=4)
-        number.set(fontsize=LABEL, color=INK, path_effects=[withStroke(linewidth=2.5, foreground="white")])
+        name = axes.annotate(shown[i], (x, y), xytext=(7, 5), textcoords="offset points", zorder=4)
+        name.set(
+            family=families(shown[i]),
+            fontsize=LABEL,
+            color=INK,
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        )
     tidy(axes, *(f"principal component {i + 1} ({part:.0%} of the variance)" for i, part in enumerate(share)))
     axes.set_aspect("equal", "datalim")
     shapes = {

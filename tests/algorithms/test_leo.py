@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map
 
 from lightning_meta.algorithms import LEO
 from lightning_meta.algorithms.initialize.leo import correlation_penalty
@@ -126,6 +127,24 @@ def test_evaluation_is_deterministic_and_training_is_not(mode: str, episodes: Ep
     assert not torch.allclose(module.play(episodes).loss, module.play(episodes).loss, rtol=1e-3)
     module.eval()
     torch.testing.assert_close(module.play(episodes), module.play(episodes), rtol=0, atol=0)
+
+
+def test_a_step_that_carries_a_code_far_away_leaves_loss_and_gradient_finite(
+    episodes: Episode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Noise of standard deviation e^x has a gradient as large, by which the next step goes; without a limit to nan."""
+    module = leo(inner_steps=5, inner_lr=1.0, finetune_steps=5).float()
+    module.decoder.weight.data *= 10
+    tasks = tree_map(lambda leaf: leaf.float() if leaf.is_floating_point() else leaf, episodes)
+
+    def finite() -> bool:
+        torch.manual_seed(0)
+        gradient = meta_gradient(module, tasks)
+        return all(g.isfinite().all() for g in gradient.values()) and bool(module.play(tasks).loss.isfinite().all())
+
+    assert finite()
+    monkeypatch.setattr("lightning_meta.algorithms.initialize.leo.MOST_LOG_STD", torch.inf)
+    assert not finite()
 
 
 def test_every_task_draws_its_own_noise(episodes: Episode) -> None:

@@ -47,7 +47,7 @@ def test_draws_the_features_that_are_compared(algorithm: Any, norm: str, drawn: 
     (path,) = test(tmp_path, module, data)
     assert path == tmp_path / "pictures" / "embedding.png"
     assert path.stat().st_size > 0
-    ((support, query, preds, title),) = drawn
+    ((support, query, preds, title, names),) = drawn
     tasks = data.dataset("test").__getitems__([1])
     with torch.no_grad():
         statistics = support_statistics(module.backbone, {}, tasks.support.x[0])
@@ -57,6 +57,7 @@ def test_draws_the_features_that_are_compared(algorithm: Any, norm: str, drawn: 
     assert support.y.equal(tasks.support.y[0])
     assert query.y.equal(tasks.query.y[0])
     assert title.endswith("test episode 1")
+    assert names is None  # of synthetic classes
     assert not module.backbone._forward_hooks
 
 

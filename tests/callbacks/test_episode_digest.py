@@ -34,7 +34,7 @@ class OtherBlobs(Blobs):
 
     def load_source(self, split: Any) -> Any:
         bank = super().load_source(split)
-        bank.images[..., -1, -1] ^= 1
+        bank.inputs[..., -1, -1] ^= 1
         return bank
 
 

@@ -64,6 +64,20 @@ def load(root: Path, split: Split = "train", how: ClassSplit = HALVES, **kwargs:
     return datamodule.load_source(split)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_classes_of_an_episode_have_the_names_of_their_folders(root: Path, stream: bool) -> None:
+    data = ImageFolder(str(root), 8, split=HALVES, n_way=2, k_shot=2, n_query=1)
+    data.prepare_data()
+    data.setup("fit")
+    data.support_as_stream = stream
+    for episode in range(5):
+        support, _ = data.dataset("train")[episode]
+        found = data.names_in("train", episode)
+        assert len(found) == 2
+        for image, label in zip(support.x, support.y.tolist(), strict=True):
+            assert tuple((255 * image[:, 0, 0]).round().int().tolist()) == colour(found[label])
+
+
 def names(bank: ClassBank) -> list[str]:
     """Which class each of the bank's classes is, by the colour that all its images have."""
     found = []

@@ -11,8 +11,9 @@ penalty are means over their entries, so that their weights do not depend on siz
 Deviations: the backbone is trained with everything else; the paper's features are pre-trained and fixed (for that, pass
 a pre-trained backbone and `freeze`). One code is drawn for a class, not K copies. The networks give the logarithm of a
 standard deviation, and that of a class weight is relative to a Glorot-initialised classifier's; the authors' give u, of
-which they take exp(u) - 1, plus that classifier's for a weight, at least 1e-10. The weight penalty (lambda_1) is the
-meta-optimizer's `weight_decay`.
+which they take exp(u) - 1, plus that classifier's for a weight, at least 1e-10. A step on the codes may carry that
+exponential beyond all numbers: where a loss or gradient is not a number, the authors leave out the meta-batch; ours
+is at most e^10. The weight penalty (lambda_1) is the meta-optimizer's `weight_decay`.
 """
 
 from typing import Any, NamedTuple
@@ -30,6 +31,8 @@ from lightning_meta.core.prototypes import class_means
 from lightning_meta.errors import ConfigError
 from lightning_meta.modules import EmbeddingModule
 from lightning_meta.modules.learned_rates import LearnedRates
+
+MOST_LOG_STD = 10.0  # of a class weight, relative to a Glorot-initialised classifier's: noise and nothing else
 
 
 class Classifier(NamedTuple):
@@ -121,7 +124,7 @@ class LEO(EmbeddingModule[Classifier]):
     def decode(self, z_NL: Tensor) -> Tensor:
         """Class weights `(N, D)`, drawn from the distribution that the codes stand for."""
         mean, log_std = self.decoder(z_NL).chunk(2, dim=-1)
-        return self.sample(Gaussian(mean, self.glorot_std * log_std.exp()))
+        return self.sample(Gaussian(mean, self.glorot_std * log_std.clamp(max=MOST_LOG_STD).exp()))
 
     def sample(self, gaussian: Gaussian) -> Tensor:
         if not self.training:

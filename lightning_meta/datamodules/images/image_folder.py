@@ -120,6 +120,9 @@ class ImageFolder(ClassificationDataModule):
             )
         return ClassBank.from_ragged(read_cache(self.cache, list(files)))
 
+    def class_names(self, split: Split) -> list[str]:
+        return [Path(name).name for name in self.files[split]]
+
     @cached_property
     def files(self) -> dict[Split, dict[str, list[Path]]]:
         """The images of each class of each split, looked up once so that the whole run has the same."""
