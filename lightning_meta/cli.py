@@ -5,7 +5,6 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
 from inspect import signature
 from itertools import count
 from pathlib import Path
@@ -24,7 +23,7 @@ from pytorch_lightning.loggers import CSVLogger, WandbLogger
 import lightning_meta.algorithms
 import lightning_meta.backbones
 import lightning_meta.datamodules  # noqa: F401 - imported for short names: `--model MAML`
-from lightning_meta import checkpoints
+from lightning_meta import checkpoints, notes
 from lightning_meta.allocator import keep_freed_memory
 from lightning_meta.callbacks import ReplayStep
 from lightning_meta.composition import compose
@@ -45,6 +44,7 @@ from lightning_meta.provenance import Provenance
 from lightning_meta.resume import continues, reopen
 from lightning_meta.usage import PROGRAM, TRAINER, command_help, explain
 
+log = logging.getLogger(__name__)
 COMMANDS = tuple(TRAINER)  # `predict` is for the images of a user: lightning_meta/predict.py
 # Switches of the Trainer, and the callbacks that they turn off.
 SWITCHES = {
@@ -59,7 +59,7 @@ LINKED = ("n_way", "k_shot", "vocabulary", "length")
 class ComposingParser(LightningArgumentParser):
     """Reads `--config` files with references and dotted keys (see `composition`), by path or by name."""
 
-    def parse_args(self, args: Sequence[str] | None = None, *others: Any, **kwargs: Any) -> Namespace:
+    def parse_args(self, args: Any = None, *others: Any, **kwargs: Any) -> Any:
         return super().parse_args(with_paths(sys.argv[1:] if args is None else args), *others, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -71,14 +71,14 @@ class ComposingParser(LightningArgumentParser):
         sys.stderr.write(f"error: {explain(message, command and f'{command} ', options)}\n")
         sys.exit(2)
 
-    def format_help(self) -> str:
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
         """What is asked for most first, and the Trainer's fifty options last."""
         command = self.prog.split()[-1]
         if command not in COMMANDS:
-            return super().format_help()
+            return super().format_help(*args, **kwargs)
         trainer = [group for group in self._action_groups if any("trainer." in a.dest for a in group._group_actions)]
         self._action_groups = [group for group in self._action_groups if group not in trainer] + trainer
-        _, _, options = super().format_help().partition("\noptions:\n")
+        _, _, options = super().format_help(*args, **kwargs).partition("\noptions:\n")
         return f"{command_help(command)}\noptions:\n{options}"
 
     def parse_path(self, cfg_path: Any, **kwargs: Any) -> Namespace:
@@ -218,7 +218,7 @@ class MetaCLI(LightningCLI):
             self.start, self.origin = checkpoint["global_step"], Provenance.from_checkpoint(checkpoint)
             if self.origin.seed not in (None, config.seed_everything):
                 if config.seed_everything:
-                    print(f"note: the seed is that of the checkpoint's training, {self.origin.seed}.", file=sys.stderr)
+                    log.info("the seed is that of the checkpoint's training, %s.", self.origin.seed)
                 config.seed_everything = self.origin.seed
                 self._set_seed()
 
@@ -392,7 +392,7 @@ class _DroppedArguments(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
         self.messages: list[str] = []
-        self.logger = logging.getLogger("lightning_meta.cli")
+        self.logger = logging.getLogger("lightning_meta.cli.jsonargparse")
         self.logger.setLevel(logging.DEBUG)
         self.logger.propagate = False  # every debug message passes here
         self.logger.handlers = [self]
@@ -404,12 +404,12 @@ class _DroppedArguments(logging.Handler):
 
     def report(self) -> None:
         for message in self.messages:
-            print(f"note: {message}", file=sys.stderr)
+            log.info(message)
 
 
 def main(args: ArgsType = None) -> Any:
     """Run the command line. Errors a user can mend end it with one message and exit status 1."""
-    _set_up_messages()
+    notes.set_up()
     keep_freed_memory()
     return in_one_line(lambda: _run(args))
 
@@ -442,16 +442,3 @@ def _run(args: ArgsType) -> MetaCLI:
         raise ConfigError(
             f"the checkpoint was made with other model settings: {first} (and {len(others)} more)"
         ) from error
-
-
-def _set_up_messages() -> None:
-    """Show our own notes, such as a data set's checksum; drop messages that are not for the user of this project."""
-    logger = logging.getLogger("lightning_meta")
-    logger.setLevel(logging.INFO)
-    if not logger.handlers:
-        logger.addHandler(logging.StreamHandler())
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
-        lambda record: not record.getMessage().startswith("💡 Tip")
-    )
-    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")  # inside Lightning, under torch 2.15
-    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # our epoch metrics are summed over ranks already
