@@ -1,6 +1,6 @@
 """Meta-learning on PyTorch Lightning.
 
-usage: python -m lightning_meta COMMAND --config configs/experiment/EXPERIMENT.yaml [--KEY VALUE ...]
+usage: python -m lightning_meta COMMAND --config EXPERIMENT [--KEY VALUE ...]
 
 commands:
   fit        meta-train, then test the best checkpoint on the frozen test episodes
@@ -11,29 +11,39 @@ commands:
              has done on another machine: reproduce --export FILE there, reproduce --import FILE here
   compare    put tested runs side by side: compare RUN [RUN ...], each the folder of a run
   results    write the tables of numbers in README and docs anew from the result files: results [--check]
+  list       name what there is: list [algorithms | data | experiments | backbones | 'protonet*']
   benchmark  measure: benchmark speed, outer steps against those of other libraries; benchmark growth, their time and
              memory against their sizes; benchmark fit, what the Trainer adds; benchmark precision, the meta-gradient
              under bf16-mixed against fp32; benchmark optimizer_cost EXPERIMENT, a learned optimizer against Adam
 
 examples:
-  python -m lightning_meta fit --config configs/experiment/maml_glyphs_5w1s.yaml
-  python -m lightning_meta fit --config configs/experiment/maml_glyphs_5w1s.yaml --model.inner_steps 5 --data.n_way 20
-  python -m lightning_meta fit --config configs/experiment/maml_glyphs_5w1s.yaml --model configs/model/protonet.yaml
+  python -m lightning_meta fit --config maml_glyphs_5w1s
+  python -m lightning_meta fit --config maml_glyphs_5w1s --model.inner_steps 5 --data.n_way 20
+  python -m lightning_meta fit --config maml_glyphs_5w1s --model protonet
+  python -m lightning_meta test --config protonet_glyphs_5w1s --ckpt_path protonet_glyphs_5w1s --data omniglot
+
+Names are those of the files in configs/, whose paths may be given too.
 
 more help:
-  python -m lightning_meta fit --help                                       every option
-  python -m lightning_meta fit --model.help MAML                            the options of one class
-  python -m lightning_meta fit --config configs/experiment/... --print_config  the resolved configuration
+  python -m lightning_meta COMMAND --help                         the options of a command
+  python -m lightning_meta fit --model.help maml                  the settings of an algorithm
+  python -m lightning_meta fit --config EXPERIMENT --print_config  the resolved configuration
 """
 
 import sys
+from collections.abc import Sequence
 from importlib import import_module
+
+from lightning_meta.errors import UsageError, in_one_line
+from lightning_meta.names import suggestion
+from lightning_meta.usage import PROGRAM, TRAINER, benchmark_help, unknown_command
 
 TOOLS = {  # modules of lightning_meta
     ("predict",): "predict",
     ("reproduce",): "reproduce.command",
     ("compare",): "benchmark.compare",
     ("results",): "results.pages",
+    ("list",): "names",
     ("benchmark", "precision"): "benchmark.precision",
     ("benchmark", "speed"): "benchmark.speed",
     ("benchmark", "growth"): "benchmark.growth",
@@ -41,16 +51,27 @@ TOOLS = {  # modules of lightning_meta
     ("benchmark", "optimizer_cost"): "benchmark.optimizer_cost",
 }
 
-if __name__ == "__main__":
-    if sys.argv[1:] in ([], ["-h"], ["--help"]):
-        print(__doc__.strip())  # at once: importing torch and Lightning takes seconds
-    elif words := next((words for words in TOOLS if sys.argv[1 : len(words) + 1] == list(words)), None):
-        from lightning_meta.errors import in_one_line
 
-        in_one_line(lambda: import_module(f"lightning_meta.{TOOLS[words]}").main(sys.argv[len(words) + 1 :]))
-    elif sys.argv[1] == "benchmark":
-        sys.exit(f"error: benchmark is one of: {', '.join(words[1] for words in TOOLS if words[0] == 'benchmark')}.")
+def main(words: Sequence[str]) -> None:
+    """Run a command line. What needs neither torch nor Lightning is answered at once: importing them takes seconds."""
+    benchmarks = {tool[1]: module for tool, module in TOOLS.items() if tool[0] == "benchmark"}
+    tool = next((tool for tool in TOOLS if tuple(words[: len(tool)]) == tool), None)
+    if not words or words[0] in ("-h", "--help"):
+        print((__doc__ or "").strip())
+    elif tool is not None:
+        import_module(f"lightning_meta.{TOOLS[tool]}").main(words[len(tool) :])
+    elif words[0] == "benchmark" and words[1:2] in ([], ["-h"], ["--help"]):
+        print(benchmark_help(benchmarks))
+    elif words[0] == "benchmark":
+        raise UsageError(
+            f"there is no benchmark {words[1]!r}.{suggestion(words[1], benchmarks)} There are: "
+            f"{', '.join(benchmarks)}; {PROGRAM} benchmark --help says what they measure."
+        )
+    elif words[0] not in TRAINER and not words[0].startswith("-"):
+        raise UsageError(unknown_command(words[0]))
     else:
-        from lightning_meta.cli import main
+        import_module("lightning_meta.cli").main()
 
-        main()
+
+if __name__ == "__main__":
+    in_one_line(lambda: main(sys.argv[1:]))

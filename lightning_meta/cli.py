@@ -23,7 +23,7 @@ from pytorch_lightning.loggers import CSVLogger, WandbLogger
 import lightning_meta.algorithms
 import lightning_meta.backbones
 import lightning_meta.datamodules  # noqa: F401 - imported for short names: `--model MAML`
-from lightning_meta import checkpoints
+from lightning_meta import checkpoints, notes
 from lightning_meta.allocator import keep_freed_memory
 from lightning_meta.callbacks import ReplayStep
 from lightning_meta.composition import compose
@@ -39,14 +39,13 @@ from lightning_meta.errors import (
 )
 from lightning_meta.loggers import RUN_ID, OfflineFirstWandbLogger
 from lightning_meta.modules import MetaModule
+from lightning_meta.names import RUNS, suggestion, with_paths
 from lightning_meta.provenance import Provenance
 from lightning_meta.resume import continues, reopen
+from lightning_meta.usage import PROGRAM, TRAINER, command_help, explain
 
-PROGRAM = "python -m lightning_meta"
-COMMANDS = ("fit", "validate", "test")  # `predict` is for the images of a user: lightning_meta/predict.py
-# Lines of jsonargparse's messages that explain its search, not the mistake.
-NOISE = ("Does not validate", "- Does not validate", "Subtypes: ", "- Expected a <class 'NoneType'>", "Given value")
-RUNS = "runs"  # where runs without loggers go
+log = logging.getLogger(__name__)
+COMMANDS = tuple(TRAINER)  # `predict` is for the images of a user: lightning_meta/predict.py
 # Switches of the Trainer, and the callbacks that they turn off.
 SWITCHES = {
     "enable_checkpointing": ModelCheckpoint,
@@ -58,19 +57,29 @@ LINKED = ("n_way", "k_shot", "vocabulary", "length")
 
 
 class ComposingParser(LightningArgumentParser):
-    """Reads `--config` files with references and dotted keys (see `composition`)."""
+    """Reads `--config` files with references and dotted keys (see `composition`), by path or by name."""
+
+    def parse_args(self, args: Any = None, *others: Any, **kwargs: Any) -> Any:
+        return super().parse_args(with_paths(sys.argv[1:] if args is None else args), *others, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Exit with the message alone, without the hundred lines of usage above it, and say where to look."""
+        """Exit with one line in place of jsonargparse's many, and without the hundred lines of usage above it."""
         if not self.exit_on_error:
             super().error(message, ex)
-        lines = [line for line in message.splitlines() if not line.strip().startswith(NOISE)]
-        wrong = re.search(r"Problem with given class_path '(.+)'", message)
-        key = re.search(r'Parser key "(\w+)"', message)
-        options = f"--{key[1]}.help {wrong[1]}" if wrong and key else "--help"
-        command = next((f"{word} " for word in (self.prog.split()[-1], *sys.argv[1:2]) if word in COMMANDS), "")
-        sys.stderr.write("error: " + "\n".join(lines) + f"\nAccepted options: {PROGRAM} {command}{options}\n")
+        command = next((word for word in (self.prog.split()[-1], *sys.argv[1:2]) if word in COMMANDS), "")
+        options = [option for action in self._actions for option in action.option_strings]
+        sys.stderr.write(f"error: {explain(message, command and f'{command} ', options)}\n")
         sys.exit(2)
+
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        """What is asked for most first, and the Trainer's fifty options last."""
+        command = self.prog.split()[-1]
+        if command not in COMMANDS:
+            return super().format_help(*args, **kwargs)
+        trainer = [group for group in self._action_groups if any("trainer." in a.dest for a in group._group_actions)]
+        self._action_groups = [group for group in self._action_groups if group not in trainer] + trainer
+        _, _, options = super().format_help(*args, **kwargs).partition("\noptions:\n")
+        return f"{command_help(command)}\noptions:\n{options}"
 
     def parse_path(self, cfg_path: Any, **kwargs: Any) -> Namespace:
         return self.parse_string(yaml.safe_dump(compose(Path(str(cfg_path))), sort_keys=False), str(cfg_path), **kwargs)
@@ -199,14 +208,7 @@ class MetaCLI(LightningCLI):
         link_values(config)
         name_run(config)
         if config.get("ckpt_path"):
-            if config.ckpt_path in checkpoints.KEYWORDS:
-                folder = folder_of_runs(config)
-                if folder is None:
-                    raise ConfigError(
-                        f"--ckpt_path {config.ckpt_path} is looked for in the CSV logger's folder; without one, name "
-                        "a file."
-                    )
-                config.ckpt_path = str(checkpoints.find(config.ckpt_path, folder, config.model.class_path))
+            config.ckpt_path = find_checkpoint(config, "last" if self.subcommand == "fit" else "best")
             checkpoint = checkpoints.read_of(Path(config.ckpt_path), config.model.class_path)
             if self.subcommand == "fit" and "optimizer_states" not in checkpoint:
                 raise ConfigError(
@@ -216,7 +218,7 @@ class MetaCLI(LightningCLI):
             self.start, self.origin = checkpoint["global_step"], Provenance.from_checkpoint(checkpoint)
             if self.origin.seed not in (None, config.seed_everything):
                 if config.seed_everything:
-                    print(f"note: the seed is that of the checkpoint's training, {self.origin.seed}.", file=sys.stderr)
+                    log.info("the seed is that of the checkpoint's training, %s.", self.origin.seed)
                 config.seed_everything = self.origin.seed
                 self._set_seed()
 
@@ -291,7 +293,7 @@ def trainer_refuses(config: dict[str, Any], message: str) -> ConfigError:
     meant = {
         name: value
         for name, value in config.items()
-        if value != defaults.get(name) and (name in spoken or (isinstance(value, str) and value in spoken))
+        if isinstance(value, int | float | str) and value != defaults.get(name) and (name in spoken or value in spoken)
     }
     named = ", ".join(f"trainer.{name}={value}" for name, value in meant.items())
     here = torch.accelerator.current_accelerator(check_available=True)
@@ -339,6 +341,28 @@ def name_run(config: Namespace) -> None:
         config.trainer.default_root_dir = str(next(folder for folder in folders if not folder.exists()))
 
 
+def find_checkpoint(config: Namespace, of_run: str) -> str:
+    """The file that `--ckpt_path` means: a file, `best` or `last`, or a run by folder or name, whose `of_run` it is."""
+    given, model = str(config.ckpt_path), config.model.class_path
+    if given in checkpoints.KEYWORDS:
+        folder = folder_of_runs(config)
+        if folder is None:
+            raise ConfigError(
+                f"--ckpt_path {given} is looked for in the CSV logger's folder; without one, name a file."
+            )
+        return str(checkpoints.find(given, folder, model))
+    folder = next((place for place in (Path(given), RUNS / given) if place.is_dir()), None)
+    if folder is not None:
+        return str(checkpoints.find(of_run, folder, model))
+    if not Path(given).is_file():
+        runs = [path.name for path in RUNS.glob("*") if path.is_dir()]
+        near = suggestion(given, [*checkpoints.KEYWORDS, *runs])
+        raise ConfigError(
+            f"checkpoint {given} does not exist. Give a file, best, last, or a run by its folder or name.{near}"
+        )
+    return given
+
+
 def folder_of_runs(config: Namespace) -> Path | None:
     """Of the experiment: the CSV logger's, or where a run without loggers goes."""
     if not config.trainer.logger:
@@ -368,7 +392,7 @@ class _DroppedArguments(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
         self.messages: list[str] = []
-        self.logger = logging.getLogger("lightning_meta.cli")
+        self.logger = logging.getLogger("lightning_meta.cli.jsonargparse")
         self.logger.setLevel(logging.DEBUG)
         self.logger.propagate = False  # every debug message passes here
         self.logger.handlers = [self]
@@ -380,12 +404,12 @@ class _DroppedArguments(logging.Handler):
 
     def report(self) -> None:
         for message in self.messages:
-            print(f"note: {message}", file=sys.stderr)
+            log.info(message)
 
 
 def main(args: ArgsType = None) -> Any:
     """Run the command line. Errors a user can mend end it with one message and exit status 1."""
-    _set_up_messages()
+    notes.set_up()
     keep_freed_memory()
     return in_one_line(lambda: _run(args))
 
@@ -418,16 +442,3 @@ def _run(args: ArgsType) -> MetaCLI:
         raise ConfigError(
             f"the checkpoint was made with other model settings: {first} (and {len(others)} more)"
         ) from error
-
-
-def _set_up_messages() -> None:
-    """Show our own notes, such as a data set's checksum; drop messages that are not for the user of this project."""
-    logger = logging.getLogger("lightning_meta")
-    logger.setLevel(logging.INFO)
-    if not logger.handlers:
-        logger.addHandler(logging.StreamHandler())
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
-        lambda record: not record.getMessage().startswith("💡 Tip")
-    )
-    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")  # inside Lightning, under torch 2.15
-    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # our epoch metrics are summed over ranks already

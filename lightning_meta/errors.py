@@ -7,6 +7,7 @@ place of the files; all others are mistakes in code and keep their traceback.
 import errno
 import linecache
 import os
+import sys
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
@@ -30,9 +31,17 @@ PLACE = (
 class UserError(RuntimeError):
     """Something in the request or its surroundings is wrong; the message names the facts and the remedy."""
 
+    status = 1  # of the process that it ends
+
 
 class ConfigError(UserError):
     """Two settings disagree, or one of them cannot be."""
+
+
+class UsageError(UserError):
+    """A command line that means nothing."""
+
+    status = 2
 
 
 class DataError(UserError):
@@ -118,14 +127,17 @@ def reason(error: BaseException) -> str:
 
 
 def in_one_line(run: Callable[[], Any]) -> Any:
-    """Run a command. An error that the user can mend ends it with one line and exit status 1."""
+    """Run a command. An error that the user can mend ends it with one line and exit status 1, or 2 for its usage."""
     try:
         return run()
     except Exception as error:
         cause = None if os.environ.get(TRACEBACK) else user_error_behind(error)
         if cause is None:
             raise
-        raise SystemExit(f"error: {cause}") from None
+        if cause.status == 1:
+            raise SystemExit(f"error: {cause}") from None
+        sys.stderr.write(f"error: {cause}\n")
+        raise SystemExit(cause.status) from None
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

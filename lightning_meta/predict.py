@@ -30,6 +30,7 @@ from lightning_meta.datamodules.images.image_folder import image_files, sub_fold
 from lightning_meta.errors import ConfigError, DataError
 from lightning_meta.metrics import EpisodicAccuracy
 from lightning_meta.modules import EpisodicModule, StreamModule
+from lightning_meta.names import run_folder
 from lightning_meta.viz import prediction_gallery
 from lightning_meta.viz.fonts import drawable
 
@@ -192,7 +193,7 @@ def main(arguments: Sequence[str]) -> None:
         "python -m lightning_meta predict",
         description="Classify images with a trained meta-learner, from a few labelled images of each class.",
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a training run: runs/<experiment>/version_<n>")
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a training run, or its experiment's name")
     parser.add_argument(
         "--support", type=Path, required=True, metavar="FOLDER", help="folder with a folder of images for each class"
     )
@@ -207,11 +208,12 @@ def main(arguments: Sequence[str]) -> None:
         help="exchange dark and light. Runs on Omniglot and Glyphs take images for dark ink on light paper",
     )
     given = parser.parse_args(arguments)
-    module, data, checkpoint = load_run(given.run, given.ckpt_path)
+    run = run_folder(given.run)
+    module, data, checkpoint = load_run(run, given.ckpt_path)
     task = read_task(given.support, given.query, data, given.invert)
     check(module, task)
     confidence, label = probabilities(module, task).max(1)
-    out = given.out or given.run / "predictions"
+    out = given.out or run / "predictions"
     rows = [
         {"file": path.name, "predicted": task.classes[c], "probability": round(p, 6)}
         for path, c, p in zip(task.files, label.tolist(), confidence.tolist(), strict=True)

@@ -2,8 +2,9 @@
 
 python -m lightning_meta compare RUN [RUN ...] [--out FOLDER]
 
-A RUN is the folder of a run, `runs/<experiment>/version_<n>`, with its `result.json` and `test_episodes.csv`. Runs that
-differ in their training seed alone are pooled. The first method is the one that the others are compared with.
+A RUN is the folder of a run, `runs/<experiment>/version_<n>`, with its `result.json` and `test_episodes.csv`, or the
+name of an experiment for the newest of its runs. Runs that differ in their training seed alone are pooled. The first
+method is the one that the others are compared with.
 
 Runs are paired episode by episode where they were tested on the same ones, of which `episodes_digest` in `result.json`
 is the witness. A run that is older than digests is neither paired nor pooled.
@@ -23,6 +24,7 @@ from torch import Tensor
 from lightning_meta.callbacks.tables import write_csv
 from lightning_meta.core.statistics import Z95, mean_and_ci95
 from lightning_meta.errors import DataError
+from lightning_meta.names import run_folder
 from lightning_meta.results.table import says_where, settings
 from lightning_meta.viz.comparison import comparison
 
@@ -154,11 +156,12 @@ def main(arguments: Sequence[str]) -> None:
         "python -m lightning_meta compare", description="Compare tested runs over the same frozen episodes."
     )
     parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="folder of a run: runs/<experiment>/version_<n>"
-    )
+        "runs", nargs="+", type=Path, metavar="RUN",
+        help="folder of a run, runs/<experiment>/version_<n>, or the experiment's name for its newest one",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("runs/comparison"), help="where the files go (%(default)s)")
     given = parser.parse_args(arguments)
-    methods = pool([load(folder) for folder in given.runs])
+    methods = pool([load(run_folder(folder, "result.json")) for folder in given.runs])
     metrics = sorted({run.result["metric"] for method in methods for run in method.runs})
     if len(metrics) > 1:
         raise DataError(f"the runs measure {' and '.join(metrics)}; compare runs that have one metric.")

@@ -1,12 +1,13 @@
 """What does `fit` cost beside the outer steps? A table in Markdown.
 
-python -m lightning_meta benchmark fit [configs/experiment/maml_glyphs_5w1s.yaml ...]
+python -m lightning_meta benchmark fit [NAME ...]
 
 Each experiment is run by the command line with all its callbacks and loggers; then the same module takes as many bare
 steps: draw the episodes, adapt, meta-gradient, optimizer. The two alternate. Validation is timed apart, and charged to
 the steps between two validations, 500 by default.
 """
 
+import argparse
 import statistics
 import tempfile
 import time
@@ -20,6 +21,7 @@ from lightning_meta import cli
 from lightning_meta.benchmark.speed import stopwatch
 from lightning_meta.datamodules.base import EpisodicDataModule
 from lightning_meta.modules import EpisodicModule
+from lightning_meta.names import found
 
 EXPERIMENTS = ("configs/experiment/maml_glyphs_5w1s.yaml", "configs/experiment/protonet_glyphs_5w1s.yaml")
 WARMUPS, STEPS, ALTERNATIONS = 5, 60, 5
@@ -95,6 +97,12 @@ def row(experiment: str) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     """Print the table, for the experiments named or for two."""
+    parser = argparse.ArgumentParser(
+        "python -m lightning_meta benchmark fit", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="of an experiment, or its file (two on Glyphs)")
+    given = parser.parse_args(arguments)
+    experiments = [str(found("experiment", name)) for name in given.names] or EXPERIMENTS
     print(HEADER)
-    for experiment in arguments or EXPERIMENTS:
+    for experiment in experiments:
         print(row(experiment), flush=True)

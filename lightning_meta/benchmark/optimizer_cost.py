@@ -1,11 +1,13 @@
 """What does a step of a learned optimizer cost? A table in Markdown: time per step, and its ratio to Adam's.
 
-python -m lightning_meta benchmark optimizer_cost configs/experiment/lstm_optimizer_quadratics.yaml [...]
+python -m lightning_meta benchmark optimizer_cost NAME [...]
 
 A step is the gradient of one optimizee and the update of its weights. All optimizers take the steps of the same test
 optimizees, in turns; the fastest of some turns counts, since other work on a machine can only slow a turn down.
 """
 
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -19,6 +21,7 @@ from lightning_meta.callbacks.learning_curves import BASELINES
 from lightning_meta.datamodules.optimizees.optimizees import Segment
 from lightning_meta.errors import ConfigError
 from lightning_meta.modules import TruncatedModule
+from lightning_meta.names import found
 
 TURNS = 5
 HEADER = "| experiment | optimizer | ms per step | against Adam |\n|---|---|---|---|"
@@ -57,12 +60,16 @@ class OptimizerCost(pl.Callback):
         self.ms = {name: 1000 * min(seconds) / steps for name, seconds in turns.items()}
 
 
-def main(args: list[str]) -> None:
-    """Print the table for the experiment files `args`."""
-    if not args:
-        raise ConfigError("benchmark optimizer_cost needs experiment files, such as those of lstm_optimizer.")
+def main(arguments: Sequence[str]) -> None:
+    """Print the table for the experiments named."""
+    parser = argparse.ArgumentParser(
+        "python -m lightning_meta benchmark optimizer_cost", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument(
+        "names", nargs="+", metavar="NAME", help="of an experiment, or its file: lstm_optimizer_quadratics, say"
+    )
     rows = [HEADER]
-    for path in args:
+    for path in [str(found("experiment", name)) for name in parser.parse_args(arguments).names]:
         with TemporaryDirectory() as folder:  # of the run's own results, which are not asked for
             trainer = cli.main(["test", "--config", path, *OPTIONS, f"--trainer.default_root_dir={folder}"]).trainer
         (cost,) = [callback for callback in trainer.callbacks if isinstance(callback, OptimizerCost)]

@@ -1,6 +1,6 @@
 """How far is the meta-gradient under bf16-mixed from that in fp32, and is it faster here? A table in Markdown.
 
-python -m lightning_meta benchmark precision [configs/model/maml.yaml ...]
+python -m lightning_meta benchmark precision [NAME ...]
 
 There is a line for each algorithm. Each is trained a few steps in fp32 on Glyphs (or on what the `# On:` line of its
 config names). At the first and at the last of them both gradients are taken at the same weights, on the same meta-batch
@@ -10,7 +10,9 @@ gradient in fp32 by that in bf16-mixed, on this machine: above 1, bf16-mixed pay
 for bfloat16 (AMX or AVX-512 BF16), without which it is several times slower.
 """
 
+import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -25,6 +27,7 @@ from torch.nn import functional as F
 from lightning_meta import cli
 from lightning_meta.core import Episode
 from lightning_meta.modules import EpisodicModule
+from lightning_meta.names import found
 
 MODELS = Path("configs/model")
 EXPERIMENT = "configs/experiment/maml_glyphs_5w1s.yaml"
@@ -99,8 +102,13 @@ def row(model: Path) -> str:
     return f"| {model.stem} | {first:.4f} | {last:.4f} | {ratio:.3f} | {gap.speed:.2f} |"
 
 
-def main(args: list[str]) -> None:
-    """Print the table, for the model files `args` or for all."""
+def main(arguments: Sequence[str]) -> None:
+    """Print the table, for the algorithms named or for all."""
+    parser = argparse.ArgumentParser(
+        "python -m lightning_meta benchmark precision", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="of an algorithm, or a file of its settings (all)")
+    given = parser.parse_args(arguments)
     print(HEADER)
-    for path in [Path(arg) for arg in args] or sorted(MODELS.glob("*.yaml")):
+    for path in [found("model", name) for name in given.names] or sorted(MODELS.glob("*.yaml")):
         print(row(path), flush=True)

@@ -12,6 +12,7 @@ from lightning_meta.callbacks.layer_similarity import LayerSimilarity
 from lightning_meta.callbacks.learning_curves import LearningCurves
 from lightning_meta.callbacks.pictures import Pictures
 from lightning_meta.callbacks.process_fits import ProcessFits
+from lightning_meta.callbacks.progress import Parameters, Progress
 from lightning_meta.callbacks.sequence_error import SequenceError
 from lightning_meta.callbacks.sine_fits import SineFits
 from lightning_meta.callbacks.summary import RunSummary
@@ -28,8 +29,10 @@ __all__ = [
     "EpisodicCheckpoint",
     "LayerSimilarity",
     "LearningCurves",
+    "Parameters",
     "Pictures",
     "ProcessFits",
+    "Progress",
     "ReplayStep",
     "RunSummary",
     "SequenceError",

@@ -20,6 +20,7 @@ from lightning_meta.callbacks.pictures import Pictures
 from lightning_meta.callbacks.throughput import Throughput
 from lightning_meta.datamodules.base import TaskDataModule
 from lightning_meta.modules import MetaModule
+from lightning_meta.names import with_paths
 from lightning_meta.provenance import Provenance
 
 
@@ -90,7 +91,7 @@ class RunSummary(pl.Callback):
         throughput = next((c for c in _callbacks(trainer) if isinstance(c, Throughput)), None)
         return {
             "experiment": _experiment(trainer),
-            "command": shlex.join(["python", "-m", "lightning_meta", *sys.argv[1:]]),
+            "command": shlex.join(["python", "-m", "lightning_meta", *with_paths(sys.argv[1:])]),
             "algorithm": type(module).__name__,
             "data": data.name,
             "metric": name,

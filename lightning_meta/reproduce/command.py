@@ -28,6 +28,7 @@ from typing import NoReturn
 import torch
 
 from lightning_meta.errors import ConfigError, UserError
+from lightning_meta.names import with_paths
 from lightning_meta.reproduce.exchange import Left, find, opened, pack, take_checkpoint, take_result
 from lightning_meta.reproduce.queue import Queue
 from lightning_meta.reproduce.runs import Progress, Run, differences, find_runs, label
@@ -128,7 +129,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, Sequence[str]]:
     parser.add_argument("--experiments", type=Path, default=Path("configs/experiment"), metavar="DIR")
     parser.add_argument("--results", type=Path, metavar="DIR", help="(EXPERIMENTS/results)")
     parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"), metavar="DIR", help="(%(default)s)")
-    return parser.parse_intermixed_args(arguments[:place]), arguments[place + 1 :]
+    return parser.parse_intermixed_args(arguments[:place]), with_paths(arguments[place + 1 :])
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -1,6 +1,5 @@
 """What `reproduce` works on: an experiment with its settings, what its training has come to, and what it owes."""
 
-import difflib
 import fcntl
 import fnmatch
 import json
@@ -18,6 +17,7 @@ import yaml
 from lightning_meta import checkpoints
 from lightning_meta.composition import compose
 from lightning_meta.errors import ConfigError
+from lightning_meta.names import suggestion
 from lightning_meta.results.table import PLACES, pairs, settings, trained_steps
 
 # Settings that may change while a training is interrupted: they say how long, where, how fast and what is shown.
@@ -300,8 +300,7 @@ def find_runs(
         pattern = Path(pattern).stem if pattern.endswith(".yaml") else pattern
         matching = fnmatch.filter(configs, pattern)
         if not matching:
-            near = difflib.get_close_matches(pattern, configs, n=3, cutoff=0.3)
-            raise ConfigError(f"no experiment of {experiments} is named {pattern}; near: {', '.join(near) or 'none'}.")
+            raise ConfigError(f"no experiment of {experiments} is named {pattern}.{suggestion(pattern, configs)}")
         chosen |= {name: configs[name] for name in matching}
 
     def run(name: str, config: Path, seed: int) -> Run:

@@ -1,0 +1,241 @@
+"""What there is, by name: algorithms, data, experiments, backbones. Names stand wherever paths of configs or runs do.
+
+python -m lightning_meta list [KIND | PATTERN ...]
+"""
+
+import argparse
+import ast
+import difflib
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatch
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from lightning_meta.errors import ConfigError
+
+PACKAGE = Path(__file__).parent
+RUNS = Path("runs")  # where the folders of experiments' runs are
+# Options whose value may be the name of a file in a folder of configs/.
+FOLDER = {
+    "--config": "experiment", "-c": "experiment", "--model": "model", "--data": "data", "--trainer": "trainer",
+    "--trainer.logger": "logger",
+}  # fmt: skip
+# What is listed: the folder of its configs, and the package of its classes.
+KINDS = {
+    "algorithms": ("model", "algorithms"),
+    "data": ("data", "datamodules"),
+    "experiments": ("experiment", None),
+    "backbones": (None, "backbones"),
+}
+PAPER = re.compile(r'(?P<authors>[A-Z][^:"]*?): "[^"]+" \((?P<year>\d{4})\)(?:, (?P<arxiv>arXiv:[\d.]*\d))?')
+IN_BRACKETS = re.compile(r"\(([^()]*arXiv:[\d.]*\d)[^()]*\)")
+
+
+class Entry(NamedTuple):
+    """A line of the list: what it is called, the paper, the family, and what it is in a few words."""
+
+    name: str
+    paper: str
+    family: str
+    what: str
+
+
+def configs(folder: str) -> dict[str, Path]:
+    """The files of `configs/<folder>/` by name: of the working folder, or else of this clone."""
+    places = (Path("configs", folder), PACKAGE.parent / "configs" / folder)
+    place = next((place for place in places if place.is_dir()), places[0])
+    return {path.stem: path for path in sorted(place.glob("*.yaml"))}
+
+
+def found(folder: str, name: str) -> Path:
+    """A file, or the config of `configs/<folder>/` of that name. Raises `ConfigError` where there is neither."""
+    known = configs(folder)
+    if not Path(name).is_file() and name not in known:
+        raise ConfigError(f"{name} is no file and no name of one in configs/{folder}.{suggestion(name, known)}")
+    return Path(name) if Path(name).is_file() else known[name]
+
+
+def with_paths(words: Iterable[str]) -> list[str]:
+    """The words of a command with paths in place of names of configs. A file or a class of the same name goes first."""
+    paths: list[str] = []
+    option = ""
+    for word in words:
+        key, equals, value = word.partition("=")
+        if word.startswith("-"):
+            option = key
+            paths.append(f"{key}={_with_path(key, value)}" if equals else word)
+        else:
+            paths.append(_with_path(option, word))
+            option = ""
+    return paths
+
+
+def _with_path(option: str, value: str) -> str:
+    if option in ("--model.help", "--data.help"):
+        path = configs(option[2:].removesuffix(".help")).get(value)
+        return _class_path(path) if path else value
+    if option not in FOLDER or Path(value).is_file():
+        return value
+    return str(configs(FOLDER[option]).get(value, value))
+
+
+def run_folder(place: Path, having: str = "config.yaml") -> Path:
+    """The folder of a run: as it is named, or the newest one with such a file of an experiment's, by its name too."""
+    if (place / having).is_file():
+        return place
+    versions = [
+        (int(path.parent.name.removeprefix("version_")), path.parent)
+        for folder in (place, RUNS / place)
+        for path in folder.glob(f"version_*/{having}")
+        if path.parent.name.removeprefix("version_").isdigit()
+    ]
+    return max(versions)[1] if versions else place
+
+
+def suggestion(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """`Did you mean ...?`, each name after the prefix, or nothing where no name is near."""
+    by_letters = {one.lower(): one for one in reversed([*known])}  # of protonet and ProtoNet, the first
+    wanted = name.lower()
+    near = difflib.get_close_matches(wanted, by_letters, n=3, cutoff=0.7)
+    near += [one for one in by_letters if len(wanted) > 2 and (wanted in one or one.startswith(wanted))][:3]
+    near = near or difflib.get_close_matches(wanted, by_letters, n=3, cutoff=0.5)
+    meant = [prefix + by_letters[one] for one in dict.fromkeys(near)]
+    return f" Did you mean {', '.join(meant[:-1]) + ' or ' if meant[1:] else ''}{meant[-1]}?" if meant else ""
+
+
+def named(kind: str) -> list[str]:
+    """All names of a kind that the command line takes: of configs and of classes."""
+    folder, package = KINDS.get(kind, (kind, None))
+    return [*(configs(folder) if folder else {}), *(exported(package) if package else {})]
+
+
+def entries(kind: str) -> Iterator[Entry]:
+    """What there is of a kind, in the order of the names."""
+    folder, package = KINDS[kind]
+    classes = exported(package) if package else {}
+    if not folder:
+        networks = {name for name, source in classes.items() if source.file.stem != "base"}
+        yield from (of_class(name) for name in sorted(networks) if any("Backbone" in b for b in classes[name].bases))
+        return
+    algorithms = {} if package else {entry.name: entry for entry in entries("algorithms")}
+    for name, path in configs(folder).items():
+        header = path.read_text().partition("\n")[0].lstrip("# ").strip()
+        if package:
+            cls = _class_path(path).rpartition(".")[-1]
+            of = of_class(cls) if cls in classes else NOTHING
+        else:
+            model = re.search(r"^model: .*/(\w+).yaml", path.read_text(), re.MULTILINE)
+            of = algorithms.get(model[1], NOTHING) if model else NOTHING
+        arxiv = re.search(r"arXiv:[\d.]*\d", header)
+        yield Entry(name, of.paper or (arxiv[0] if arxiv else ""), of.family, _first_sentence(header))
+
+
+NOTHING = Entry("", "", "", "")
+
+
+class Source(NamedTuple):
+    """Where a class is written, what from, and what it says of itself."""
+
+    file: Path
+    bases: list[str]
+    of_module: str
+    of_class: str
+
+
+@cache
+def exported(package: str) -> dict[str, Source]:
+    """The public classes of a package of ours, read without importing them: that takes seconds."""
+    names: set[str] = set()
+    for node in ast.parse((PACKAGE / package / "__init__.py").read_text()).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+            names = set(ast.literal_eval(node.value))
+    found = {}
+    for path in sorted((PACKAGE / package).rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and node.name in names:
+                found[node.name] = Source(
+                    path, [ast.unparse(base) for base in node.bases], ast.get_docstring(tree) or "",
+                    ast.get_docstring(node) or "",
+                )  # fmt: skip
+    return found
+
+
+def of_class(name: str) -> Entry:
+    """What one of our classes says of itself: its own words first, then those of its file."""
+    source = next(found[name] for _, package in KINDS.values() if package and name in (found := exported(package)))
+    # Of several classes and papers in a file, which belong together it does not say.
+    beside = [other for other in found.values() if other.file == source.file]
+    of_module = (
+        source.of_module if len(beside) == 1 or len(PAPER.findall(source.of_module)) < 2 else ""
+    )  # whose papers?
+    texts = [" ".join(text.split()) for text in (source.of_class, of_module)]
+    papers = [match for text in texts for match in (PAPER.search(text), IN_BRACKETS.search(text)) if match]
+    paper = ""
+    if papers and papers[0].re is PAPER:
+        first, *others = papers[0]["authors"].rpartition(". ")[-1].removeprefix("As in ").split(", ")
+        arxiv = papers[0]["arxiv"]
+        paper = f"{first}{' et al.' if others else ''} {papers[0]['year']}{f', {arxiv}' if arxiv else ''}"
+    elif papers:
+        paper = papers[0][1]
+    folder = source.file.parent
+    family = _first_sentence(ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or "").partition(":")[0]
+    family = family if folder.parent != PACKAGE else ""  # of the folders within a package
+    return Entry(name, paper, family, _first_sentence(source.of_class or source.of_module))
+
+
+def first_sentence_of(module: str) -> str:
+    """What a module of ours says of itself first, `benchmark.speed` say, without importing it."""
+    path = PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
+    return _first_sentence(ast.get_docstring(ast.parse(path.read_text())) or "")
+
+
+def _first_sentence(text: str) -> str:
+    return re.split(r"(?<=[a-z)\]])(?<!et al)\.(?:\s|$)", " ".join(text.split()), maxsplit=1)[0].rstrip(".")
+
+
+def _class_path(path: Path) -> str:
+    match = re.search(r"^class_path: *(\S+)", path.read_text(), re.MULTILINE)
+    return match[1] if match else ""
+
+
+def listing(kinds: Sequence[str], patterns: Sequence[str], width: int | None) -> str:
+    """A table for each kind. Patterns choose names; lines are cut to the width, if there is one."""
+    blocks = []
+    for kind in kinds:
+        chosen = [one for one in entries(kind) if not patterns or any(fnmatch(one.name, p) for p in patterns)]
+        if not chosen:
+            continue
+        widths = [max(len(one[column]) for one in chosen) for column in range(3)]
+        lines = [
+            "  ".join([*(one[c].ljust(widths[c]) for c in range(3) if widths[c]), one.what]).rstrip() for one in chosen
+        ]
+        blocks.append("\n".join([f"{kind} ({len(chosen)})", *(f"  {line}"[:width] for line in lines)]))
+    if not blocks:
+        known = [one.name for kind in kinds for one in entries(kind)]
+        raise ConfigError(f"nothing is named {' or '.join(patterns)}.{suggestion(patterns[0], [*known, *KINDS])}")
+    return "\n\n".join(blocks)
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        "python -m lightning_meta list",
+        description="List what there is, one on a line: name, paper, family, what it is.",
+        epilog="Each name stands where a path would do: fit --config maml_glyphs_5w1s --model protonet --data omniglot",
+    )
+    parser.add_argument(
+        "what", nargs="*", metavar="KIND | PATTERN", help=f"{', '.join(KINDS)}; or names such as 'protonet*' (all)"
+    )
+    given = parser.parse_args(arguments)
+    kinds = [word for word in given.what if word in KINDS]
+    patterns = [word for word in given.what if word not in KINDS]
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    try:
+        print(listing(kinds or [*KINDS], patterns, width), flush=True)
+    except BrokenPipeError:  # as by `list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
