@@ -73,7 +73,7 @@ class ComposingParser(LightningArgumentParser):
         sys.stderr.write("error: " + "\n".join(lines) + f"\nAccepted options: {PROGRAM} {command}{options}\n")
         sys.exit(2)
 
-    def parse_args(self, args: Sequence[str] | None = None, *others: Any, **kwargs: Any) -> Namespace:
+    def parse_args(self, args: Sequence[str] | None = None, *others: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
         before, options = split_command(sys.argv[1:] if args is None else args)
         return super().parse_args([*before, *in_order(options)], *others, **kwargs)
 
@@ -160,8 +160,8 @@ class MetaCLI(LightningCLI):
         config = self.config[command]
         final = yaml.safe_load(self._parser(command).dump(config, skip_none=False))
         files = [Path(str(file)) for file in config.config or []]
-        _, options = split_command(sys.argv[1:] if args is None else args) if not isinstance(args, dict) else ([], [])
-        made = exchanges(options, files, final)
+        words = sys.argv[1:] if args is None else args if isinstance(args, list) else []
+        made = exchanges(split_command(words)[1], files, final)
         for note in (*(note for exchange in made for note in exchange.notes), *dropped.but_of(made)):
             print(f"note: {note}", file=sys.stderr)
 
