@@ -5,6 +5,7 @@ import re
 import signal
 import sys
 import warnings
+from collections.abc import Sequence
 from inspect import signature
 from itertools import count
 from pathlib import Path
@@ -26,7 +27,7 @@ import lightning_meta.datamodules  # noqa: F401 - imported for short names: `--m
 from lightning_meta import checkpoints, notes
 from lightning_meta.allocator import keep_freed_memory
 from lightning_meta.callbacks import ReplayStep
-from lightning_meta.composition import compose
+from lightning_meta.composition import Exchange, class_name, compose, exchanges, in_order
 from lightning_meta.datamodules.base import TaskDataModule
 from lightning_meta.errors import (
     HINT,
@@ -80,6 +81,10 @@ class ComposingParser(LightningArgumentParser):
         self._action_groups = [group for group in self._action_groups if group not in trainer] + trainer
         _, _, options = super().format_help(*args, **kwargs).partition("\noptions:\n")
         return f"{command_help(command)}\noptions:\n{options}"
+
+    def parse_args(self, args: Sequence[str] | None = None, *others: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
+        before, options = split_command(sys.argv[1:] if args is None else args)
+        return super().parse_args([*before, *in_order(options)], *others, **kwargs)
 
     def parse_path(self, cfg_path: Any, **kwargs: Any) -> Namespace:
         return self.parse_string(yaml.safe_dump(compose(Path(str(cfg_path))), sort_keys=False), str(cfg_path), **kwargs)
@@ -160,7 +165,14 @@ class MetaCLI(LightningCLI):
         for subparser in self._subcommand_parsers.values():
             subparser.logger = dropped.logger
         super().parse_arguments(parser, args)
-        dropped.report()
+        command = self.config["subcommand"]
+        config = self.config[command]
+        final = yaml.safe_load(self._parser(command).dump(config, skip_none=False))
+        files = [Path(str(file)) for file in config.config or []]
+        words = sys.argv[1:] if args is None else args if isinstance(args, list) else []
+        made = exchanges(split_command(words)[1], files, final)
+        for note in (*(note for exchange in made for note in exchange.notes), *dropped.but_of(made)):
+            print(f"note: {note}", file=sys.stderr)
 
     def _parse_ckpt_path(self) -> None:
         """Let the command line say what the model is.
@@ -269,6 +281,12 @@ class MetaCLI(LightningCLI):
             self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best or None, verbose=False)
 
 
+def split_command(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A command line up to `fit`, and the options after it."""
+    start = next((place + 1 for place, word in enumerate(words) if word in COMMANDS), len(words))
+    return [*words[:start]], [*words[start:]]
+
+
 def link_values(config: Namespace) -> None:
     """Fill model arguments that the data decide. A different explicit value is an error, never overridden silently."""
     data, model = config.data.init_args, config.model.init_args
@@ -319,7 +337,7 @@ def name_run(config: Namespace) -> None:
     renamed = False  # where the file is the config of a run, which has names already
     if config.name in (None, experiment.get("name")):  # not by the command
         exchanged = any(
-            part in experiment and _class_name(experiment[part]) != name
+            part in experiment and class_name(experiment[part]) != name
             for part, name in (("data", data), ("model", model))
         )
         named_so = config.name or (file.stem if file else "run")
@@ -379,11 +397,6 @@ def file_name(cls: type) -> str:
     return file if file.replace("_", "") == words.replace("_", "") else words
 
 
-def _class_name(part: Any) -> str:
-    """Of the data or the model in a config file, which may say no more than the class."""
-    return str(part["class_path"] if isinstance(part, dict) else part).rsplit(".", 1)[-1]
-
-
 class _DroppedArguments(logging.Handler):
     """Tells which settings do not exist for a newly chosen class; jsonargparse drops them at debug level only."""
 
@@ -402,9 +415,10 @@ class _DroppedArguments(logging.Handler):
         if self.MARK in message and message not in self.messages:
             self.messages.append(message)
 
-    def report(self) -> None:
-        for message in self.messages:
-            log.info(message)
+    def but_of(self, made: list[Exchange]) -> list[str]:
+        """What they do not tell themselves: of the collaborators of a data module or a model."""
+        told = tuple(f"{exchange.former}' to " for exchange in made)
+        return [message for message in self.messages if not any(name in message for name in told)]
 
 
 def main(args: ArgsType = None) -> Any:

@@ -1,11 +1,13 @@
 """Configs composed by reference: `model: ../model/maml.yaml`, then `model.init_args.inner_lr: 0.1`.
 
 jsonargparse reads files named on the command line, but loses a reference when a dotted key of the same file refines it.
-So a config file is resolved here, before it is parsed.
+So a config file is resolved here, before it is parsed. It also takes the options of a command one after the other, so
+that `--data FILE` would undo what stands before it; here the order does not matter.
 """
 
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -55,3 +57,118 @@ def _expand(content: dict[str, Any], path: Path) -> dict[str, Any]:
                 raise ConfigError(f"{path}: '{key}' goes through '{parent}', which is not a mapping.")
         place[last] = value
     return config
+
+
+# ---- the command line -----------------------------------------------------------------------------------------------
+
+PARTS = ("data", "model")
+SYNTAX = ("class_path", "init_args")  # words of a key that `--data.n_way` leaves out
+
+
+class Option(NamedTuple):
+    """One option of a command and its values: `--data.init_args.n_way 5` has the place (data, n_way)."""
+
+    words: list[str]
+
+    @property
+    def key(self) -> str:
+        return self.words[0].partition("=")[0].removeprefix("--")
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        return tuple(word for word in self.key.rstrip("+").split(".") if word not in SYNTAX)
+
+    @property
+    def value(self) -> str:
+        _, equals, value = self.words[0].partition("=")
+        return value if equals else " ".join(self.words[1:])
+
+
+def options_of(words: Sequence[str]) -> list[Option]:
+    options: list[Option] = []
+    for word in words:
+        if word.startswith("--") or not options:
+            options.append(Option([word]))
+        else:
+            options[-1].words.append(word)
+    return options
+
+
+def in_order(words: Sequence[str]) -> list[str]:
+    """Options as they are to be applied: config files, then data and model from the whole to its parts, then others.
+
+    So what is said of a part wins, wherever it stands: `--data.n_way 5 --data FILE` is `--data FILE --data.n_way 5`.
+    """
+    options = options_of(words)
+    appended = [option.place for option in options if option.key.endswith("+")]  # to a list: what follows belongs to it
+
+    def rank(option: Option) -> tuple[int, int]:
+        if option.place[0] not in PARTS:
+            return (0 if option.key == "config" else 2), 0
+        whole = [len(place) for place in appended if option.place[: len(place)] == place]
+        return 1, min([len(option.place), *whole])
+
+    return [word for option in sorted(options, key=rank) for word in option.words]
+
+
+class Exchange(NamedTuple):
+    """What became of the settings of the class `former`, one line for those that were kept and one for the others."""
+
+    former: str
+    notes: list[str]
+
+
+def exchanges(words: Sequence[str], files: Iterable[Path], final: Mapping[str, Any]) -> list[Exchange]:
+    """Which settings of the experiment an option such as `--data FILE` has kept, and which it has dropped.
+
+    Args:
+        words: options of the command.
+        files: the experiment's, of which the last that has the part counts.
+        final: the config that came out, as plain values.
+    """
+    options, composed = options_of(words), [content for file in files if isinstance(content := compose(file), dict)]
+    made = []
+    for part in PARTS:
+        chosen = [option.value for option in options if option.key in (part, f"{part}.class_path")]
+        former = [content[part] for content in composed if part in content]
+        if not (chosen and former):
+            continue
+        explicit = {".".join(option.place[1:]) for option in options if option.place[0] == part}
+        new = _settings(compose(Path(chosen[-1]))) if chosen[-1].endswith(".yaml") else {}
+        found = _settings(final[part])
+        kept, dropped = [], []
+        for name, value in _settings(former[-1]).items():
+            if name in explicit or (name in new and new[name] == value):
+                continue
+            if name in found and found[name] == value:
+                kept.append(f"{name}={value}")
+            else:
+                dropped.append(f"{name}={value}" + (f" (now {found[name]})" if name in found else ""))
+        notes = [
+            f"--{part} {chosen[-1]}: of the experiment's settings it {verb} {', '.join(settings)}."
+            for verb, settings in (("keeps", kept), ("drops", dropped))
+            if settings
+        ]
+        made.append(Exchange(class_name(former[-1]), notes))
+    return made
+
+
+def class_name(part: Any) -> str:
+    """Of the data or the model in a config, which may say no more than the class."""
+    return str(part["class_path"] if isinstance(part, dict) else part).rsplit(".", 1)[-1]
+
+
+def _settings(part: Any, place: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Of the data or the model in a config: plain values by place, `backbone.hidden`, but not its class."""
+    if not isinstance(part, dict):
+        return {}
+    found: dict[str, Any] = {}
+    for key, value in part.items():
+        inner = place if key in SYNTAX else (*place, str(key))
+        if isinstance(value, dict) and value:
+            found |= _settings(value, inner)
+        elif key == "class_path" and place:
+            found[".".join(place)] = class_name(part)
+        elif key not in SYNTAX:
+            found[".".join(inner)] = value
+    return found

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,14 @@ class Backbone(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def __getattr__(self, name: str) -> Any:
+        """Of what is not there."""
+        if name == "out_features":
+            raise ConfigError(
+                f"{type(self).__name__} does not say how many features it gives; set self.out_features in its __init__."
+            )
+        return super().__getattr__(name)
 
 
 class FittedBackbone(Backbone):

@@ -168,7 +168,8 @@ def batch_norm_layers(network: nn.Module) -> dict[str, EpisodicBatchNorm2d]:
 
 def norm_protocol(network: nn.Module) -> str:
     """The protocol(s) of a network's normalisation layers, ours and torch's, as stated beside every result."""
-    return "/".join(sorted({*map(_protocol_of, network.modules())} - {None})) or "no batch statistics"
+    found = {protocol for layer in network.modules() if (protocol := _protocol_of(layer))}
+    return "/".join(sorted(found)) or "no batch statistics"
 
 
 def _protocol_of(layer: nn.Module) -> str | None:

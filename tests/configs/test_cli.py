@@ -165,10 +165,12 @@ def test_maml_learns_with_an_inner_optimizer_from_the_command_line(tiny: Path) -
 
 
 def test_arguments_dropped_with_a_class_are_reported(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["fit", "--config", str(tiny), "--model", "ProtoNet", "--trainer.fast_dev_run", "true"])
+    """Of collaborators as well. What an exchange of the whole model or data keeps and drops: see test_exchange.py."""
+    collaborator = ["--model.backbone", "MLP", "--model.backbone.in_features", "256"]
+    main(["fit", "--config", str(tiny), *collaborator, "--trainer.fast_dev_run", "true"])
     note = capsys.readouterr().err
     assert "discarding init_args" in note
-    assert "'inner_lr': 0.1" in note
+    assert "'hidden': 6" in note
 
 
 @pytest.mark.parametrize(

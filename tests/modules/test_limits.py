@@ -166,3 +166,13 @@ def test_recurrent_networks_in_a_loop_have_the_meta_gradient_of_plain_autograd()
 def test_prototypical_networks_take_all_of_them() -> None:
     for make in (*LOOPED.values(), *(partial(Network, layer) for layer, _ in REFUSED.values())):
         trainer().fit(ProtoNet(make(), task_mode="vmap"), datamodule=blobs())
+
+
+def test_a_backbone_has_to_say_how_many_features_it_gives() -> None:
+    class Silent(Backbone):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1)
+
+    with pytest.raises(ConfigError, match=r"Silent does not say how many features.*set self.out_features"):
+        maml(Silent())
+    assert not hasattr(Silent(), "in_shape")
