@@ -60,9 +60,6 @@ LINKED = ("n_way", "k_shot", "vocabulary", "length")
 class ComposingParser(LightningArgumentParser):
     """Reads `--config` files with references and dotted keys (see `composition`), by path or by name."""
 
-    def parse_args(self, args: Any = None, *others: Any, **kwargs: Any) -> Any:
-        return super().parse_args(with_paths(sys.argv[1:] if args is None else args), *others, **kwargs)
-
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with one line in place of jsonargparse's many, and without the hundred lines of usage above it."""
         if not self.exit_on_error:
@@ -82,8 +79,8 @@ class ComposingParser(LightningArgumentParser):
         _, _, options = super().format_help(*args, **kwargs).partition("\noptions:\n")
         return f"{command_help(command)}\noptions:\n{options}"
 
-    def parse_args(self, args: Sequence[str] | None = None, *others: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
-        before, options = split_command(sys.argv[1:] if args is None else args)
+    def parse_args(self, args: Any = None, *others: Any, **kwargs: Any) -> Any:
+        before, options = split_command(with_paths(sys.argv[1:] if args is None else args))
         return super().parse_args([*before, *in_order(options)], *others, **kwargs)
 
     def parse_path(self, cfg_path: Any, **kwargs: Any) -> Namespace:
@@ -169,10 +166,10 @@ class MetaCLI(LightningCLI):
         config = self.config[command]
         final = yaml.safe_load(self._parser(command).dump(config, skip_none=False))
         files = [Path(str(file)) for file in config.config or []]
-        words = sys.argv[1:] if args is None else args if isinstance(args, list) else []
+        words = with_paths(sys.argv[1:] if args is None else args if isinstance(args, list) else [])
         made = exchanges(split_command(words)[1], files, final)
         for note in (*(note for exchange in made for note in exchange.notes), *dropped.but_of(made)):
-            print(f"note: {note}", file=sys.stderr)
+            log.info(note)
 
     def _parse_ckpt_path(self) -> None:
         """Let the command line say what the model is.
