@@ -149,21 +149,30 @@ class Source(NamedTuple):
 
 @cache
 def exported(package: str) -> dict[str, Source]:
-    """The public classes of a package of ours, read without importing them: that takes seconds."""
+    """The public classes of a package of ours, read without importing them: that takes seconds.
+
+    Those of its `__all__`; or of a package that finds its modules by itself, as algorithms do, all of them.
+    """
+    classes = {}
+    for path in sorted((PACKAGE / package).rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef):
+                classes[node.name] = Source(
+                    path, [ast.unparse(base) for base in node.bases], ast.get_docstring(tree) or "",
+                    ast.get_docstring(node) or "",
+                )  # fmt: skip
     names: set[str] = set()
     for node in ast.parse((PACKAGE / package / "__init__.py").read_text()).body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
             names = set(ast.literal_eval(node.value))
-    found = {}
-    for path in sorted((PACKAGE / package).rglob("*.py")):
-        tree = ast.parse(path.read_text())
-        for node in tree.body:
-            if isinstance(node, ast.ClassDef) and node.name in names:
-                found[node.name] = Source(
-                    path, [ast.unparse(base) for base in node.bases], ast.get_docstring(tree) or "",
-                    ast.get_docstring(node) or "",
-                )  # fmt: skip
-    return found
+    return {name: source for name, source in classes.items() if (name in names if names else _is_module(name, classes))}
+
+
+def _is_module(name: str, classes: dict[str, Source]) -> bool:
+    """Whether a class derives from one of `lightning_meta.modules`, whose names end so."""
+    bases = [base.partition("[")[0] for base in classes[name].bases] if name in classes else []
+    return any(("." not in base and base.endswith("Module")) or _is_module(base, classes) for base in bases)
 
 
 def of_class(name: str) -> Entry:

@@ -87,7 +87,8 @@ def test_a_terminal_has_one_line_that_is_renewed(monkeypatch: pytest.MonkeyPatch
     ]
     assert lines[0].startswith("fit 1 / 8 steps, 12 %, 0:00:01, 0:00:07 left, 1 steps/s")
     assert max(map(len, lines)) == 59, "cut to the terminal"
-    assert text.count("\r") == len(lines)
+    assert text.count("\rfit ") == len(lines)
+    assert text.count("\n") == 1
     assert text.rstrip(" ").endswith("\x1b[K\n"), "what comes after begins a line"
 
 
