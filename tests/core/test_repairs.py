@@ -51,7 +51,8 @@ class Network(nn.Module):
 
 
 def attend(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return F.scaled_dot_product_attention(x * weight, x + bias, x)
+    """With an axis of heads, without which older torch has no fused kernel."""
+    return F.scaled_dot_product_attention(*(part[:, None] for part in (x * weight, x + bias, x)))
 
 
 class SelfAttention(nn.MultiheadAttention):
