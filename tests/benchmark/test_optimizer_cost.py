@@ -35,6 +35,18 @@ def test_a_row_for_each_optimizer_with_its_time_against_adams(
     assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
 
 
-def test_what_has_no_rule_is_refused() -> None:
-    with pytest.raises(ConfigError, match="needs experiment files"):
+def test_experiments_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
         optimizer_cost.main([])
+    assert "required: NAME" in capsys.readouterr().err
+
+
+def test_what_has_no_rule_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    episodic = SMALL | {
+        "data": {"class_path": "lightning_meta.datamodules.Quadratics", "init_args": {"test_episodes": 3}},
+        "model": {"class_path": "lightning_meta.algorithms.LSTMLearner", "init_args": {"in_features": 2}},
+    }
+    Path("episodic.yaml").write_text(yaml.safe_dump(episodic))
+    with pytest.raises(ConfigError, match="LSTMLearner learns no optimizer"):
+        optimizer_cost.main(["episodic.yaml"])

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from lightning_meta import datamodules
 from lightning_meta.callbacks import Pictures
 from lightning_meta.cli import MetaCLI, main
 from lightning_meta.composition import compose
@@ -119,9 +120,9 @@ def size(path: Path) -> tuple[int, str]:
 
 
 def sorts(path: Path) -> tuple[str, str]:
-    """The algorithm and the data of an experiment, by the files that it names."""
-    content = yaml.safe_load(path.read_text())
-    return content["model"], content["data"]
+    """The algorithm of an experiment, by the file that it names, and its kind of data: images, text, functions, ..."""
+    data = getattr(datamodules, compose(path)["data"]["class_path"].split(".")[-1])
+    return yaml.safe_load(path.read_text())["model"], data.__module__.split(".")[2]
 
 
 def first_of_each(key: Callable[[Path], Any]) -> list[Any]:
@@ -208,12 +209,12 @@ def test_the_further_tests_in_the_header_are_accepted(path: Path, capsys: pytest
 def test_an_experiment_states_a_number_to_expect(path: Path) -> None:
     stated = header(path).get("Expected") or header(path).get("Paper")
     assert stated
-    assert re.search(r"\d|README\.md", stated)
+    assert re.search(r"\d|docs/results\.md", stated)
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=ids(EXPERIMENTS))
 def test_files_that_an_experiment_points_to_exist(path: Path) -> None:
-    for name in re.findall(r"configs/[\w/.]+\.(?:yaml|md)", path.read_text()):
+    for name in re.findall(r"(?:configs|docs)/[\w/.]+\.(?:yaml|md)", path.read_text()):
         assert (ROOT / name).is_file(), f"{path.name} points to {name}, which does not exist"
 
 

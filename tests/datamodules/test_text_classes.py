@@ -222,7 +222,7 @@ def test_a_missing_file_is_described(datamodule: Any, facts: list[str], tmp_path
         ("a.json", '[{"text": "a", "label": "b"}]', ["line 1", "JSON lines have one"]),
         ("a.json", '{"text": ["a"], "label": "b"}', ["line 1", "a text in the column 'text'"]),
         ("a.jsonl.gz", "no gzip", ["gzip"]),
-        ("a.csv", b"text,label\n\xff\xfe,b", ["decode"]),
+        ("a.csv", b"text,label\n\xff\xfe,b", ["not in UTF-8", "0xff"]),
     ],
 )
 def test_a_row_that_cannot_be_read_is_named(name: str, content: str | bytes, facts: list[str], tmp_path: Path) -> None:

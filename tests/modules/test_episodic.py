@@ -64,7 +64,9 @@ def test_inference_mode_is_refused(entry: str) -> None:
 def setup_under(strategy: Strategy, precision: str = "32-true") -> None:
     fake = SimpleNamespace(
         strategy=strategy, precision=precision, validate_loop=SimpleNamespace(inference_mode=False), datamodule=None,
-        callbacks=[], gradient_clip_val=None, reload_dataloaders_every_n_epochs=0,
+        callbacks=[], gradient_clip_val=None, accumulate_grad_batches=1, check_val_every_n_epoch=1,
+        val_check_interval=1.0,
+        reload_dataloaders_every_n_epochs=0,
     )  # fmt: skip
     module = maml()
     module.trainer = fake
