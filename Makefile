@@ -6,7 +6,7 @@ DEMO_CONFIG ?= configs/experiment/maml_glyphs_5w1s.yaml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-gpu benchmark-speed benchmark-speed-check docs docs-serve lint format clean
+.PHONY: help install demo test test-slow test-gpu test-floor benchmark-speed benchmark-speed-check docs docs-serve lint format clean
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*##' '{printf "make %-21s %s\n", $$1, $$2}'
@@ -39,6 +39,12 @@ test-slow: install  ## run the slow tests: whole meta-trainings
 # Several processes share the GPU: tests of small networks spend their time in Python.
 test-gpu: install  ## run the tests that need a GPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m gpu --numprocesses auto --maxprocesses 8 tests/modules/test_gpu.py $(ARGS)
+
+# Without learn2learn, whose tests are skipped. Python 3.11 has wheels for all of them.
+test-floor:  ## run the tests with the oldest versions that are allowed, in .venv-floor (PYTHON=python3.11)
+	test -d .venv-floor || $(PYTHON) -m venv .venv-floor
+	.venv-floor/bin/python -m pip install --quiet -r constraints-floor.txt "jsonargparse[signatures]" "setuptools<81"
+	OMP_NUM_THREADS=1 .venv-floor/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile $(ARGS)
 
 # The libraries that ours is compared with; the product does without them.
 $(VENV)/.peers: $(VENV)/.installed
