@@ -16,7 +16,9 @@ from lightning_meta.core import Batch, Episode, TaskOutput
 from lightning_meta.core.episode import Split
 from lightning_meta.datamodules import ClassificationDataModule, Sinusoid
 from lightning_meta.datamodules.class_bank import ClassBank
+from lightning_meta.modules import EpisodicModule
 
+Make = Callable[[], EpisodicModule]
 CLASSES, EXAMPLES, SIZE = 12, 12, 16
 needs_learn2learn = pytest.mark.skipif(find_spec("learn2learn") is None, reason="learn2learn is not installed")
 

@@ -5,8 +5,9 @@ import torch
 
 from lightning_meta.algorithms import ANIL, MAML
 from lightning_meta.core import Batch, Episode
-from tests.conftest import autograd_meta_gradient, conv4, meta_gradient
+from tests.conftest import Make, autograd_meta_gradient, conv4, meta_gradient
 
+CASES: dict[str, Make] = {"anil": lambda: ANIL(conv4(), n_way=3, inner_lr=0.1, inner_steps=2)}
 LR, STEPS = 0.3, 3
 
 

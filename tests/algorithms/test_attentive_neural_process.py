@@ -7,8 +7,11 @@ from lightning_meta.algorithms import AttentiveNeuralProcess
 from lightning_meta.algorithms.processes.attentive_neural_process import attend
 from lightning_meta.core import Batch, Episode
 from lightning_meta.errors import ConfigError
-from tests.conftest import random_functions
+from tests.conftest import Make, random_functions
 
+REGRESSORS: dict[str, Make] = {
+    "attentive_neural_process": lambda: AttentiveNeuralProcess(width=16, layers=2, draws=4, heads=2),
+}
 QUERIES, POINTS, HEADS, WIDTH = 3, 5, 2, 8
 
 

@@ -12,8 +12,9 @@ from lightning_meta.algorithms import Baseline
 from lightning_meta.core import Batch, Episode
 from lightning_meta.datamodules import Sinusoid
 from lightning_meta.errors import ConfigError
-from tests.conftest import CLASSES, blobs, conv4, meta_gradient
+from tests.conftest import CLASSES, Make, blobs, conv4, meta_gradient
 
+CASES: dict[str, Make] = {"baseline": lambda: Baseline(conv4(), n_classes=12, inner_lr=0.1, eval_inner_steps=10)}
 LR, STEPS = 0.05, 20
 
 

@@ -5,6 +5,9 @@ from torch import nn
 
 from lightning_meta.algorithms import BaselineNearestNeighbour
 from lightning_meta.core import Batch
+from tests.conftest import Make, conv4
+
+CASES: dict[str, Make] = {"baseline-nearest-neighbour": lambda: BaselineNearestNeighbour(conv4(), n_classes=12)}
 
 
 def test_the_label_is_that_of_the_single_most_similar_example() -> None:

@@ -6,8 +6,11 @@ from torch.nn import functional as F
 
 from lightning_meta.algorithms import BaselinePlusPlus
 from lightning_meta.core import Batch, Episode
-from tests.conftest import CLASSES, conv4, meta_gradient
+from tests.conftest import CLASSES, Make, conv4, meta_gradient
 
+CASES: dict[str, Make] = {
+    "baseline++": lambda: BaselinePlusPlus(conv4(), n_classes=12, inner_lr=0.1, eval_inner_steps=10),
+}
 LR, STEPS, SCALE = 0.05, 20, 4.0
 
 

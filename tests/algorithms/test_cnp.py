@@ -11,7 +11,9 @@ from lightning_meta.algorithms.processes.cnp import keep_some
 from lightning_meta.core import Batch, Episode
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicLogLikelihood
-from tests.conftest import random_episodes, random_functions
+from tests.conftest import Make, random_episodes, random_functions
+
+REGRESSORS: dict[str, Make] = {"cnp": lambda: ConditionalNeuralProcess(width=16, layers=2)}
 
 
 def cnp(**options: float) -> ConditionalNeuralProcess:

@@ -8,7 +8,9 @@ from lightning_meta.algorithms import CNPClassifier
 from lightning_meta.core import Episode
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.errors import ConfigError
-from tests.conftest import conv4
+from tests.conftest import Make, conv4
+
+CASES: dict[str, Make] = {"cnp_classifier": lambda: CNPClassifier(conv4(), n_way=3, hidden=(16,))}
 
 
 @pytest.mark.parametrize("mode", ["vmap", "loop"])

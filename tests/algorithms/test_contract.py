@@ -1,11 +1,10 @@
-"""What every algorithm promises. A new algorithm adds one line to ALGORITHMS, or to REGRESSORS.
+"""What every algorithm promises. The modules that it is checked with are in the test file of each; see `cases.py`.
 
 Its backbone may be of any normalisation protocol: tests put it under those that they are about.
 """
 
 from collections.abc import Callable
 from functools import partial, wraps
-from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -16,138 +15,16 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
-from lightning_meta.algorithms import (
-    ANIL,
-    BOIL,
-    IMAML,
-    KFO,
-    LEO,
-    MAML,
-    MANN,
-    MRMAML,
-    R2D2,
-    SNAIL,
-    AttentiveNeuralProcess,
-    Baseline,
-    BaselineNearestNeighbour,
-    BaselinePlusPlus,
-    CNPClassifier,
-    ConditionalNeuralProcess,
-    FullContextMatchingNet,
-    LSTMLearner,
-    MAMLPlusPlus,
-    MatchingNet,
-    MetaCurvature,
-    MetaLSTM,
-    MetaNet,
-    MetaOptNet,
-    MetaSGD,
-    MutualExclusivenessMAML,
-    NeuralProcess,
-    ProtoNet,
-    RelationNet,
-    Reptile,
-    Siamese,
-)
-from lightning_meta.backbones import MLP
+from lightning_meta.algorithms import MutualExclusivenessMAML
 from lightning_meta.backbones.norm import batch_norm_layers
-from lightning_meta.core import Adam, Batch, Episode
+from lightning_meta.core import Batch, Episode
 from lightning_meta.datamodules import EpisodicDataModule
 from lightning_meta.errors import ConfigError
 from lightning_meta.modules import EpisodicModule, StreamModule
-from lightning_meta.modules.learned_rates import LearnedRates
-from tests.conftest import (
-    blobs,
-    conv4,
-    meta_gradient,
-    needs_learn2learn,
-    put_in_force,
-    random_episodes,
-    random_functions,
-    sinusoids,
-)
-
-Make = Callable[[], EpisodicModule]
-needs_qpth = pytest.mark.skipif(find_spec("qpth") is None, reason="qpth is not installed")
-ALGORITHMS: dict[str, Make] = {
-    "maml": lambda: MAML(conv4(), n_way=3, inner_lr=0.1, inner_steps=2),
-    "anil": lambda: ANIL(conv4(), n_way=3, inner_lr=0.1, inner_steps=2),
-    "boil": lambda: BOIL(conv4(), n_way=3, inner_lr=0.1, inner_steps=2),
-    "meta-sgd": lambda: MetaSGD(conv4(), n_way=3, inner_lr=0.1, inner_steps=2),
-    "leo": lambda: LEO(conv4(), n_way=3, latent_dim=4, inner_steps=2, finetune_steps=1),
-    "maml_plus_plus": lambda: MAMLPlusPlus(conv4(), n_way=3, inner_lr=0.1, inner_steps=2),
-    "meta-curvature": pytest.param(
-        lambda: MetaCurvature(conv4(), n_way=3, inner_lr=0.1, inner_steps=2), marks=needs_learn2learn
-    ),
-    "kfo": pytest.param(lambda: KFO(conv4(), n_way=3, inner_lr=0.1, inner_steps=2), marks=needs_learn2learn),
-    "meta_lstm": lambda: MetaLSTM(conv4(), n_way=3, inner_lr=0.1, inner_steps=2, hidden=4),
-    "baseline": lambda: Baseline(conv4(), n_classes=12, inner_lr=0.1, eval_inner_steps=10),
-    "baseline-nearest-neighbour": lambda: BaselineNearestNeighbour(conv4(), n_classes=12),
-    "baseline++": lambda: BaselinePlusPlus(conv4(), n_classes=12, inner_lr=0.1, eval_inner_steps=10),
-    "reptile": lambda: Reptile(conv4(), n_way=3, inner_lr=0.01, inner_steps=2),
-    "imaml": lambda: IMAML(conv4(), n_way=3, inner_lr=0.1, inner_steps=3, cg_steps=2),
-    "mr-maml-weights": lambda: MRMAML(conv4(), n_way=3, decoder=MLP(4, [5]), inner_lr=0.1, inner_steps=2),
-    "mutual_exclusiveness": lambda: MutualExclusivenessMAML(
-        conv4(), n_way=3, ratio=0.1, weight=0.1, inner_lr=0.1, inner_steps=2
-    ),
-    "cnp_classifier": lambda: CNPClassifier(conv4(), n_way=3, hidden=(16,)),
-    "protonet": lambda: ProtoNet(conv4()),
-    "r2d2": lambda: R2D2(conv4()),
-    "metaoptnet-ridge": lambda: MetaOptNet(conv4(), head="ridge"),
-    "matching_net": lambda: MatchingNet(conv4()),
-    "matching_net-full-context": lambda: FullContextMatchingNet(conv4(), processing_steps=2),
-    "relation_net": lambda: spread(RelationNet(conv4(halvings=2), hidden=6)),
-    "siamese": lambda: Siamese(conv4()),
-    "mann": lambda: MANN(n_way=3, image_size=8, hidden=16, slots=8, width=6, heads=2),
-    "snail": lambda: SNAIL(conv4(), n_way=3, k_shot=2, embedding=8, filters=6),
-    "meta_net": lambda: MetaNet(conv4(), n_way=3, features=8, hidden=8, meta_hidden=4),
-}
-# The same classes with other settings, for what is cheap to check.
-VARIANTS: dict[str, Make] = {
-    "maml-strided": lambda: MAML(conv4(downsample="stride"), n_way=3, inner_lr=0.1, inner_steps=2),
-    "maml-learned-adam": lambda: MAML(
-        conv4(),
-        n_way=3,
-        inner_lr=0.01,
-        inner_steps=2,
-        inner_optimizer=partial(LearnedRates, optimizer=Adam, weight_decay=0.01),
-    ),
-    "maml-inductive": lambda: MAML(conv4("inductive"), n_way=3, inner_lr=0.1, inner_steps=2),
-    "fomaml": lambda: MAML(conv4(), n_way=3, inner_lr=0.1, inner_steps=2, first_order=True),
-    "maml_plus_plus-first-order": lambda: MAMLPlusPlus(
-        conv4(), n_way=3, inner_lr=0.1, inner_steps=2, first_order_until=10
-    ),
-    "reptile-carrying": lambda: Reptile(conv4(), n_way=3, inner_lr=0.01, inner_steps=2, carry_inner_state=True),
-    "imaml-last": lambda: IMAML(
-        conv4(), n_way=3, inner_lr=0.1, inner_steps=3, cg_steps=2, proximal_step="last", eval_proximal_strength=0.0
-    ),
-    "mr-maml-activations": lambda: MRMAML(conv4(), n_way=3, regularize="activations", inner_lr=0.1, inner_steps=2),
-    "protonet-cosine": lambda: ProtoNet(conv4(), distance="cosine"),
-    "protonet-inductive": lambda: ProtoNet(conv4("inductive")),
-    "r2d2-random-shots": lambda: R2D2(conv4(), penalty=0.1, learn_penalty=True, random_shots=True),
-    "metaoptnet": pytest.param(lambda: MetaOptNet(conv4("inductive"), n_way=3), marks=needs_qpth),
-    "relation_net-cross-entropy": lambda: spread(RelationNet(conv4(), hidden=6, loss="cross_entropy")),
-    "siamese-cross-entropy": lambda: Siamese(conv4(), loss="cross_entropy"),
-}
-# These play functions of one variable in place of images.
-REGRESSORS: dict[str, Make] = {
-    "hochreiter": lambda: LSTMLearner(in_features=1, hidden=16),
-    "cnp": lambda: ConditionalNeuralProcess(width=16, layers=2),
-    "neural_process": lambda: NeuralProcess(width=16, layers=2, draws=4),
-    "attentive_neural_process": lambda: AttentiveNeuralProcess(width=16, layers=2, draws=4, heads=2),
-}
+from tests.algorithms.cases import ALGORITHMS, CASES, REGRESSORS, TRANSDUCTIVE_IN_TRAINING
+from tests.conftest import Make, blobs, meta_gradient, put_in_force, random_episodes, random_functions, sinusoids
 
 PROTOCOLS = ("inductive", "transductive")
-# Whose definition breaks what a protocol promises, and why.
-TRANSDUCTIVE_IN_TRAINING = {MetaLSTM: "as in its authors' code, whatever the protocol of evaluation"}
-
-
-def spread(module: RelationNet) -> RelationNet:
-    """Scores start all but equal, as in the authors' code; with larger weights they differ."""
-    for layer in module.relation:
-        if isinstance(layer, nn.Linear):
-            layer.weight.data.mul_(30)
-    return module
 
 
 def under(protocol: str, module: EpisodicModule) -> EpisodicModule:
@@ -172,7 +49,6 @@ def _deterministic_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.rand_like", lambda x: (torch.cos(10 * x).detach() + 1) / 2)
 
 
-CASES = ALGORITHMS | VARIANTS | REGRESSORS
 once_per_class = pytest.mark.parametrize(
     "algorithm", [*ALGORITHMS.values(), *REGRESSORS.values()], ids=[*ALGORITHMS, *REGRESSORS]
 )

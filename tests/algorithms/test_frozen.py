@@ -6,14 +6,14 @@ import torch
 from lightning_meta.algorithms import ANIL, BOIL, MAML, MAMLPlusPlus
 from lightning_meta.core import Episode
 from lightning_meta.errors import ConfigError
-from tests.algorithms.test_contract import ALGORITHMS, VARIANTS, Make
-from tests.conftest import autograd_meta_gradient, blobs, conv4, meta_gradient, smooth
+from tests.algorithms.cases import CASES
+from tests.conftest import Make, autograd_meta_gradient, blobs, conv4, meta_gradient, smooth
 
 FAMILY = ("maml", "fomaml", "anil", "boil", "meta-sgd", "meta-curvature", "kfo", "meta_lstm", "reptile", "imaml")
 FAMILY += ("maml-learned-adam", "maml-inductive", "maml_plus_plus", "mutual_exclusiveness")
 
 
-@pytest.mark.parametrize("make", [(ALGORITHMS | VARIANTS)[name] for name in FAMILY], ids=FAMILY)
+@pytest.mark.parametrize("make", [CASES[name] for name in FAMILY], ids=FAMILY)
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 def test_the_inner_loop_leaves_frozen_parameters_alone(make: Make, training: bool, episodes: Episode) -> None:
     module = make().double().train(training)

@@ -13,8 +13,14 @@ from lightning_meta.algorithms import IMAML, MAML
 from lightning_meta.backbones import Backbone
 from lightning_meta.core import Adam, Batch, Episode
 from lightning_meta.errors import ConfigError
-from tests.conftest import conv4, meta_gradient, smooth
+from tests.conftest import Make, conv4, meta_gradient, smooth
 
+CASES: dict[str, Make] = {"imaml": lambda: IMAML(conv4(), n_way=3, inner_lr=0.1, inner_steps=3, cg_steps=2)}
+VARIANTS: dict[str, Make] = {
+    "imaml-last": lambda: IMAML(
+        conv4(), n_way=3, inner_lr=0.1, inner_steps=3, cg_steps=2, proximal_step="last", eval_proximal_strength=0.0
+    ),
+}
 IN, SUPPORT, QUERY, TASKS = 3, 5, 4, 2
 
 

@@ -15,8 +15,9 @@ from lightning_meta.algorithms import LEO
 from lightning_meta.algorithms.initialize.leo import correlation_penalty
 from lightning_meta.core import Batch, Episode
 from lightning_meta.errors import ConfigError
-from tests.conftest import blobs, conv4, meta_gradient
+from tests.conftest import Make, blobs, conv4, meta_gradient
 
+CASES: dict[str, Make] = {"leo": lambda: LEO(conv4(), n_way=3, latent_dim=4, inner_steps=2, finetune_steps=1)}
 WAY, LATENT, FEATURES = 3, 4, 6
 KL, STOP_GRADIENT, ORTHOGONALITY = 0.3, 0.7, 0.2
 

@@ -8,10 +8,24 @@ import torch
 
 from lightning_meta.algorithms import MAML, MRMAML, Reptile
 from lightning_meta.backbones import MLP
-from lightning_meta.core import Batch, Episode
+from lightning_meta.core import Adam, Batch, Episode
 from lightning_meta.errors import ConfigError
-from tests.conftest import autograd_meta_gradient, blobs, conv4, meta_gradient, smooth
+from lightning_meta.modules.learned_rates import LearnedRates
+from tests.conftest import Make, autograd_meta_gradient, blobs, conv4, meta_gradient, smooth
 
+CASES: dict[str, Make] = {"maml": lambda: MAML(conv4(), n_way=3, inner_lr=0.1, inner_steps=2)}
+VARIANTS: dict[str, Make] = {
+    "maml-strided": lambda: MAML(conv4(downsample="stride"), n_way=3, inner_lr=0.1, inner_steps=2),
+    "maml-learned-adam": lambda: MAML(
+        conv4(),
+        n_way=3,
+        inner_lr=0.01,
+        inner_steps=2,
+        inner_optimizer=partial(LearnedRates, optimizer=Adam, weight_decay=0.01),
+    ),
+    "maml-inductive": lambda: MAML(conv4("inductive"), n_way=3, inner_lr=0.1, inner_steps=2),
+    "fomaml": lambda: MAML(conv4(), n_way=3, inner_lr=0.1, inner_steps=2, first_order=True),
+}
 LR, STEPS = 0.1, 3
 
 

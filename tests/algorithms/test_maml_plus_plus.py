@@ -11,8 +11,14 @@ from torch.nn import functional as F
 from lightning_meta.algorithms import MAML, MAMLPlusPlus
 from lightning_meta.backbones import norm_protocol
 from lightning_meta.core import Batch, Episode
-from tests.conftest import autograd_meta_gradient, conv4, meta_gradient, put_in_force
+from tests.conftest import Make, autograd_meta_gradient, conv4, meta_gradient, put_in_force
 
+CASES: dict[str, Make] = {"maml_plus_plus": lambda: MAMLPlusPlus(conv4(), n_way=3, inner_lr=0.1, inner_steps=2)}
+VARIANTS: dict[str, Make] = {
+    "maml_plus_plus-first-order": lambda: MAMLPlusPlus(
+        conv4(), n_way=3, inner_lr=0.1, inner_steps=2, first_order_until=10
+    ),
+}
 LR, STEPS = 0.1, 3
 OFF: dict[str, Any] = dict(multi_step_until=0, first_order_until=0, per_step_norm=False, learned_rates=False)
 

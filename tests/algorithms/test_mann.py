@@ -10,8 +10,9 @@ from lightning_meta.algorithms import MANN
 from lightning_meta.algorithms.memory.mann import Memory, access, presentation_accuracies
 from lightning_meta.core import Batch, Episode
 from lightning_meta.errors import ConfigError
-from tests.conftest import SIZE
+from tests.conftest import SIZE, Make
 
+CASES: dict[str, Make] = {"mann": lambda: MANN(n_way=3, image_size=8, hidden=16, slots=8, width=6, heads=2)}
 B, M, W, R = 2, 7, 3, 2
 
 

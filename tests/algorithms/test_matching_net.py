@@ -11,7 +11,12 @@ from lightning_meta.algorithms.compare.matching_net import sum_by_class
 from lightning_meta.backbones.recurrent import LSTMCell
 from lightning_meta.core import Episode
 from lightning_meta.errors import ConfigError
-from tests.conftest import blobs, conv4, meta_gradient, random_episodes
+from tests.conftest import Make, blobs, conv4, meta_gradient, random_episodes
+
+CASES: dict[str, Make] = {
+    "matching_net": lambda: MatchingNet(conv4()),
+    "matching_net-full-context": lambda: FullContextMatchingNet(conv4(), processing_steps=2),
+}
 
 
 def class_probabilities(query_QD: Tensor, support_SD: Tensor, labels_S: Tensor, scale: float) -> Tensor:

@@ -12,8 +12,10 @@ from lightning_meta.algorithms import MAML, MetaLSTM
 from lightning_meta.algorithms.optimizers.meta_lstm import GatedUpdate, flatten
 from lightning_meta.core import SGD, Episode, Params, unroll
 from lightning_meta.errors import ConfigError
-from tests.conftest import conv4, meta_gradient, smooth
+from tests.conftest import Make, conv4, meta_gradient, smooth
 
+CASES: dict[str, Make] = {"meta_lstm": lambda: MetaLSTM(conv4(), n_way=3, inner_lr=0.1, inner_steps=2, hidden=4)}
+TRANSDUCTIVE_IN_TRAINING = {MetaLSTM: "as in its authors' code, whatever the protocol of evaluation"}
 LR, STEPS = 0.1, 3
 
 

@@ -9,7 +9,9 @@ from lightning_meta.algorithms import MetaNet
 from lightning_meta.algorithms.memory.meta_net import P
 from lightning_meta.core import Batch, Episode
 from lightning_meta.core.preprocessing import log_and_sign
-from tests.conftest import conv4
+from tests.conftest import Make, conv4
+
+CASES: dict[str, Make] = {"meta_net": lambda: MetaNet(conv4(), n_way=3, features=8, hidden=8, meta_hidden=4)}
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ import torch
 
 from lightning_meta.algorithms import MAML, MetaSGD
 from lightning_meta.core import Episode
-from tests.conftest import autograd_meta_gradient, conv4, meta_gradient, smooth
+from tests.conftest import Make, autograd_meta_gradient, conv4, meta_gradient, smooth
 
+CASES: dict[str, Make] = {"meta-sgd": lambda: MetaSGD(conv4(), n_way=3, inner_lr=0.1, inner_steps=2)}
 LR, STEPS = 0.1, 2
 
 

@@ -1,6 +1,7 @@
 """MetaOptNet (metaoptnet): the SVM against cvxpy and its conditions of optimality, gradients by finite differences."""
 
 import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -14,8 +15,13 @@ from lightning_meta.core import Episode
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.errors import ConfigError
 from lightning_meta.interop.qpth import solve_qp
-from tests.conftest import conv4, meta_gradient, random_episodes, smooth
+from tests.conftest import Make, conv4, meta_gradient, random_episodes, smooth
 
+needs_qpth = pytest.mark.skipif(find_spec("qpth") is None, reason="qpth is not installed")
+CASES: dict[str, Make] = {"metaoptnet-ridge": lambda: MetaOptNet(conv4(), head="ridge")}
+VARIANTS: dict[str, Make] = {
+    "metaoptnet": pytest.param(lambda: MetaOptNet(conv4("inductive"), n_way=3), marks=needs_qpth),
+}
 C_REG = 0.1
 LABELS = torch.tensor([2, 0, 1, 1, 0, 2])
 

@@ -14,10 +14,16 @@ from lightning_meta.algorithms.initialize.mr_maml import divergence
 from lightning_meta.backbones import MLP, Backbone
 from lightning_meta.core import Batch, Episode
 from lightning_meta.errors import ConfigError
-from tests.conftest import conv4, meta_gradient, smooth
+from tests.conftest import Make, conv4, meta_gradient, smooth
 
+CASES: dict[str, Make] = {
+    "mr-maml-weights": lambda: MRMAML(conv4(), n_way=3, decoder=MLP(4, [5]), inner_lr=0.1, inner_steps=2),
+}
+VARIANTS: dict[str, Make] = {
+    "mr-maml-activations": lambda: MRMAML(conv4(), n_way=3, regularize="activations", inner_lr=0.1, inner_steps=2),
+}
 LR, STEPS, BETA, CODE = 0.2, 2, 0.3, 4
-VARIANTS = ["weights", "activations"]
+REGULARIZED = ["weights", "activations"]
 
 
 def mr_maml(regularize: str, decoder: bool = True, norm: str = "transductive", **overrides) -> MRMAML:
@@ -92,7 +98,7 @@ def test_divergence_is_that_of_torch_distributions() -> None:
 
 
 @pytest.mark.parametrize("mode", ["vmap", "loop"])
-@pytest.mark.parametrize("regularize", VARIANTS)
+@pytest.mark.parametrize("regularize", REGULARIZED)
 def test_meta_gradient_equals_a_direct_implementation(
     regularize: str, mode: str, episodes: Episode, noise: Callable[[Tensor], Tensor]
 ) -> None:
@@ -107,7 +113,7 @@ def test_meta_gradient_equals_a_direct_implementation(
     torch.testing.assert_close(gradient, expected, rtol=1e-8, atol=1e-12)
 
 
-@pytest.mark.parametrize("regularize", VARIANTS)
+@pytest.mark.parametrize("regularize", REGULARIZED)
 def test_only_decoder_and_head_adapt(regularize: str, episodes: Episode) -> None:
     module = mr_maml(regularize).eval()
     phi = module.adapt(task(episodes).support)
@@ -161,7 +167,7 @@ def test_without_noise_and_charge_the_activations_are_those_of_maml_with_a_froze
     torch.testing.assert_close(module.play(episodes)[:2], maml.play(codes)[:2], rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("regularize", VARIANTS)
+@pytest.mark.parametrize("regularize", REGULARIZED)
 def test_evaluation_draws_nothing_and_reports_the_plain_loss(
     regularize: str, episodes: Episode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,7 +184,7 @@ def test_evaluation_draws_nothing_and_reports_the_plain_loss(
 
 
 def test_evaluation_is_the_learner_as_it_stands(episodes: Episode) -> None:
-    for regularize in VARIANTS:
+    for regularize in REGULARIZED:
         module = mr_maml(regularize, inner_steps=0).eval()
         torch.testing.assert_close(module.play(episodes).preds[0], module.learner(episodes.query.x[0]))
 

@@ -8,8 +8,13 @@ from torch.nn import functional as F
 
 from lightning_meta.algorithms import MAML, MutualExclusivenessMAML
 from lightning_meta.core import Batch, Episode
-from tests.conftest import conv4, meta_gradient, random_episodes, smooth
+from tests.conftest import Make, conv4, meta_gradient, random_episodes, smooth
 
+CASES: dict[str, Make] = {
+    "mutual_exclusiveness": lambda: MutualExclusivenessMAML(
+        conv4(), n_way=3, ratio=0.1, weight=0.1, inner_lr=0.1, inner_steps=2
+    ),
+}
 LR, STEPS, RATIO, WEIGHT = 0.1, 2, 0.03, 0.7
 SETTINGS = dict(n_way=3, inner_lr=LR, inner_steps=STEPS)
 

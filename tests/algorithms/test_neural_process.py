@@ -13,7 +13,9 @@ from lightning_meta.core import Batch, Episode
 from lightning_meta.core.gaussian import Gaussian, mixture_moments
 from lightning_meta.core.gaussian import kl_divergence as ours
 from lightning_meta.errors import ConfigError
-from tests.conftest import random_functions
+from tests.conftest import Make, random_functions
+
+REGRESSORS: dict[str, Make] = {"neural_process": lambda: NeuralProcess(width=16, layers=2, draws=4)}
 
 
 def neural_process(**options: int) -> NeuralProcess:

@@ -6,7 +6,13 @@ from torch.nn import functional as F
 
 from lightning_meta.algorithms import ProtoNet
 from lightning_meta.core import Episode
-from tests.conftest import conv4, random_episodes
+from tests.conftest import Make, conv4, random_episodes
+
+CASES: dict[str, Make] = {"protonet": lambda: ProtoNet(conv4())}
+VARIANTS: dict[str, Make] = {
+    "protonet-cosine": lambda: ProtoNet(conv4(), distance="cosine"),
+    "protonet-inductive": lambda: ProtoNet(conv4("inductive")),
+}
 
 
 @pytest.mark.parametrize("mode", ["vmap", "loop"])

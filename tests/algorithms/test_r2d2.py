@@ -10,7 +10,12 @@ from lightning_meta.algorithms.compare import r2d2
 from lightning_meta.algorithms.compare.r2d2 import draw_shots, ridge_regression
 from lightning_meta.core import Episode
 from lightning_meta.errors import ConfigError
-from tests.conftest import conv4, meta_gradient, random_episodes, smooth
+from tests.conftest import Make, conv4, meta_gradient, random_episodes, smooth
+
+CASES: dict[str, Make] = {"r2d2": lambda: R2D2(conv4())}
+VARIANTS: dict[str, Make] = {
+    "r2d2-random-shots": lambda: R2D2(conv4(), penalty=0.1, learn_penalty=True, random_shots=True),
+}
 
 
 def random(*shape: int) -> Tensor:

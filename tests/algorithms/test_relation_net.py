@@ -2,13 +2,26 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_meta.algorithms import RelationNet
 from lightning_meta.backbones import MLP
 from lightning_meta.core import Batch, Episode
-from tests.conftest import SIZE, conv4, meta_gradient, random_episodes
+from tests.conftest import SIZE, Make, conv4, meta_gradient, random_episodes
+
+CASES: dict[str, Make] = {"relation_net": lambda: spread(RelationNet(conv4(halvings=2), hidden=6))}
+VARIANTS: dict[str, Make] = {
+    "relation_net-cross-entropy": lambda: spread(RelationNet(conv4(), hidden=6, loss="cross_entropy")),
+}
+
+
+def spread(module: RelationNet) -> RelationNet:
+    """Scores start all but equal, as in the authors' code; with larger weights they differ."""
+    for layer in module.relation:
+        if isinstance(layer, nn.Linear):
+            layer.weight.data.mul_(30)
+    return module
 
 
 def relation_net(norm: str = "transductive", loss: str = "mse", **overrides: int) -> RelationNet:

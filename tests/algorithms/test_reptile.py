@@ -14,8 +14,12 @@ from torch.utils.data import DataLoader
 from lightning_meta.algorithms import Reptile
 from lightning_meta.core import SGD, Batch, Episode
 from lightning_meta.errors import ConfigError
-from tests.conftest import conv4, meta_gradient
+from tests.conftest import Make, conv4, meta_gradient
 
+CASES: dict[str, Make] = {"reptile": lambda: Reptile(conv4(), n_way=3, inner_lr=0.01, inner_steps=2)}
+VARIANTS: dict[str, Make] = {
+    "reptile-carrying": lambda: Reptile(conv4(), n_way=3, inner_lr=0.01, inner_steps=2, carry_inner_state=True),
+}
 LR, STEPS, SEED = 0.02, 4, 5
 Training = Callable[[torch.nn.Module], torch.optim.Optimizer]
 

@@ -6,7 +6,10 @@ from torch.nn import functional as F
 
 from lightning_meta.algorithms import Siamese
 from lightning_meta.core import Episode
-from tests.conftest import conv4, meta_gradient, random_episodes
+from tests.conftest import Make, conv4, meta_gradient, random_episodes
+
+CASES: dict[str, Make] = {"siamese": lambda: Siamese(conv4())}
+VARIANTS: dict[str, Make] = {"siamese-cross-entropy": lambda: Siamese(conv4(), loss="cross_entropy")}
 
 
 def test_scores_loss_and_verification_equal_the_formulas_pair_by_pair(episodes: Episode) -> None:

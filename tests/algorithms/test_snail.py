@@ -8,8 +8,9 @@ from torch.nn import functional as F
 from lightning_meta.algorithms import SNAIL
 from lightning_meta.algorithms.memory.snail import Attention, Dense
 from lightning_meta.core import Episode
-from tests.conftest import conv4
+from tests.conftest import Make, conv4
 
+CASES: dict[str, Make] = {"snail": lambda: SNAIL(conv4(), n_way=3, k_shot=2, embedding=8, filters=6)}
 BLOCKS = {"attention": lambda: Attention(5, keys=4, values=3), "dense": lambda: Dense(5, dilation=2, filters=3)}
 
 

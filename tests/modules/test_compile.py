@@ -19,8 +19,8 @@ from lightning_meta.datamodules import QuadraticOptimizees, Sinusoid
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicMSE
 from lightning_meta.modules import MetaModule
-from tests.algorithms.test_contract import ALGORITHMS, VARIANTS, Make
-from tests.conftest import random_episodes
+from tests.algorithms.cases import ALGORITHMS, VARIANTS
+from tests.conftest import Make, random_episodes
 
 OTHERS = {name: make for name, make in (ALGORITHMS | VARIANTS).items() if "imaml" not in name}
 

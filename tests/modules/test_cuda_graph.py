@@ -17,11 +17,10 @@ from lightning_meta.core.cuda_graph import RecordedStep
 from lightning_meta.errors import ConfigError
 from lightning_meta.modules import EpisodicModule, MetaModule
 from lightning_meta.modules.base import BUFFER, check_recordable
-from tests.algorithms.test_contract import ALGORITHMS, REGRESSORS, VARIANTS, Make
-from tests.conftest import blobs, conv4, random_episodes, random_functions
+from tests.algorithms.cases import CASES, REGRESSORS
+from tests.conftest import Make, blobs, conv4, random_episodes, random_functions
 from tests.core.test_cuda_graph import by_calling
 
-CASES = ALGORITHMS | VARIANTS | REGRESSORS
 MARKED = [pytest.param(name, marks=getattr(make, "marks", ())) for name, make in CASES.items() if name != "metaoptnet"]
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "_linalg_check_errors", "_unique")
 

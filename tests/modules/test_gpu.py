@@ -12,9 +12,9 @@ from torch.utils._pytree import tree_map
 from lightning_meta.algorithms import MAML, MAMLPlusPlus, ProtoNet, Reptile
 from lightning_meta.errors import ConfigError
 from lightning_meta.modules import EpisodicModule
-from tests.algorithms.test_contract import REGRESSORS, Make
-from tests.conftest import blobs, conv4, meta_gradient, sinusoids
-from tests.modules.test_cuda_graph import CASES, MARKED, make_of, tasks_for
+from tests.algorithms.cases import CASES, REGRESSORS
+from tests.conftest import Make, blobs, conv4, meta_gradient, sinusoids
+from tests.modules.test_cuda_graph import MARKED, make_of, tasks_for
 
 pytestmark = [
     pytest.mark.gpu,
