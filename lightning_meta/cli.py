@@ -434,7 +434,7 @@ def _run(args: ArgsType) -> MetaCLI:
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             parser_class=ComposingParser,
-            parser_kwargs={"prog": PROGRAM},
+            parser_kwargs={"prog": PROGRAM, "allow_abbrev": False},  # half an option is a typo
             seed_everything_default=0,
             save_config_callback=SaveConfig,
             trainer_defaults={"inference_mode": False, "use_distributed_sampler": False},

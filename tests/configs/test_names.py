@@ -114,6 +114,7 @@ def test_the_newest_run_of_an_experiment(tmp_path: Path, monkeypatch: pytest.Mon
         ("--trainer.logger wandbb", ["Did you mean wandb?", "csv"]),
         ("--trainer debugg", ["Did you mean debug?", "default"]),
         ("--modle MAML", ["option --modle", "Did you mean --model?"]),
+        ("--trainer.max_step 1", ["Did you mean --trainer.max_steps"]),
         ("--trainer.max_stepz 1", ["Did you mean --trainer.max_steps"]),
         ("--model.inner_lrr 1", ["'inner_lrr' is not accepted by MAML", "Did you mean inner_lr?", "--model.help"]),
         ("--model.backbone.normm x", ["model.backbone", "'normm' is not accepted by Conv4", "Did you mean norm?"]),
