@@ -59,7 +59,8 @@ def load_run(run: Path, checkpoint: Path | None = None) -> tuple[EpisodicModule[
         ConfigError: the checkpoint is damaged or not the run's, or the run did not learn to classify images.
     """
     if not (run / "config.yaml").is_file():
-        raise DataError(f"{run} has no config.yaml; give the folder of a training run: runs/<experiment>/version_<n>.")
+        lacks = "has no config.yaml" if run.is_dir() else "does not exist"
+        raise DataError(f"{run} {lacks}; give the folder of a training run: runs/<experiment>/version_<n>.")
     config = yaml.safe_load((run / "config.yaml").read_text())
     data, model = config["data"], config["model"]["class_path"]
     checkpoint = checkpoint or checkpoints.best_or_last(run)

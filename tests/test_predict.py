@@ -171,6 +171,7 @@ def test_maml_refuses_another_number_of_classes(at_work: Path) -> None:
     ("change", "facts"),
     [
         (lambda _: {"run": "runs"}, ["runs has no config.yaml"]),
+        (lambda _: {"run": "nowhere"}, ["nowhere does not exist"]),
         (lambda _: {"support": "none"}, ["none is no folder", "--support"]),
         (lambda _: {"query": "none"}, ["none is no folder", "--query"]),
         (lambda _: {"query": "two"}, ["two has no images"]),
