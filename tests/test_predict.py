@@ -182,8 +182,17 @@ def test_maml_refuses_another_number_of_classes(at_work: Path) -> None:
         (lambda _: {"ckpt_path": str(next(Path("runs/maml").rglob("best-*.ckpt")))}, ["MAML", "ProtoNet"]),
     ],
     ids=[
-        "run", "no run", "support", "query", "query without images", "empty", "broken", "no classes", "checkpoint", "other",
-    ],  # fmt: skip
+        "run",
+        "no run",
+        "support",
+        "query",
+        "query without images",
+        "empty",
+        "broken",
+        "no classes",
+        "checkpoint",
+        "other",
+    ],
 )
 def test_wrong_input_is_one_clear_error(
     at_work: Path, tmp_path: Path, change: Callable[[Path], dict[str, str] | None], facts: list[str]
