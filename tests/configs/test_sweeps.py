@@ -26,7 +26,7 @@ def agent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Agent:
     """Gives the command lines of a sweep, made by W&B's agent. The server only tells it the values of each run."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
-    for name in ("WANDB_DIR", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH"):  # set by the agent
+    for name in ("WANDB_DIR", "WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH"):  # set by the agent
         monkeypatch.setenv(name, str(tmp_path))
     commands: list[list[str]] = []
 

@@ -22,6 +22,8 @@ from lightning_meta.modules import MetaModule
 from tests.algorithms.cases import ALGORITHMS, VARIANTS
 from tests.conftest import Make, random_episodes
 
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+# Older ones trace in parts what they do not know (2.7: `dict | dict`, 2.11: a TorchFunctionMode): slower, not wrong.
 OTHERS = {name: make for name, make in (ALGORITHMS | VARIANTS).items() if "imaml" not in name}
 
 
@@ -66,7 +68,7 @@ def assert_trains_the_same(make: Any, data: pl.LightningDataModule, folder: Path
 def test_episodes(graphs: list[Any], tmp_path: Path) -> None:
     data = Sinusoid(k_shot=5, meta_batch_size=3, steps_per_epoch=2, val_episodes=2, test_episodes=2)
     assert_trains_the_same(maml, data, tmp_path)
-    assert len(graphs) == 1
+    assert len(graphs) == 1 or TORCH < (2, 8)
 
 
 def test_layers_whose_second_derivatives_vmap_gets_wrong(graphs: list[Any], tmp_path: Path) -> None:
@@ -79,7 +81,7 @@ def test_layers_whose_second_derivatives_vmap_gets_wrong(graphs: list[Any], tmp_
 
     data = Sinusoid(k_shot=5, meta_batch_size=3, steps_per_epoch=2, val_episodes=2, test_episodes=2)
     assert_trains_the_same(make, data, tmp_path)
-    assert len(graphs) == 1
+    assert len(graphs) == 1 or TORCH < (2, 12)
 
 
 def test_segments_of_long_optimizations(graphs: list[Any], tmp_path: Path) -> None:
@@ -88,6 +90,7 @@ def test_segments_of_long_optimizations(graphs: list[Any], tmp_path: Path) -> No
     assert graphs
 
 
+@pytest.mark.skipif(TORCH < (2, 12), reason="older ones run by themselves what they cannot trace")
 def test_what_cannot_be_compiled_is_refused(graphs: list[Any]) -> None:
     module = ALGORITHMS["imaml"]().double().train()
     module.compile_training = True
