@@ -20,6 +20,9 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def check_data(self, data: Any) -> None:
+        """Raise `ConfigError` when a datamodule has inputs of the right shape that this backbone cannot take."""
+
     def __getattr__(self, name: str) -> Any:
         """Of what is not there."""
         if name == "out_features":

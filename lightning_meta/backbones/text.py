@@ -10,7 +10,7 @@ one word, so that features do not depend on how far texts are padded.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,14 @@ class TextBackbone(FittedBackbone):
                 f"(they are {vocabulary} and {length}); take the data's."
             )
         self.vocabulary, self.in_shape = vocabulary, (length,)
+
+    def check_data(self, data: Any) -> None:
+        ids = getattr(data, "vocabulary", self.vocabulary)
+        if self.vocabulary < ids:
+            raise ConfigError(
+                f"the backbone has vectors for vocabulary={self.vocabulary} token ids, but {type(data).__name__} has "
+                f"{ids}; set both to the same number."
+            )
 
     def words(self) -> Tensor:
         """Which ids `(vocabulary,)` are words: not padding, nor what all unknown words share."""

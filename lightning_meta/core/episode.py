@@ -10,6 +10,9 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 Split = Literal["train", "val", "test"]
+# What an algorithm may need of episodes beyond the ordinary: "stream", each support set in a random order that belongs
+# to its episode; "class_labels", training episodes labelled by the indices of their classes, 0..n_classes-1.
+Need = Literal["stream", "class_labels"]
 
 
 class Batch(NamedTuple):

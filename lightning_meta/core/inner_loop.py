@@ -87,7 +87,7 @@ def take_step(
     with respect to `params` nevertheless, which was taken already.
     """
     moved, state, loss, grads = _step(loss_fn, params, optimizer, state, first_order)
-    return moved, state, with_gradient(loss, grads, params) if first_order else loss
+    return moved, state, with_constant_gradient(loss, grads, params) if first_order else loss
 
 
 def _step(
@@ -137,7 +137,7 @@ def follow(
     return Progress(params, state), torch.stack([*values, last(params)])
 
 
-def with_gradient(value: Tensor, grads: Params, params: Params) -> Tensor:
+def with_constant_gradient(value: Tensor, grads: Params, params: Params) -> Tensor:
     """The constant `value` (scalar) as a function of `params` that has the constant `grads` as its gradient there."""
     for name, param in params.items():
         value = value + (grads[name] * (param - param.detach())).sum()

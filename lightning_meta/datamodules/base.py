@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_meta.core.episode import EpisodeShape, Split
+from lightning_meta.core.episode import EpisodeShape, Need, Split
 from lightning_meta.datamodules.episodes import EpisodeDataset, EpisodeLoader, TaskDataset, TaskSource
 from lightning_meta.errors import ConfigError, UserError, require_at_least
 
@@ -196,7 +196,7 @@ class EpisodicDataModule(TaskDataModule):
         }
         self.n_way, self.on_device = n_way, on_device
         self.sources: dict[Split, TaskSource] = {}
-        self.support_as_stream = False
+        self.needs: frozenset[Need] = frozenset()  # of the algorithm; set by `setup` where a Trainer has one
         self.test_after_fit = True  # False: there need not be test data for training
         for split, shape in self.shapes.items():
             if min(shape) < 1:
@@ -216,7 +216,8 @@ class EpisodicDataModule(TaskDataModule):
 
     def setup(self, stage: str) -> None:
         """Load the splits of a stage. For training all of them, so that what cannot be tested is known before it."""
-        self.support_as_stream = False  # the next algorithm may want ordinary episodes
+        if self.trainer:
+            self.needs = getattr(self.trainer.lightning_module, "needs", frozenset())
         training: tuple[Split, ...] = ("train", "val", "test") if self.test_after_fit else ("train", "val")
         splits: dict[str, tuple[Split, ...]] = {"fit": training, "validate": ("val",)}
         for split in splits.get(stage, ("test",)):
@@ -228,14 +229,6 @@ class EpisodicDataModule(TaskDataModule):
                 self.sources[split].check(self.shapes[split])
             except UserError as error:
                 raise type(error)(f"{split} episodes cannot be drawn: {error}") from error
-
-    def stream_support(self) -> None:
-        """From now on, put each support set in a random order that belongs to its episode.
-
-        For algorithms that read it one example after another, which call this in their `setup`: otherwise the examples
-        of a class stand side by side. It holds until the datamodule's next `setup`.
-        """
-        self.support_as_stream = True
 
     def source(self, split: Split) -> TaskSource:
         """What a split's episodes are drawn from (after `setup`)."""
@@ -250,7 +243,7 @@ class EpisodicDataModule(TaskDataModule):
 
     def dataset(self, split: Split) -> EpisodeDataset:
         """The split's episodes as an indexed collection (after `setup`)."""
-        return EpisodeDataset(self.source(split), self.shapes[split], self.seed, split, self.support_as_stream)
+        return EpisodeDataset(self.source(split), self.shapes[split], self.seed, split, "stream" in self.needs)
 
     def facts(self, split: Split) -> dict[str, Any]:
         return self.shapes[split]._asdict()

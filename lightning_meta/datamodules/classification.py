@@ -62,7 +62,6 @@ class ClassificationDataModule(EpisodicDataModule):
         if train_split not in ("train", "trainval"):
             raise ConfigError(f"train_split={train_split!r} must be train or trainval.")
         self.train_split = train_split
-        self.labelled_by_class: set[Split] = set()
         self.embedding: Callable[[Tensor], Tensor] | None = None
 
     def load_source(self, split: Split) -> ClassBank:
@@ -90,20 +89,12 @@ class ClassificationDataModule(EpisodicDataModule):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        self.labelled_by_class.clear()  # the next algorithm may want ordinary episodes
-        self.embedding = None
-
-    def label_by_class(self, split: Split = "train") -> None:
-        """From now on, label the split's episodes with the indices of their classes, 0..n_classes-1.
-
-        For supervised baselines, which call it in their `setup`. It holds until the datamodule's next `setup`.
-        """
-        if split == "train" and self.task_augmentation:
+        self.embedding = None  # the next algorithm may want ordinary episodes
+        if stage == "fit" and "class_labels" in self.needs and self.task_augmentation:
             raise ConfigError(
-                f"this algorithm learns to name the {self.n_classes(split)} classes of meta-training, but "
+                f"this algorithm learns to name the {self.n_classes('train')} classes of meta-training, but "
                 f"task_augmentation={list(self.task_augmentation)} makes classes that have no name; set it to []."
             )
-        self.labelled_by_class.add(split)
 
     def embed_by(self, embedding: Callable[[Tensor], Tensor]) -> None:
         """From now on, episodes hold the features of their examples.
@@ -147,10 +138,10 @@ class ClassificationDataModule(EpisodicDataModule):
 
     def source(self, split: Split) -> ClassBank:
         """The classes of a split with the options that hold for it (after `setup`)."""
-        labels: Labels = "class" if split in self.labelled_by_class else self.labels
         bank = cast(ClassBank, self.sources[split])
         if split != "train":
-            return replace(bank, labels=labels)
+            return replace(bank, labels=self.labels)
+        labels: Labels = "class" if "class_labels" in self.needs else self.labels
         return replace(self._thinned(bank), labels=labels, augmentation=self.task_augmentation)
 
     def training_inputs(self) -> Tensor:

@@ -4,6 +4,7 @@ from lightning_meta.modules.base import MetaModule
 from lightning_meta.modules.batched import BatchedModule
 from lightning_meta.modules.embedding import EmbeddingModule
 from lightning_meta.modules.episodic import EpisodicModule
+from lightning_meta.modules.fixed_way import FixedWayModule
 from lightning_meta.modules.learned_rates import LearnedRates
 from lightning_meta.modules.stream import StreamModule
 from lightning_meta.modules.truncated import TruncatedModule
@@ -12,6 +13,7 @@ __all__ = [
     "BatchedModule",
     "EmbeddingModule",
     "EpisodicModule",
+    "FixedWayModule",
     "LearnedRates",
     "MetaModule",
     "StreamModule",

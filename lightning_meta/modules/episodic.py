@@ -3,12 +3,12 @@
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-from lightning_meta.backbones.base import FittedBackbone, check_input_shape
+from lightning_meta.backbones.base import Backbone, FittedBackbone, check_input_shape
 from lightning_meta.core import (
     Batch,
     Episode,
@@ -18,7 +18,7 @@ from lightning_meta.core import (
     map_tasks,
     with_gradient,
 )
-from lightning_meta.core.episode import EpisodeShape, Split
+from lightning_meta.core.episode import EpisodeShape, Need, Split
 from lightning_meta.core.repairs import repaired
 from lightning_meta.datamodules.base import EpisodicDataModule
 from lightning_meta.errors import ConfigError, UserError
@@ -44,6 +44,7 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
     """
 
     plays = EpisodicDataModule
+    needs: ClassVar[frozenset[Need]] = frozenset()  # of its episodes, beyond the ordinary; the datamodule reads it
 
     def __init__(self, metric: EpisodicMetric | None = None, adapt_in_fp32: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -208,14 +209,10 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
             self._fit_backbone(datamodule)
 
     def _check_input(self, datamodule: EpisodicDataModule, split: Split) -> None:
-        backbone = getattr(self, "backbone", None)
         self.check_input_shape(datamodule.dataset(split)[0].support.x.shape[1:], type(datamodule).__name__)
-        rows, ids = (getattr(owner, "vocabulary", None) for owner in (backbone, datamodule))
-        if rows is not None and ids is not None and rows < ids:
-            raise ConfigError(
-                f"the backbone has vectors for vocabulary={rows} token ids, but {type(datamodule).__name__} has "
-                f"{ids}; set both to the same number."
-            )
+        backbone = getattr(self, "backbone", None)
+        if isinstance(backbone, Backbone):
+            backbone.check_data(datamodule)
 
     def _fit_backbone(self, datamodule: EpisodicDataModule) -> None:
         """Before the optimizers are made; a checkpoint, which is loaded later, brings what its backbone found."""

@@ -2,7 +2,6 @@
 
 from typing import TypeVar
 
-from lightning_meta.datamodules.base import EpisodicDataModule
 from lightning_meta.modules.episodic import EpisodicModule
 
 Adapted = TypeVar("Adapted")
@@ -11,13 +10,9 @@ Adapted = TypeVar("Adapted")
 class StreamModule(EpisodicModule[Adapted]):
     """Base of algorithms whose `adapt` reads one example after another, so that the order of the support set matters.
 
-    The datamodule is asked for an order that is drawn with each episode. Otherwise the examples of a class stand side
-    by side, in the order of their labels, and the place of an example would tell its label. Whoever calls `adapt` with
-    a support set of their own puts it into a random order first.
+    Its order is drawn with each episode. Otherwise the examples of a class stand side by side, in the order of their
+    labels, and the place of an example would tell its label. Whoever calls `adapt` with a support set of their own puts
+    it into a random order first.
     """
 
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        datamodule = getattr(self.trainer, "datamodule", None)
-        if isinstance(datamodule, EpisodicDataModule):
-            datamodule.stream_support()
+    needs = frozenset({"stream"})

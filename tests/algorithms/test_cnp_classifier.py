@@ -32,7 +32,7 @@ def test_logits_are_decoded_from_the_query_and_the_class_means_side_by_side(mode
 def test_another_way_is_refused() -> None:
     module = CNPClassifier(conv4(), n_way=3)
     module.check_task(EpisodeShape(3, 1, 1), "test")
-    with pytest.raises(ConfigError, match=r"test episodes are 20-way, but the decoder has n_way=3"):
+    with pytest.raises(ConfigError, match=r"test episodes are 20-way, but CNPClassifier has n_way=3 outputs"):
         module.check_task(EpisodeShape(20, 1, 1), "test")
     with pytest.raises(ConfigError, match="needs n_way"):
         CNPClassifier(conv4())

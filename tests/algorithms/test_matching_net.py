@@ -103,14 +103,14 @@ def test_only_full_context_embeddings_see_the_order_of_the_support(episodes: Epi
         assert (change > 1e-6) == sees
 
 
-def test_full_context_embeddings_ask_for_a_stream() -> None:
+def test_full_context_embeddings_need_a_stream() -> None:
     for make, stream in ((MatchingNet, False), (FullContextMatchingNet, True)):
         data = blobs()
         trainer = pl.Trainer(
             accelerator="cpu", inference_mode=False, logger=False, enable_progress_bar=False, enable_model_summary=False
         )
         trainer.validate(make(conv4()), datamodule=data, verbose=False)
-        assert data.support_as_stream == stream
+        assert ("stream" in data.needs) == stream
 
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled")

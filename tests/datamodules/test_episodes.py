@@ -118,7 +118,7 @@ def test_meta_batches_drawn_together_are_those_drawn_one_by_one(
 ) -> None:
     module = make()
     if as_stream:
-        module.stream_support()
+        module.needs = frozenset({"stream"})
     dataset, draws = module.dataset("train"), []
     draw = type(dataset.source).draw
     monkeypatch.setattr(

@@ -69,7 +69,7 @@ def test_the_classes_of_an_episode_have_the_names_of_their_folders(root: Path, s
     data = ImageFolder(str(root), 8, split=HALVES, n_way=2, k_shot=2, n_query=1)
     data.prepare_data()
     data.setup("fit")
-    data.support_as_stream = stream
+    data.needs = frozenset({"stream"} if stream else ())
     for episode in range(5):
         support, _ = data.dataset("train")[episode]
         found = data.names_in("train", episode)

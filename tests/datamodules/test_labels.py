@@ -143,14 +143,14 @@ def test_every_fixed_label_needs_a_class() -> None:
 def test_class_labels_name_the_class_in_the_bank_and_change_nothing_else() -> None:
     module = numbered()
     shuffled = module.dataset("train").__getitems__(range(300))
-    module.label_by_class("train")
+    module.needs = frozenset({"class_labels"})
     tasks = module.dataset("train").__getitems__(range(300))
     for batch, same in zip(tasks, shuffled, strict=True):
         assert batch.y.flatten().tolist() == [c for c, _ in identities(batch.x.flatten(0, 1))]
         assert batch.y.dtype == same.y.dtype == torch.int64
         assert torch.equal(batch.x, same.x)
     assert tasks.query.y.unique().tolist() == list(range(module.n_classes("train")))
-    assert module.dataset("val")[0].query.y.max() == 4, "only the split that was named"
+    assert module.dataset("val")[0].query.y.max() == 4, "only training episodes"
 
 
 def test_n_classes_counts_the_classes_of_the_split() -> None:
@@ -160,11 +160,12 @@ def test_n_classes_counts_the_classes_of_the_split() -> None:
 
 
 class Names(ProtoNet):
-    """Asks for class labels and keeps those that it is given."""
+    """Needs class labels and keeps those that it is given."""
+
+    needs = frozenset({"class_labels"})
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        self.trainer.datamodule.label_by_class("train")
         self.n_classes = self.trainer.datamodule.n_classes("train")
         self.seen: dict[str, list[Tensor]] = {"train": [], "val": []}
 
@@ -178,7 +179,7 @@ class Names(ProtoNet):
         return super().validation_step(tasks, batch_idx)
 
 
-def test_an_algorithm_asks_for_class_labels_in_its_setup(tmp_path: Any) -> None:
+def test_an_algorithm_needs_class_labels_and_the_next_one_has_ordinary_ones(tmp_path: Any) -> None:
     data, names = blobs(), Names(backbone=conv4())
 
     def fit(module: pl.LightningModule) -> None:
@@ -204,10 +205,10 @@ def test_an_algorithm_asks_for_class_labels_in_its_setup(tmp_path: Any) -> None:
 @pytest.mark.parametrize("augmentation", ["rotate", "mix"])
 def test_class_labels_and_task_augmentation_are_refused_together(augmentation: Any) -> None:
     module = blobs(task_augmentation=[augmentation])
-    ready(module)
+    module.needs = frozenset({"class_labels"})
+    module.setup("test")
     with pytest.raises(ConfigError, match=rf"{CLASSES} classes.*\['{augmentation}'\].*\[\]"):
-        module.label_by_class("train")
-    module.label_by_class("val")
+        module.setup("fit")
 
 
 # ---- all ------------------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def test_order_is_a_function_of_seed_and_episode_and_every_place_has_every_label
     assert (shares - 1 / 3).abs().max() < 0.08  # four standard errors of 600 episodes
 
 
-def test_an_algorithm_asks_for_streams_and_the_next_one_gets_ordinary_episodes() -> None:
+def test_an_algorithm_needs_streams_and_the_next_one_gets_ordinary_episodes() -> None:
     data = blobs()
     trainer = pl.Trainer(
         fast_dev_run=1, accelerator="cpu", inference_mode=False, logger=False, enable_progress_bar=False,

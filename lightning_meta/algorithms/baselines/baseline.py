@@ -40,6 +40,7 @@ class Baseline(EmbeddingModule[Batch | Fitted]):
         **kwargs: of `EmbeddingModule`.
     """
 
+    needs = frozenset({"class_labels"})
     backbone: Backbone
     bias = True
 
@@ -99,14 +100,13 @@ class Baseline(EmbeddingModule[Batch | Fitted]):
         super().setup(stage)
 
     def _follow_classes(self) -> None:
-        """Before training, ask for episodes labelled by class and make the classifier."""
+        """Before training, make the classifier for their classes."""
         datamodule = getattr(self.trainer, "datamodule", None)
         if not isinstance(datamodule, ClassificationDataModule):
             raise ConfigError(
                 f"{type(self).__name__} is trained to name classes, but {type(datamodule).__name__} has none; take a "
                 "ClassificationDataModule, such as Omniglot."
             )
-        datamodule.label_by_class("train")
         n_classes = datamodule.n_classes("train")
         if self.classifier is None:
             self.classifier = self.new_classifier(n_classes)

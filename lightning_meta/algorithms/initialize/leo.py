@@ -25,11 +25,10 @@ from torch.optim import Optimizer
 
 from lightning_meta.backbones import Backbone
 from lightning_meta.core import Batch, TaskOutput, unroll
-from lightning_meta.core.episode import EpisodeShape, Split
 from lightning_meta.core.gaussian import Gaussian, kl_divergence
 from lightning_meta.core.prototypes import class_means
 from lightning_meta.errors import ConfigError
-from lightning_meta.modules import EmbeddingModule
+from lightning_meta.modules import EmbeddingModule, FixedWayModule
 from lightning_meta.modules.learned_rates import LearnedRates
 
 MOST_LOG_STD = 10.0  # of a class weight, relative to a Glorot-initialised classifier's: noise and nothing else
@@ -42,7 +41,7 @@ class Classifier(NamedTuple):
     penalties: dict[str, Tensor]
 
 
-class LEO(EmbeddingModule[Classifier]):
+class LEO(EmbeddingModule[Classifier], FixedWayModule):
     """Encode the support set into a code per class, adapt the codes, decode class weights, fine-tune those.
 
     Shapes: `S` support size, `L` latent dimension; the rest as in `core/episode.py`.
@@ -83,14 +82,13 @@ class LEO(EmbeddingModule[Classifier]):
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, **kwargs)
-        if n_way is None:
-            raise ConfigError("LEO needs n_way, the number of classes per episode.")
         if min(inner_steps, eval_inner_steps or 0, finetune_steps) < 0:
             raise ConfigError(
                 f"inner_steps={inner_steps}, eval_inner_steps={eval_inner_steps} and finetune_steps={finetune_steps} "
                 "must not be negative."
             )
-        self.n_way, self.inner_steps, self.finetune_steps, self.dropout = n_way, inner_steps, finetune_steps, dropout
+        self.n_way = self.required_way(n_way)
+        self.inner_steps, self.finetune_steps, self.dropout = inner_steps, finetune_steps, dropout
         self.eval_inner_steps = inner_steps if eval_inner_steps is None else eval_inner_steps
         self.penalty_weights = {
             "kl": kl_weight,
@@ -107,7 +105,7 @@ class LEO(EmbeddingModule[Classifier]):
             _linear(2 * latent_dim, 2 * latent_dim),
         )
         self.decoder = _linear(latent_dim, 2 * features)
-        self.glorot_std = (2 / (features + n_way)) ** 0.5
+        self.glorot_std = (2 / (features + self.n_way)) ** 0.5
         # Labels are arbitrary, so classes share their rates.
         self.latent_optimizer = LearnedRates(inner_lr, per="element").build({"z": torch.empty(latent_dim)})
         self.finetune_optimizer = LearnedRates(finetune_lr, per="element").build({"w": torch.empty(features)})
@@ -175,13 +173,6 @@ class LEO(EmbeddingModule[Classifier]):
         for parameter in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
             nn.utils.clip_grad_value_(parameter, gradient_clip_val)
             nn.utils.clip_grad_norm_(parameter, gradient_clip_val)
-
-    def check_task(self, shape: EpisodeShape, split: Split) -> None:
-        if shape.n_way != self.n_way:
-            raise ConfigError(
-                f"{split} episodes are {shape.n_way}-way, but LEO has n_way={self.n_way}; it needs the same way "
-                "everywhere: set data.n_way alone."
-            )
 
 
 def correlation_penalty(rows: Tensor) -> Tensor:

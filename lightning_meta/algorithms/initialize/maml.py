@@ -20,11 +20,11 @@ from lightning_meta.backbones import Backbone, support_statistics
 from lightning_meta.core import SGD, Batch, InnerOptimizer, Params, TaskOutput, trainable, unroll
 from lightning_meta.core.episode import EpisodeShape, Split
 from lightning_meta.errors import ConfigError
-from lightning_meta.modules import EpisodicModule
+from lightning_meta.modules import FixedWayModule
 from lightning_meta.modules.learned_rates import inner_optimizer_for
 
 
-class MAML(EpisodicModule[Params]):
+class MAML(FixedWayModule[Params]):
     """Adapt all weights by gradient descent on the support loss; meta-learn where the descent starts.
 
     Args:
@@ -56,15 +56,14 @@ class MAML(EpisodicModule[Params]):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if n_way is None:
-            raise ConfigError(f"{type(self).__name__} needs n_way, the number of outputs of its head.")
         if min(inner_steps, eval_inner_steps or 0) < 0:
             raise ConfigError(
                 f"inner_steps={inner_steps} and eval_inner_steps={eval_inner_steps} must not be negative."
             )
-        self.n_way, self.inner_steps, self.first_order, self.loss_fn = n_way, inner_steps, first_order, loss_fn
+        self.n_way = self.required_way(n_way)
+        self.inner_steps, self.first_order, self.loss_fn = inner_steps, first_order, loss_fn
         self.eval_inner_steps = inner_steps if eval_inner_steps is None else eval_inner_steps
-        self.learner = nn.Sequential(backbone, linear(backbone.out_features, n_way, head_init))
+        self.learner = nn.Sequential(backbone, linear(backbone.out_features, self.n_way, head_init))
         self.inner_optimizer = inner_optimizer_for(self.theta, inner_lr, inner_optimizer or SGD)
 
     @property
@@ -96,6 +95,7 @@ class MAML(EpisodicModule[Params]):
         return TaskOutput(self.loss_fn(preds, query.y), preds)
 
     def check_task(self, shape: EpisodeShape, split: Split) -> None:
+        super().check_task(shape, split)
         if split == "train" and self.inner_steps == 0:
             raise ConfigError(
                 f"inner_steps=0 would train {type(self).__name__} without adaptation; take at least 1. (To evaluate "
@@ -105,11 +105,6 @@ class MAML(EpisodicModule[Params]):
             raise ConfigError(
                 f"all parameters that the inner loop of {type(self).__name__} could move are frozen; leave "
                 "requires_grad of some, or take an algorithm without an inner loop, such as ProtoNet."
-            )
-        if shape.n_way != self.n_way:
-            raise ConfigError(
-                f"{split} episodes are {shape.n_way}-way, but the head has n_way={self.n_way} outputs; "
-                f"{type(self).__name__} needs the same way everywhere: set data.n_way alone."
             )
 
 

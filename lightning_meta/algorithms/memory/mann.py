@@ -24,9 +24,8 @@ from torch.nn import functional as F
 from lightning_meta.backbones.recurrent import LSTMCell, LSTMState
 from lightning_meta.compat import tree_map
 from lightning_meta.core import Batch, TaskOutput
-from lightning_meta.core.episode import EpisodeShape, Split
 from lightning_meta.errors import ConfigError
-from lightning_meta.modules import StreamModule
+from lightning_meta.modules import FixedWayModule, StreamModule
 
 PRESENTATIONS = (1, 2, 5, 10)  # of which the paper reports the accuracy
 SHARP = 8.0  # strength of keys at first: e^8 is far more than the number of slots
@@ -61,7 +60,7 @@ class Stream(NamedTuple):
     labels: Tensor
 
 
-class MANN(StreamModule[Stream]):
+class MANN(StreamModule[Stream], FixedWayModule):
     """Read the support set step by step into a memory; classify each query example by one more step.
 
     Logs `acc_presentation_n`, the accuracy when a class is seen for the n-th time in the stream. The query set is the
@@ -92,20 +91,19 @@ class MANN(StreamModule[Stream]):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if n_way is None:
-            raise ConfigError("MANN needs n_way, the number of classes per episode.")
         if not 1 <= heads <= slots:
             raise ConfigError(f"heads={heads} must be at least 1 and at most slots={slots}: each writes its own slot.")
-        self.n_way, self.in_channels, self.image_size = n_way, in_channels, image_size
+        self.n_way = self.required_way(n_way)
+        self.in_channels, self.image_size = in_channels, image_size
         self.slots, self.width, self.heads, self.usage_decay = slots, width, heads, usage_decay
-        self.controller = LSTMCell(in_channels * image_size**2 + n_way + heads * width, hidden)
+        self.controller = LSTMCell(in_channels * image_size**2 + self.n_way + heads * width, hidden)
         self.keys = nn.Linear(hidden, heads * width, bias=False)  # a bias would make the first keys all alike
         self.writes = nn.Linear(hidden, heads * width)
         self.gates = nn.Linear(hidden, heads)
         self.strengths = nn.Linear(hidden, heads)
         nn.init.normal_(self.keys.weight, std=0.3)
         nn.init.constant_(self.strengths.bias, SHARP)
-        self.classifier = nn.Linear(hidden + heads * width, n_way)
+        self.classifier = nn.Linear(hidden + heads * width, self.n_way)
 
     def pixels(self, x: Tensor) -> Tensor:
         """Images `(B, C, H, W)` as vectors."""
@@ -153,13 +151,6 @@ class MANN(StreamModule[Stream]):
         logits_QN, _ = self.step(x_QF, state)
         loss = F.cross_entropy(torch.cat([stream.logits, logits_QN]), torch.cat([stream.labels, query.y]))
         return TaskOutput(loss, logits_QN, presentation_accuracies(stream.logits, stream.labels))
-
-    def check_task(self, shape: EpisodeShape, split: Split) -> None:
-        if shape.n_way != self.n_way:
-            raise ConfigError(
-                f"{split} episodes are {shape.n_way}-way, but MANN has n_way={self.n_way}; it needs the same way "
-                "everywhere: set data.n_way alone."
-            )
 
 
 def access(

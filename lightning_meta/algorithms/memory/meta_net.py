@@ -24,11 +24,9 @@ from lightning_meta.backbones import Backbone
 from lightning_meta.backbones.recurrent import LSTMCell
 from lightning_meta.compat import tree_map
 from lightning_meta.core import Batch, Params, TaskOutput, detach
-from lightning_meta.core.episode import EpisodeShape, Split
 from lightning_meta.core.preprocessing import log_and_sign
 from lightning_meta.core.prototypes import cosine_similarities
-from lightning_meta.errors import ConfigError
-from lightning_meta.modules import EmbeddingModule, StreamModule
+from lightning_meta.modules import EmbeddingModule, FixedWayModule, StreamModule
 
 P = 7.0  # gradients from e^-7 to 1 become numbers of the size of 1
 
@@ -41,7 +39,7 @@ class FastWeights(NamedTuple):
     keys: Tensor
 
 
-class MetaNet(EmbeddingModule[FastWeights], StreamModule):
+class MetaNet(EmbeddingModule[FastWeights], StreamModule, FixedWayModule):
     """Fast weights of the representation for the task, and of the base learner for each query example.
 
     Shape letters: `R` features of the representation, `H` hidden units of the base learner.
@@ -65,9 +63,7 @@ class MetaNet(EmbeddingModule[FastWeights], StreamModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, **kwargs)
-        if n_way is None:
-            raise ConfigError("MetaNet needs n_way, the number of classes per episode.")
-        self.n_way = n_way
+        n_way = self.n_way = self.required_way(n_way)
         self.representation = nn.Linear(backbone.out_features, features)
         self.base = nn.Sequential(nn.Linear(features, hidden), nn.Linear(hidden, n_way))
         self.d = GradientLSTM(meta_hidden)
@@ -110,13 +106,6 @@ class MetaNet(EmbeddingModule[FastWeights], StreamModule):
         weights = {name: (attention_QS @ w.flatten(1)).unflatten(1, w.shape[1:]) for name, w in fast.base.items()}
         logits_QN = self.logits(r_QR, weights)
         return TaskOutput(F.cross_entropy(logits_QN, query.y), logits_QN)
-
-    def check_task(self, shape: EpisodeShape, split: Split) -> None:
-        if shape.n_way != self.n_way:
-            raise ConfigError(
-                f"{split} episodes are {shape.n_way}-way, but MetaNet has n_way={self.n_way}; it needs the same way "
-                "everywhere: set data.n_way alone."
-            )
 
 
 def each_gradient(loss: Any, layers: nn.Module, inputs_SD: Tensor, labels_S: Tensor) -> Params:

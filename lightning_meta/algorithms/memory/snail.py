@@ -19,12 +19,11 @@ from torch.nn import functional as F
 
 from lightning_meta.backbones import Backbone
 from lightning_meta.core import Batch, TaskOutput
-from lightning_meta.core.episode import EpisodeShape, Split
 from lightning_meta.errors import ConfigError
-from lightning_meta.modules import EmbeddingModule, StreamModule
+from lightning_meta.modules import EmbeddingModule, FixedWayModule, StreamModule
 
 
-class SNAIL(EmbeddingModule[Tensor], StreamModule):
+class SNAIL(EmbeddingModule[Tensor], StreamModule, FixedWayModule):
     """Classify a query example as the last element of a sequence that begins with the support set.
 
     Shape letters: `L` elements of a sequence, `C` their channels; the rest as in `core/episode.py`.
@@ -49,9 +48,9 @@ class SNAIL(EmbeddingModule[Tensor], StreamModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, **kwargs)
-        if n_way is None or k_shot is None:
-            raise ConfigError(f"SNAIL needs n_way and k_shot, the length of its sequences; got {n_way} and {k_shot}.")
-        self.n_way = n_way
+        n_way = self.n_way = self.required_way(n_way)
+        if k_shot is None:
+            raise ConfigError("SNAIL needs k_shot: with n_way it is the length of its sequences.")
         self.project = nn.Linear(backbone.out_features, embedding)
         blocks: list[CausalBlock] = []
         channels = embedding + n_way
@@ -83,13 +82,6 @@ class SNAIL(EmbeddingModule[Tensor], StreamModule):
             x_LC = block(x_LC, n_past)
         logits_QN = self.classifier(x_LC[n_past:])
         return TaskOutput(F.cross_entropy(logits_QN, query.y), logits_QN)
-
-    def check_task(self, shape: EpisodeShape, split: Split) -> None:
-        if shape.n_way != self.n_way:
-            raise ConfigError(
-                f"{split} episodes are {shape.n_way}-way, but SNAIL has n_way={self.n_way}; it needs the same way "
-                "everywhere: set data.n_way alone."
-            )
 
 
 class CausalBlock(nn.Module):

@@ -17,13 +17,11 @@ from torch.nn import functional as F
 from lightning_meta.algorithms.processes.cnp import with_columns
 from lightning_meta.backbones import MLP, Backbone
 from lightning_meta.core import Batch, TaskOutput
-from lightning_meta.core.episode import EpisodeShape, Split
 from lightning_meta.core.prototypes import class_means
-from lightning_meta.errors import ConfigError
-from lightning_meta.modules import EmbeddingModule
+from lightning_meta.modules import EmbeddingModule, FixedWayModule
 
 
-class CNPClassifier(EmbeddingModule[Tensor]):
+class CNPClassifier(EmbeddingModule[Tensor], FixedWayModule):
     """Decode logits from the features of a query image and from the means of all classes, in the order of their labels.
 
     Nothing in the decoder compares features: that a query belongs to the nearest mean has to be learned.
@@ -39,11 +37,9 @@ class CNPClassifier(EmbeddingModule[Tensor]):
         self, backbone: Backbone, n_way: int | None = None, hidden: Sequence[int] = (256, 256), **kwargs: Any
     ) -> None:
         super().__init__(backbone, **kwargs)
-        if n_way is None:
-            raise ConfigError("CNPClassifier needs n_way, the number of classes per episode.")
-        self.n_way = n_way
-        decoder = MLP((1 + n_way) * backbone.out_features, hidden)
-        self.decoder = nn.Sequential(decoder, nn.Linear(decoder.out_features, n_way))
+        self.n_way = self.required_way(n_way)
+        decoder = MLP((1 + self.n_way) * backbone.out_features, hidden)
+        self.decoder = nn.Sequential(decoder, nn.Linear(decoder.out_features, self.n_way))
 
     def adapt_head(self, support: Batch) -> Tensor:
         """The means of the classes, one after another, `(N * D,)`."""
@@ -53,13 +49,6 @@ class CNPClassifier(EmbeddingModule[Tensor]):
     def head_loss(self, means: Tensor, query: Batch) -> TaskOutput:
         logits_QN = self.decoder(with_columns(normalised(query.x), means))
         return TaskOutput(F.cross_entropy(logits_QN, query.y), logits_QN)
-
-    def check_task(self, shape: EpisodeShape, split: Split) -> None:
-        if shape.n_way != self.n_way:
-            raise ConfigError(
-                f"{split} episodes are {shape.n_way}-way, but the decoder has n_way={self.n_way} outputs; "
-                "CNPClassifier needs the same way everywhere: set data.n_way alone."
-            )
 
 
 def normalised(features_BD: Tensor) -> Tensor:
