@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-DEMO_CONFIG ?= configs/experiment/maml_glyphs_5w1s.yaml
+DEMO_CONFIG ?= configs/experiment/initialize/maml_glyphs_5w1s.yaml
 ARGS ?=
 
 .DEFAULT_GOAL := help

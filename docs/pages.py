@@ -65,11 +65,12 @@ def section(path: Path) -> str:
     name, _, summary = head.partition(": ")
     parts = [f"## {name}", summary[:1].upper() + summary[1:], rest.strip(), f"File: `{path.relative_to(ROOT)}`"]
     classes = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)]
-    results = sorted((EXPERIMENTS / "results").glob("*.json"))
+    folder = EXPERIMENTS / path.parent.name
+    results = sorted(folder.glob("results/*.json"))
     mine = [result.stem for result in results if json.loads(result.read_text()).get("algorithm") in classes]
-    experiments = sorted(EXPERIMENTS.glob(f"{path.stem}_*.yaml"), key=lambda file: (len(file.stem), file.stem))
+    experiments = sorted(folder.glob(f"{path.stem}_*.yaml"), key=lambda file: (len(file.stem), file.stem))
     if experiments:
-        command = f"python -m lightning_meta fit --config {experiments[0].relative_to(ROOT)}"
+        command = f"python -m lightning_meta fit --config {experiments[0].stem}"
         parts.append(f"```bash\n{command}\n```")
     if mine:
         parts.append(short_table(EXPERIMENTS, mine))

@@ -6,11 +6,12 @@ python -m lightning_meta list [KIND | PATTERN ...]
 import argparse
 import ast
 import difflib
+import logging
 import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import NamedTuple
 
 from lightning_meta.errors import ConfigError
 
+log = logging.getLogger(__name__)
 PACKAGE = Path(__file__).parent
 RUNS = Path("runs")  # where the folders of experiments' runs are
 # Options whose value may be the name of a file in a folder of configs/.
@@ -45,19 +47,43 @@ class Entry(NamedTuple):
     what: str
 
 
+def by_name(folder: Path) -> dict[str, Path]:
+    """The YAML files of a folder and of those within it, in the order of their names.
+
+    Raises:
+        ConfigError: two files have one name.
+    """
+    files: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*.yaml"), key=lambda path: (path.stem, path)):
+        if path.stem in files:
+            raise ConfigError(f"{files[path.stem]} and {path} have one name; rename one of them.")
+        files[path.stem] = path
+    return files
+
+
 def configs(folder: str) -> dict[str, Path]:
     """The files of `configs/<folder>/` by name: of the working folder, or else of this clone."""
     places = (Path("configs", folder), PACKAGE.parent / "configs" / folder)
-    place = next((place for place in places if place.is_dir()), places[0])
-    return {path.stem: path for path in sorted(place.glob("*.yaml"))}
+    return by_name(next((place for place in places if place.is_dir()), places[0]))
 
 
 def found(folder: str, name: str) -> Path:
     """A file, or the config of `configs/<folder>/` of that name. Raises `ConfigError` where there is neither."""
+    if Path(name).is_file():
+        return Path(name)
     known = configs(folder)
-    if not Path(name).is_file() and name not in known:
+    if (path := known.get(name) or _moved(folder, name, known)) is None:
         raise ConfigError(f"{name} is no file and no name of one in configs/{folder}.{suggestion(name, known)}")
-    return Path(name) if Path(name).is_file() else known[name]
+    return path
+
+
+def _moved(folder: str, path: str, known: Mapping[str, Path]) -> Path | None:
+    """Where the config is that was `configs/<folder>/<name>.yaml` once; results and notes of users say so."""
+    place = Path(path)
+    new = known.get(place.stem) if place.suffix == ".yaml" and place.parts[-3:-1] == ("configs", folder) else None
+    if new:
+        log.info("%s is now %s; '%s' works everywhere.", path, new, place.stem)
+    return new
 
 
 def with_paths(words: Iterable[str]) -> list[str]:
@@ -81,7 +107,8 @@ def _with_path(option: str, value: str) -> str:
         return _class_path(path) if path else value
     if option not in FOLDER or Path(value).is_file():
         return value
-    return str(configs(FOLDER[option]).get(value, value))
+    known = configs(FOLDER[option])
+    return str(known.get(value) or _moved(FOLDER[option], value, known) or value)
 
 
 def run_folder(place: Path, having: str = "config.yaml") -> Path:

@@ -7,16 +7,13 @@ import pytest
 
 from lightning_meta.cli import main
 
-ROOT = Path(__file__).parents[1]
-
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 def test_demo_beats_nearest_neighbour_on_unseen_scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for command, name in (("fit", "maml_glyphs_5w1s"), ("test", "nearest_neighbour_glyphs_5w1s")):
-        config = str(ROOT / f"configs/experiment/{name}.yaml")
-        main([command, "--config", config, "--trainer.logger", str(ROOT / "configs/logger/csv.yaml")])
+        main([command, "--config", name, "--trainer.logger", "csv"])
     maml, floor = (
         json.loads(Path(f"runs/{name}/version_0/result.json").read_text())
         for name in ("maml_glyphs_5w1s", "nearest_neighbour_glyphs_5w1s")

@@ -33,7 +33,7 @@ COMMANDS = sorted(
 def test_the_command_line_accepts(command: str, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("sys.argv", ["lightning_meta"])
-    command = command.replace("EXPERIMENT", "configs/experiment/maml_omniglot_5w1s.yaml")
+    command = command.replace("EXPERIMENT", "configs/experiment/initialize/maml_omniglot_5w1s.yaml")
     with pytest.raises(SystemExit) as ended:
         main([*shlex.split(command), "--print_config"])
     assert ended.value.code == 0
@@ -55,8 +55,7 @@ def test_reproduce_accepts_its_commands() -> None:
     words = [shlex.split(line, comments=True)[4:] for line in LINES if "-m lightning_meta reproduce" in line]
     assert len(words) > 5
     for given, extra in map(parse, words):
-        results = ROOT / "configs/experiment/results"
-        assert find_runs(given.names, results.parent, given.runs, results, [0], extra, given.suffix)
+        assert find_runs(given.names, ROOT / "configs/experiment", given.runs, None, [0], extra, given.suffix)
 
 
 def noise(*shape: int) -> torch.Tensor:

@@ -23,7 +23,10 @@ from lightning_meta.datamodules.base import EpisodicDataModule
 from lightning_meta.modules import EpisodicModule
 from lightning_meta.names import found
 
-EXPERIMENTS = ("configs/experiment/maml_glyphs_5w1s.yaml", "configs/experiment/protonet_glyphs_5w1s.yaml")
+EXPERIMENTS = (
+    "configs/experiment/initialize/maml_glyphs_5w1s.yaml",
+    "configs/experiment/compare/protonet_glyphs_5w1s.yaml",
+)
 WARMUPS, STEPS, ALTERNATIONS = 5, 60, 5
 STEPS_BETWEEN_VALIDATIONS = 500  # the default of data.steps_per_epoch
 HEADER = "| experiment | bare step (ms) | overhead of fit | validation | together |\n|---|---|---|---|---|"

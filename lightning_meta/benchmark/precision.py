@@ -30,7 +30,7 @@ from lightning_meta.modules import EpisodicModule
 from lightning_meta.names import found
 
 MODELS = Path("configs/model")
-EXPERIMENT = "configs/experiment/maml_glyphs_5w1s.yaml"
+EXPERIMENT = "configs/experiment/initialize/maml_glyphs_5w1s.yaml"
 STEPS = (0, 20)
 TURNS = 5
 HEADER = (

@@ -127,19 +127,16 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, Sequence[str]]:
     )
     parser.add_argument("--most-mb", type=float, default=float("inf"), metavar="N", help="size of FILE.tgz (no limit)")
     parser.add_argument("--experiments", type=Path, default=Path("configs/experiment"), metavar="DIR")
-    parser.add_argument("--results", type=Path, metavar="DIR", help="(EXPERIMENTS/results)")
+    parser.add_argument("--results", type=Path, metavar="DIR", help="(results beside each experiment)")
     parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"), metavar="DIR", help="(%(default)s)")
     return parser.parse_intermixed_args(arguments[:place]), with_paths(arguments[place + 1 :])
 
 
 def main(arguments: Sequence[str]) -> None:
     given, extra = parse(arguments)
-    recipes_results = given.experiments / "results"
     seeds = [int(seed) for seed in given.seeds]
-    recipes = find_runs(given.names, given.experiments, given.runs, recipes_results, seeds, [])
-    runs = find_runs(
-        given.names, given.experiments, given.runs, given.results or recipes_results, seeds, extra, given.suffix
-    )
+    recipes = find_runs(given.names, given.experiments, given.runs, None, seeds, [])
+    runs = find_runs(given.names, given.experiments, given.runs, given.results, seeds, extra, given.suffix)
     check_place(runs, recipes)
     devices = given.devices or [str(i) for i in range(torch.cuda.device_count())] or [None]
     if given.list:

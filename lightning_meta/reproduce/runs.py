@@ -17,7 +17,7 @@ import yaml
 from lightning_meta import checkpoints
 from lightning_meta.composition import compose
 from lightning_meta.errors import ConfigError
-from lightning_meta.names import suggestion
+from lightning_meta.names import by_name, suggestion
 from lightning_meta.results.table import PLACES, pairs, settings, trained_steps
 
 # Settings that may change while a training is interrupted: they say how long, where, how fast and what is shown.
@@ -276,7 +276,7 @@ def find_runs(
     patterns: Sequence[str],
     experiments: Path,
     runs: Path,
-    results: Path,
+    results: Path | None,
     seeds: Sequence[int],
     extra: Sequence[str],
     suffix: str = "",
@@ -285,14 +285,14 @@ def find_runs(
 
     Args:
         patterns: names, or patterns of names.
-        experiments: folder of their files.
+        experiments: folder of their files, and of folders of them.
         runs: folder of the folders that runs are made in.
-        results: folder of the result files.
+        results: folder of the result files; None for `results` beside the file of each experiment.
         seeds: of the trainings; 0, the default of every training, leaves no trace in names.
         extra: settings beside those of the experiments.
         suffix: of result files and folders of what `extra` makes of the experiments.
     """
-    configs = {path.stem: path for path in sorted(experiments.rglob("*.yaml"))}
+    configs = by_name(experiments)
     if not configs:
         raise ConfigError(f"{experiments} has no experiments (*.yaml); give their folder as --experiments.")
     chosen: dict[str, Path] = {}
@@ -307,7 +307,7 @@ def find_runs(
         name = "_".join([name, *([suffix] if suffix else []), *([f"seed{seed}"] if seed else [])])
         words = ["--seed_everything", str(seed), *extra] if seed else extra
         root = runs / suffix / (f"seed_{seed}" if seed else "")
-        return Run(name, config, tuple(words), root, results)
+        return Run(name, config, tuple(words), root, results or config.parent / "results")
 
     return [run(name, config, seed) for seed in seeds for name, config in chosen.items()]
 

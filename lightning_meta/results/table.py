@@ -10,6 +10,7 @@ from typing import Any
 from lightning_meta.composition import compose
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.errors import DataError
+from lightning_meta.names import by_name
 
 HEADER = (
     "| experiment | options | score | paper | tested on | normalisation | inner steps | outer steps | trained in "
@@ -140,16 +141,15 @@ def short_table(folder: Path, names: Sequence[str]) -> str:
     """
     experiments, results = _read(folder)
     if missing := [name for name in names if name not in results]:
-        raise DataError(f"{folder / 'results'} has no {', '.join(f'{name}.json' for name in missing)}.")
+        raise DataError(f"{folder} has no result file {', '.join(f'{name}.json' for name in missing)}.")
     rows = [short_row(name, results[name], experiments[results[name]["experiment"]]) for name in names]
     return "\n".join([SHORT_HEADER, *rows])
 
 
 def _read(folder: Path) -> tuple[dict[str, Path], dict[str, Any]]:
     """Experiment files and the contents of result files, by name."""
-    experiments = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-    results = {path.stem: json.loads(path.read_text()) for path in sorted((folder / "results").glob("*.json"))}
-    return experiments, results
+    files = sorted(folder.rglob("results/*.json"), key=lambda path: path.stem)
+    return by_name(folder), {path.stem: json.loads(path.read_text()) for path in files}
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -60,12 +60,12 @@ init_args:
     init_args:
       lr: 0.01
 """,
-    "configs/experiment/toy_glyphs_5w1s.yaml": """# Toy on Glyphs, 5-way 1-shot.
-# Run:      python -m lightning_meta fit --config configs/experiment/toy_glyphs_5w1s.yaml
-trainer: ../trainer/default.yaml
+    "configs/experiment/compare/toy_glyphs_5w1s.yaml": """# Toy on Glyphs, 5-way 1-shot.
+# Run:      python -m lightning_meta fit --config configs/experiment/compare/toy_glyphs_5w1s.yaml
+trainer: ../../trainer/default.yaml
 trainer.max_steps: 10
-data: ../data/glyphs.yaml
-model: ../model/toy.yaml
+data: ../../data/glyphs.yaml
+model: ../../model/toy.yaml
 """,
     "tests/algorithms/test_toy.py": '''"""The toy algorithm against a loop over classes."""
 
@@ -116,7 +116,9 @@ def python(clone: Path, *args: str) -> str:
 
 def test_the_command_line_fits_tests_and_lists_it(clone: Path) -> None:
     options = ["--trainer.fast_dev_run", "true", "--trainer.logger", "csv", "--trainer.accelerator", "cpu"]
-    said = python(clone, "lightning_meta", "fit", "--config", "configs/experiment/toy_glyphs_5w1s.yaml", *options)
+    said = python(
+        clone, "lightning_meta", "fit", "--config", "configs/experiment/compare/toy_glyphs_5w1s.yaml", *options
+    )
     assert "run: Toy on Glyphs" in said
     assert re.search(r"test acc +\d+\.\d+ ± \d+\.\d+ %", said)
     said = python(clone, "lightning_meta", "list", "algorithms")

@@ -300,8 +300,8 @@ def test_references_and_dotted_keys_compose(tmp_path: Path) -> None:
 
 def test_print_config_resolves_references() -> None:
     out = subprocess.run(
-        [sys.executable, "-m", "lightning_meta", "fit", "--config", "configs/experiment/maml_sinusoid_5s.yaml",
-         "--print_config"],
+        [sys.executable, "-m", "lightning_meta", "fit", "--config",
+         "configs/experiment/initialize/maml_sinusoid_5s.yaml", "--print_config"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     config = yaml.safe_load(out)

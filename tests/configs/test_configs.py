@@ -1,5 +1,6 @@
 """Every config file parses, runs and says what it is: real command lines, on random examples in place of the data."""
 
+import json
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from lightning_meta import datamodules
+from lightning_meta import algorithms, datamodules
 from lightning_meta.callbacks import Pictures
 from lightning_meta.cli import MetaCLI, main
 from lightning_meta.composition import compose
@@ -33,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
 # Those of sweeps are in W&B's own format: test_sweeps.py.
 FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "sweep")
-EXPERIMENTS = sorted((CONFIGS / "experiment").glob("*.yaml"))
+EXPERIMENTS = sorted((CONFIGS / "experiment").rglob("*.yaml"))
 MODELS = sorted((CONFIGS / "model").glob("*.yaml"))
 NAME = re.compile(r"(?P<algorithm>[a-z0-9_]+?)_(?P<data>[a-z][a-z0-9]*)_(?:(?P<way>\d+)w)?(?P<shot>\d+)s")
 # One step of training, validation and test each, without files. Sizes change speed, not what is run.
@@ -135,7 +136,13 @@ def first_of_each(key: Callable[[Path], Any]) -> list[Any]:
 
 
 def test_the_kinds_of_config_are_all_there() -> None:
-    assert {path.parent.name for path in FILES} >= {"data", "experiment", "logger", "model", "trainer"}
+    assert {path.relative_to(CONFIGS).parts[0] for path in FILES} >= {
+        "data",
+        "experiment",
+        "logger",
+        "model",
+        "trainer",
+    }
     assert len(EXPERIMENTS) >= 7
     assert len(MODELS) >= 4
 
@@ -191,12 +198,28 @@ def test_the_override_in_the_header_runs_and_takes_effect(path: Path) -> None:
         assert str(place) == value
 
 
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=ids(EXPERIMENTS))
+def test_an_experiment_and_its_results_are_in_the_folder_of_its_algorithm(path: Path) -> None:
+    model = getattr(algorithms, compose(path)["model"]["class_path"].rpartition(".")[-1])
+    family = path.parent
+    assert family.name == model.__module__.split(".")[2]
+    elsewhere = [file for file in family.parent.rglob(f"{path.stem}*.json") if file.parent != family / "results"]
+    assert [file for file in elsewhere if json.loads(file.read_text())["experiment"] == path.stem] == []
+
+
+def test_results_are_of_experiments_and_have_names_of_their_own() -> None:
+    results = sorted((CONFIGS / "experiment").rglob("*.json"))
+    names = [file.stem for file in results]
+    assert len(names) == len(set(names)) > 0
+    assert {json.loads(file.read_text())["experiment"] for file in results} <= {path.stem for path in EXPERIMENTS}
+
+
 FURTHER = [path for path in EXPERIMENTS if "\n# Also:" in path.read_text()]
 
 
 @pytest.mark.parametrize("path", FURTHER, ids=ids(FURTHER))
 def test_the_further_tests_in_the_header_are_accepted(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (experiment,) = find_runs([path.stem], path.parent, Path("runs"), path.parent / "results", [0], [])
+    (experiment,) = find_runs([path.stem], CONFIGS / "experiment", Path("runs"), None, [0], [])
     _, *further = experiment.evaluations
     assert len(further) == path.read_text().count("\n# Also:")
     for evaluation in further:
@@ -250,7 +273,7 @@ def test_a_model_replaces_the_one_of_an_experiment(path: Path) -> None:
     `# On: configs/experiment/<file>.yaml` names another experiment, where the model cannot play images.
     """
     subcommand = "test" if "Nothing is trained" in path.read_text() else "fit"
-    experiment = ROOT / header(path).get("On", "configs/experiment/maml_glyphs_5w1s.yaml")
+    experiment = ROOT / header(path).get("On", "configs/experiment/initialize/maml_glyphs_5w1s.yaml")
     cli = run([subcommand, "--config", str(experiment), "--model", str(path)])
     assert_contains(cli.config[subcommand].model.as_dict(), compose(path))
     assert metric_of(cli) in cli.trainer.callback_metrics
@@ -270,13 +293,13 @@ def assert_contains(found: Any, expected: Any, where: str = "model") -> None:
 
 def test_a_dry_run_leaves_no_files(tmp_path: Path) -> None:
     """Else `last.ckpt` of a dry run could be taken for that of a training."""
-    experiment = CONFIGS / "experiment" / "maml_sinusoid_5s.yaml"
+    experiment = CONFIGS / "experiment/initialize/maml_sinusoid_5s.yaml"
     main(["fit", "--config", str(experiment), "--trainer.fast_dev_run", "true", "--trainer.accelerator", "cpu"])
     assert not [path.name for path in tmp_path.iterdir()]
 
 
 def test_training_a_model_without_parameters_is_refused(no_pictures: None) -> None:
-    experiment = CONFIGS / "experiment" / "nearest_neighbour_glyphs_5w1s.yaml"
+    experiment = CONFIGS / "experiment/compare/nearest_neighbour_glyphs_5w1s.yaml"
     with pytest.raises(SystemExit, match=r"error: .*(parameters|train)"):
         main(["fit", "--config", str(experiment), *QUICK])
 

@@ -15,7 +15,18 @@ from lightning_meta.__main__ import main as command
 from lightning_meta.cli import main
 from lightning_meta.composition import compose
 from lightning_meta.errors import ConfigError, UsageError
-from lightning_meta.names import KINDS, configs, entries, exported, found, named, run_folder, suggestion, with_paths
+from lightning_meta.names import (
+    KINDS,
+    by_name,
+    configs,
+    entries,
+    exported,
+    found,
+    named,
+    run_folder,
+    suggestion,
+    with_paths,
+)
 from lightning_meta.names import main as list_names
 from lightning_meta.usage import TRAINER
 from tests.configs.test_cli import ROOT, tiny  # noqa: F401 - a fixture
@@ -30,7 +41,7 @@ def test_names_stand_where_paths_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     words = "fit --config maml_glyphs_5w1s --model protonet --data=omniglot --trainer.logger csv --name maml"
     paths = {
-        " maml_glyphs_5w1s": " configs/experiment/maml_glyphs_5w1s.yaml",
+        " maml_glyphs_5w1s": " configs/experiment/initialize/maml_glyphs_5w1s.yaml",
         "protonet": "configs/model/protonet.yaml",
         "omniglot": "configs/data/omniglot.yaml",
         "csv": "configs/logger/csv.yaml",
@@ -51,10 +62,40 @@ def test_a_file_goes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert with_paths(["--model", "maml"]) == ["--model", "maml"]
 
 
+def test_the_place_where_an_experiment_once_was_leads_to_where_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Results and notes of users say the old place."""
+    monkeypatch.chdir(ROOT)
+    old, new = "configs/experiment/maml_sinusoid_5s.yaml", "configs/experiment/initialize/maml_sinusoid_5s.yaml"
+    with pytest.raises(SystemExit) as end:
+        main(["fit", f"--config={old}", "--print_config"])
+    assert end.value.code == 0
+    said = capsys.readouterr()
+    assert yaml.safe_load(said.out)["data"]["class_path"].endswith(".Sinusoid")
+    assert said.err.splitlines() == [f"note: {old} is now {new}; 'maml_sinusoid_5s' works everywhere."]
+    assert found("experiment", str(ROOT / old)) == Path(new)
+    assert "is now" in capsys.readouterr().err
+    others = [["--model", "configs/experiment/maml_sinusoid_5s.yaml"], ["--config", "mine/maml_sinusoid_5s.yaml"]]
+    for words in (*others, ["--config", new], ["--config", old.replace("5s", "7s")]):
+        assert with_paths(words) == words
+    assert capsys.readouterr().err == ""
+
+
+def test_a_name_is_that_of_one_file(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{folder}.yaml").touch()
+    assert by_name(tmp_path) == {"a": tmp_path / "a/a.yaml", "b": tmp_path / "b/b.yaml"}
+    (tmp_path / "b/a.yaml").touch()
+    with pytest.raises(ConfigError, match=r"a/a\.yaml and .*b/a\.yaml have one name; rename one"):
+        by_name(tmp_path)
+
+
 def test_a_run_by_names_is_that_by_paths(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(ROOT)
     by_name = {"experiment": "maml_sinusoid_5s", "model": "reptile", "data": "sinusoid_with_identity"}
-    by_path = [f"configs/{folder}/{name}.yaml" for folder, name in by_name.items()]
+    by_path = [str(configs(folder)[name]) for folder, name in by_name.items()]
     printed = []
     for config, model, data in (by_name.values(), by_path):
         with pytest.raises(SystemExit) as end:
@@ -191,7 +232,7 @@ def test_every_config_is_listed_with_family_and_paper(capsys: pytest.CaptureFixt
         assert entry.family
         assert re.search(r"\w+ (et al\. )?\d{4}", entry.paper), entry.name
         assert entry.what
-    assert {e.name for e in entries("experiments")} == {p.stem for p in (ROOT / "configs/experiment").glob("*.yaml")}
+    assert {e.name for e in entries("experiments")} == {p.stem for p in (ROOT / "configs/experiment").rglob("*.yaml")}
     assert {"Conv4", "ResNet12", "MLP"} <= {entry.name for entry in entries("backbones")} <= set(backbones.__all__)
     assert not {"Backbone", "FittedBackbone", "EpisodicBatchNorm2d"} & {entry.name for entry in entries("backbones")}
     list_names([])

@@ -78,9 +78,10 @@ def test_the_script_queues_the_job_again_and_goes_on_exactly(tmp_path: Path) -> 
 
 
 def test_each_job_of_the_array_reproduces_one_experiment(tmp_path: Path) -> None:
-    (tmp_path / "configs/experiment").mkdir(parents=True)
-    for name in ("maml_a", "maml_b", "other"):
-        (tmp_path / f"configs/experiment/{name}.yaml").touch()
+    for place in ("compare/other", "initialize/maml_a", "memory/maml_b"):
+        file = tmp_path / f"configs/experiment/{place}.yaml"
+        file.parent.mkdir(parents=True)
+        file.touch()
     environment = os.environ | {
         "PATH": write_programs(tmp_path / "bin", python=PYTHON, scontrol=SCONTROL), "SLURM_ARRAY_JOB_ID": "7",
         "SLURM_JOB_NAME": "reproduce.sbatch",

@@ -71,7 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         sizes = "--data.n_query 2 --data.meta_batch_size 2 --data.val_episodes 3 --data.test_episodes 3"
         trainer = "--trainer.log_every_n_steps 1 --trainer.accelerator cpu --model.backbone.hidden 8"
         logger = ["--trainer.logger", str(CONFIGS / "logger" / "wandb_checkpoints.yaml")]
-        experiment = CONFIGS / "experiment" / "maml_glyphs_5w1s.yaml"
+        experiment = CONFIGS / "experiment/initialize/maml_glyphs_5w1s.yaml"
         fit = ["fit", "--config", str(experiment), *sizes.split(), *trainer.split(), *logger, "--seed_everything", "7"]
         main([*fit, "--trainer.max_steps", "3"])
         wandb.finish()

@@ -55,6 +55,20 @@ def test_experiments_are_named_by_patterns_and_seeds(folder: Path) -> None:
         runs(folder, "mmal_a")
 
 
+def test_a_result_file_is_beside_its_experiment(tmp_path: Path) -> None:
+    places = {"b": "compare", "a": "initialize", "c": "compare"}
+    for name, family in places.items():
+        (tmp_path / family).mkdir(exist_ok=True)
+        (tmp_path / family / f"{name}.yaml").write_text(CONFIG)
+    found = find_runs([], tmp_path, tmp_path / "runs", None, [0], [])
+    assert {run.name: run.evaluations[0].result_file for run in found} == {
+        name: tmp_path / family / "results" / f"{name}.json" for name, family in places.items()
+    }
+    assert [run.name for run in found] == ["a", "b", "c"]
+    written(found[0].evaluations[0])
+    assert [run.name for run in find_runs([], tmp_path, tmp_path / "runs", None, [0], []) if run.result()] == ["a"]
+
+
 def test_every_training_has_a_folder_and_a_result_file_of_its_own(folder: Path) -> None:
     extra = ("--model.inner_lr", "0.2")
     variants = find_runs(["maml_a"], folder, folder / "runs", folder / "results", [0, 3], extra, "fast")

@@ -67,6 +67,18 @@ def test_experiments_without_a_result_are_named(experiment: Path, tmp_path: Path
     assert made.endswith("Not run: `anil_glyphs_5w1s`.")
 
 
+def test_a_table_is_of_all_families(experiment: Path, tmp_path: Path) -> None:
+    """In the order of the names of result files."""
+    text = experiment.read_text()
+    for family, name in (("compare", "protonet"), ("memory", "mann")):
+        (tmp_path / family / "results").mkdir(parents=True)
+        (tmp_path / family / f"{name}.yaml").write_text(text)
+        (tmp_path / family / "results" / f"{name}.json").write_text(json.dumps(RESULT | {"experiment": name}))
+    lines = table(tmp_path).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:4]] == ["| `mann`", "| `protonet`"]
+    assert lines[-1] == "Not run: `maml_glyphs_5w1s`."
+
+
 def test_a_figure_of_the_paper_belongs_to_a_way_and_a_shot(tmp_path: Path) -> None:
     header = "# Paper:    98.1 (table 1)\n# Paper 5w5s: 98.9\n"
     (config := tmp_path / "a.yaml").write_text(
@@ -94,7 +106,7 @@ def test_a_page_has_the_rows_that_it_names(folder: Path) -> None:
         f"{line}\n<!-- end of results -->\nBelow.\n"
     )
     assert refreshed(made, folder) == made
-    with pytest.raises(DataError, match=r"has no anil\.json"):
+    with pytest.raises(DataError, match=r"has no result file anil\.json"):
         refreshed(PAGE.replace("maml", "anil"), folder)
 
 
@@ -117,4 +129,4 @@ def test_committed_pages_are_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None
     assert {page.name for page in pages()} >= {"README.md", "results.md"}
     main(["--check"])
     rows = Path("docs/results.md").read_text().count("\n| `")
-    assert rows >= len(list(Path("configs/experiment/results").glob("*.json"))) > 0
+    assert rows >= len(list(Path("configs/experiment").rglob("*.json"))) > 0
