@@ -17,12 +17,13 @@ class EpisodicMetric(Metric):
     The sums follow the module to its device, but never to its precision: in bfloat16 a sum of accuracies stops growing
     after a few hundred episodes.
 
-    A subclass sets `name`, `mode` (whether larger is better) and `per_episode`.
+    A subclass sets `name`, `mode` (whether larger is better) and `per_episode`, and how its values are written.
     """
 
     full_state_update = False
     name: str
     mode: Literal["min", "max"]
+    scale, unit, digits = 1, "", 4  # of a value in words
     total: Tensor
     total_of_squares: Tensor
     count: Tensor
@@ -53,6 +54,21 @@ class EpisodicMetric(Metric):
         """Mean and half-width of the 95 % confidence interval."""
         return mean_and_ci95(self.total, self.total_of_squares, self.count)
 
+    @classmethod
+    def number(cls, mean: float, ci95: float | None = None) -> str:
+        """A value, with half of its interval, in the metric's unit: `89.76 ± 0.58`"""
+        return " ± ".join(f"{cls.scale * value:.{cls.digits}f}" for value in (mean, ci95) if value is not None)
+
+    @classmethod
+    def text(cls, mean: float, ci95: float | None = None) -> str:
+        """The same with the unit: `89.76 ± 0.58 %`"""
+        return f"{cls.number(mean, ci95)} {cls.unit}".rstrip()
+
+    @classmethod
+    def label(cls, name: str) -> str:
+        """A name with the unit, for columns and axes: `acc (%)`"""
+        return f"{name} ({cls.unit})" if cls.unit else name
+
 
 class EpisodicMean(EpisodicMetric):
     """Mean of a value that the hooks return: the query loss, or what they log."""
@@ -70,6 +86,7 @@ class EpisodicAccuracy(EpisodicMetric):
     """Share of query examples whose class is predicted, per episode."""
 
     name, mode = "acc", "max"
+    scale, unit, digits = 100, "%", 2
 
     @staticmethod
     def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
@@ -98,3 +115,8 @@ class EpisodicLogLikelihood(EpisodicMetric):
     def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
         prediction = Gaussian(*preds.double().unbind(-1))
         return log_density(targets.double(), prediction).sum(-1).mean(-1)
+
+
+def metric_of(name: str) -> type[EpisodicMetric]:
+    """How values of a metric are written, by its name in a file of results; one of somebody else as plain numbers."""
+    return next((cls for cls in EpisodicMetric.__subclasses__() if cls.name == name), EpisodicMetric)

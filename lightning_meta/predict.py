@@ -20,7 +20,6 @@ from torch import Tensor
 
 from lightning_meta import checkpoints
 from lightning_meta.backbones import norm_protocol
-from lightning_meta.callbacks.tables import write_csv
 from lightning_meta.core import Batch
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.core.sampling import choose, episode_keys
@@ -31,8 +30,9 @@ from lightning_meta.errors import ConfigError, DataError
 from lightning_meta.metrics import EpisodicAccuracy
 from lightning_meta.modules import EpisodicModule, StreamModule
 from lightning_meta.names import run_folder
-from lightning_meta.viz import prediction_gallery
-from lightning_meta.viz.fonts import drawable
+from lightning_meta.reports.fonts import drawable
+from lightning_meta.reports.prediction_gallery import prediction_gallery
+from lightning_meta.reports.tables import write_csv
 
 CHUNK = 200  # query images at once, where predictions do not depend on each other
 UNEVEN = 1.5  # times its share of the query images: a class with more of them than that

@@ -19,14 +19,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_meta.callbacks.tables import write_csv
-from lightning_meta.core.statistics import Z95, mean_and_ci95
+from lightning_meta.core.statistics import Z95, mean_and_ci95_over
 from lightning_meta.errors import DataError
+from lightning_meta.metrics import metric_of
 from lightning_meta.names import run_folder
+from lightning_meta.reports.style import BLUE, GREY, SMALL, VERMILLION, new_figure, tidy
+from lightning_meta.reports.tables import write_csv
 from lightning_meta.results.table import says_where, settings
-from lightning_meta.viz.comparison import comparison
 
 # In which runs are to agree, said where they do not.
 SETTINGS = (
@@ -136,19 +138,46 @@ def _why_not_paired(run: Run, first: Run) -> str:
 
 def markdown(table: Sequence[Row], metric: str) -> str:
     """The table. Accuracies are in per cent."""
-    scale, unit, digits = (100, " (%)", 2) if metric == "acc" else (1, "", 4)
+    written = metric_of(metric)
 
-    def number(mean: float | None, ci95: float | None) -> str:
-        return "-" if mean is None else f"{scale * mean:.{digits}f} ± {scale * (ci95 or 0):.{digits}f}"
+    def number(mean: float | None, ci95: float | None = None) -> str:
+        return "-" if mean is None else written.number(mean, ci95)
 
-    head = f"| method | seeds | episodes | {metric}{unit} | ± over seeds | paired difference from the first |"
+    head = f"| method | seeds | episodes | {written.label(metric)} | ± over seeds | paired difference from the first |"
     lines = [
         f"| `{row.method}` | {row.seeds} | {row.episodes} | {number(row.mean, row.ci95)} "
-        f"| {'-' if row.seeds_ci95 is None else f'{scale * row.seeds_ci95:.{digits}f}'} "
+        f"| {number(row.seeds_ci95)} "
         f"| {row.why_no_difference or number(row.difference, row.difference_ci95)} |"
         for row in table
     ]
     return "\n".join([head, "|---|---|---|---|---|---|", *lines])
+
+
+def comparison(table: Sequence[Row], metric: str) -> Figure:
+    """Means with 95 % intervals over episodes at the left; at the right the differences from the first method.
+
+    An interval of a difference that leaves out zero is drawn in vermillion. A method without a difference (the first,
+    or one that was tested on other episodes) has no mark there.
+    """
+    names = [row.method.replace(" --", "\n--") for row in table]  # an option on each line
+    lines = sum(name.count("\n") + 2 for name in names)
+    figure = new_figure(11, 1.4 + 0.2 * lines, "Methods on frozen episodes, 95 % intervals")
+    means, differences = figure.subplots(1, 2, sharey=True)
+    written = metric_of(metric)
+    scale = written.scale
+    for place, row in enumerate(table):
+        means.errorbar(scale * row.mean, place, xerr=scale * row.ci95, fmt="o", color=BLUE, capsize=3, markersize=5)
+        if row.difference is not None and row.difference_ci95 is not None:
+            colour = VERMILLION if abs(row.difference) > row.difference_ci95 else GREY
+            differences.errorbar(
+                scale * row.difference, place, xerr=scale * row.difference_ci95, fmt="o", color=colour, capsize=3
+            )
+    differences.axvline(0, color=GREY, linewidth=1)
+    tidy(means, written.label(metric))
+    tidy(differences, written.label("difference from the first"))
+    means.set_yticks(range(len(table)), names, fontsize=SMALL)
+    means.set_ylim(len(table) - 0.5, -0.5)
+    return figure
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -186,6 +215,5 @@ def _settings(result: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _mean_and_ci95(values: Tensor) -> tuple[float, float]:
-    count = torch.tensor(len(values), dtype=torch.float64)
-    mean, ci95 = mean_and_ci95(values.sum(), values.square().sum(), count)
+    mean, ci95 = mean_and_ci95_over(values)
     return mean.item(), ci95.item()

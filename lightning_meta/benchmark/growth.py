@@ -14,6 +14,8 @@ from math import log
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, NullLocator
 
 from lightning_meta.algorithms import MAML
 from lightning_meta.allocator import keep_freed_memory
@@ -23,9 +25,10 @@ from lightning_meta.core import Episode
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.datamodules.class_bank import ClassBank
 from lightning_meta.datamodules.episodes import EpisodeDataset
-from lightning_meta.viz.growth import growth_curves
+from lightning_meta.reports.style import BLUE, GREY, LABEL, SMALL, VERMILLION, new_figure, tidy
 
 REPEATS = 3
+COLUMNS = 3  # of panels
 CLASSES, EXAMPLES = 100, 60
 
 
@@ -111,6 +114,36 @@ def table(measured: Sequence[Curve]) -> str:
         memory, values = (", ".join(f"{number:.0f}" for number in numbers) for numbers in (found.mib, found.values))
         lines.append(f"| `{found.size}` | {values} | {milliseconds} | {memory} | {found.growth:.2f} |")
     return "\n".join(lines)
+
+
+def growth_curves(measured: Sequence[Curve]) -> Figure:
+    """A panel for each size, both axes logarithmic: time in blue, memory in vermillion, linear growth in grey."""
+    rows = -(-len(measured) // COLUMNS)
+    figure = new_figure(
+        11, 0.6 + 2.7 * rows, "One outer step: time (blue), peak memory (vermillion), linear growth (grey)"
+    )
+    for place, curve in enumerate(measured):
+        time = figure.add_subplot(rows, COLUMNS, place + 1)
+        tidy(time, curve.size)
+        milliseconds = [1000 * seconds for seconds in curve.seconds]
+        time.plot(curve.values, milliseconds, "o-", color=BLUE, markersize=4)
+        first, (last, end) = curve.values[0], (curve.values[-1], milliseconds[-1])
+        time.plot([first, last], [end * first / last, end], color=GREY, linewidth=1, linestyle="--")
+        memory = time.twinx()
+        memory.plot(curve.values, curve.mib, "s-", color=VERMILLION, markersize=4)
+        memory.tick_params(labelsize=SMALL, color=GREY)
+        memory.spines[["top", "left"]].set_visible(False)
+        for axes, values, unit, colour in ((time, milliseconds, "ms", BLUE), (memory, curve.mib, "MiB", VERMILLION)):
+            axes.set_yscale("log")
+            middle, reach = (min(values) * max(values)) ** 0.5, max(2 * (max(values) / min(values)) ** 0.5, 10)
+            axes.set_ylim(middle / reach, middle * reach)
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.set_ylabel(unit, fontsize=LABEL, color=colour)
+        time.set_xscale("log")
+        time.set_xticks(curve.values, [f"{value:,}" for value in curve.values])
+        time.xaxis.set_minor_locator(NullLocator())
+    return figure
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -17,11 +17,11 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_meta import cli
-from lightning_meta.callbacks.learning_curves import BASELINES
 from lightning_meta.datamodules.optimizees.optimizees import Segment
 from lightning_meta.errors import ConfigError
 from lightning_meta.modules import TruncatedModule
 from lightning_meta.names import found
+from lightning_meta.reports.learning_curves import BASELINES
 
 TURNS = 5
 HEADER = "| experiment | optimizer | ms per step | against Adam |\n|---|---|---|---|"

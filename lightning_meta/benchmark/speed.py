@@ -17,7 +17,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from math import exp, log
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -42,7 +43,7 @@ from lightning_meta.datamodules.functions.sinusoid import SinusoidSource
 from lightning_meta.errors import DataError
 from lightning_meta.metrics import EpisodicMSE
 from lightning_meta.modules import EmbeddingModule, EpisodicModule
-from lightning_meta.viz.speed import speed_ratios
+from lightning_meta.reports.style import BLUE, GREY, INK, SMALL, VERMILLION, new_figure, tidy
 
 COMPARE = {"ProtoNet": ProtoNet, "MatchingNet": MatchingNet, "RelationNet": RelationNet, "R2D2": R2D2}
 ALTERNATIONS = 5
@@ -52,6 +53,7 @@ TOLERANCE = 1e-8  # of the meta-gradients in float64, relative
 LARGEST_LOSS = 0.15  # of the ratio to the plain loop, before the check fails
 COMMITTED = Path(__file__).with_name("speed.json")
 MIB = 2**20
+COLOURS = {"plain": GREY, "learn2learn": BLUE, "higher": VERMILLION, "torchopt": INK}
 
 
 @dataclass(frozen=True)
@@ -384,6 +386,34 @@ def check(committed: Path = COMMITTED) -> None:
             f"{len(slower)} of {len(small_grid())} cells lost more than {LARGEST_LOSS:.0%} of their ratio to the plain "
             f"loop: {'; '.join(slower)}. Run again on a quiet machine; if it stays, a change made the step slower."
         )
+
+
+def speed_ratios(cells: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
+    """For each cell and peer the median ratio of step times, with the range over the alternations.
+
+    Args:
+        cells: ratios of each alternation, by name of the cell and name of the peer.
+    """
+    figure = new_figure(9, 1.2 + 0.32 * len(cells), "Outer steps per second, as a multiple of each peer's")
+    axes = figure.subplots()
+    for peer, colour in COLOURS.items():
+        raced = [(place, ratios[peer]) for place, ratios in enumerate(cells.values()) if peer in ratios]
+        if not raced:
+            continue
+        places, middles = [place for place, _ in raced], [statistics.median(ratios) for _, ratios in raced]
+        spread = [
+            [middle - min(ratios) for middle, (_, ratios) in zip(middles, raced, strict=True)],
+            [max(ratios) - middle for middle, (_, ratios) in zip(middles, raced, strict=True)],
+        ]
+        axes.errorbar(middles, places, xerr=spread, fmt="o", color=colour, capsize=2, markersize=5, label=peer)
+    axes.axvline(1, color=GREY, linewidth=1)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    tidy(axes, "times as fast (log scale)")
+    axes.set_yticks(range(len(cells)), list(cells), fontsize=SMALL)
+    axes.set_ylim(len(cells) - 0.5, -0.5)
+    axes.legend(fontsize=SMALL, frameon=False)
+    return figure
 
 
 def main(arguments: Sequence[str]) -> None:

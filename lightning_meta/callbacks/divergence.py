@@ -12,11 +12,11 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from lightning_meta import checkpoints
-from lightning_meta.callbacks.replay import to_device
 from lightning_meta.datamodules.episodes import EpisodeLoader
 from lightning_meta.errors import ConfigError, DivergenceError
 from lightning_meta.modules import MetaModule
 from lightning_meta.ranks import gather
+from lightning_meta.reports.tested import to_device
 
 
 class Step(NamedTuple):

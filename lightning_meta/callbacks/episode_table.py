@@ -12,9 +12,9 @@ from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
 from lightning_meta.callbacks.episode_digest import list_digest, played_inputs, task_digests
-from lightning_meta.callbacks.tables import write_csv
 from lightning_meta.core import Batch, Episode
 from lightning_meta.ranks import gather
+from lightning_meta.reports.tables import write_csv
 
 
 class EpisodeTable(pl.Callback):

@@ -16,20 +16,21 @@ from pytorch_lightning.loggers import CSVLogger, WandbLogger
 from lightning_meta import checkpoints
 from lightning_meta.backbones import norm_protocol
 from lightning_meta.callbacks.episode_table import EpisodeTable
-from lightning_meta.callbacks.pictures import Pictures
 from lightning_meta.callbacks.throughput import Throughput
 from lightning_meta.datamodules.base import TaskDataModule
+from lightning_meta.metrics import metric_of
 from lightning_meta.modules import MetaModule
 from lightning_meta.names import with_paths
 from lightning_meta.provenance import Provenance
+from lightning_meta.reports import Report, TestReport
 
 
 class RunSummary(pl.Callback):
     """Print what was tested, how, how well, how long it took and where the files are; write `<log_dir>/result.json`.
 
-    It reads the other callbacks, so it stands last among them. The seconds of training travel with the checkpoint, as
-    the module's `provenance` does: a resumed run adds to the seconds, and a later test of the checkpoint, on other data
-    perhaps, reports the training's seed, data and code.
+    It reads the other callbacks, so it goes last among them, wherever it stands in the config. The seconds of training
+    travel with the checkpoint, as the module's `provenance` does: a resumed run adds to the seconds, and a later test
+    of the checkpoint, on other data perhaps, reports the training's seed, data and code.
     """
 
     def __init__(self) -> None:
@@ -50,6 +51,9 @@ class RunSummary(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # A test after fit loads the best checkpoint, which may be older than the end of training.
         self._fit_seconds = max(self._fit_seconds, state_dict["fit_seconds"])
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        trainer.callbacks = [*(one for one in _callbacks(trainer) if one is not self), self]  # type: ignore[attr-defined]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start, self._fitting = perf_counter(), True
@@ -161,7 +165,7 @@ def _files(trainer: pl.Trainer, log_dir: str | None) -> dict[str, str]:
                 str(Path(logger.log_dir) / "metrics.csv") for logger in trainer.loggers if isinstance(logger, CSVLogger)
             ]
             files["CSV"] = ", ".join([str(callback.path), *curves])
-    pictures = [path for c in _callbacks(trainer) if isinstance(c, Pictures) for path in c.paths]
+    pictures = [path for c in _callbacks(trainer) if isinstance(c, Report | TestReport) for path in c.paths]
     if pictures:
         files["pictures"] = f"{pictures[0].parent}/ ({', '.join(path.name for path in pictures)})"
     for logger in trainer.loggers:
@@ -175,7 +179,6 @@ def _files(trainer: pl.Trainer, log_dir: str | None) -> dict[str, str]:
 
 def _render(result: dict[str, Any], tasks: str, files: dict[str, str]) -> str:
     name, value, ci95 = result["metric"], result[result["metric"]], result[f"{result['metric']}_ci95"]
-    score = f"{100 * value:.2f} ± {100 * ci95:.2f} %" if name == "acc" else f"{value:.4f} ± {ci95:.4f}"
     protocol = f"normalisation: {result['normalisation']}"
     if result["eval_inner_steps"] is not None:
         protocol += f"; {result['eval_inner_steps']} inner steps"
@@ -184,12 +187,12 @@ def _render(result: dict[str, Any], tasks: str, files: dict[str, str]) -> str:
         rate = f" ({result['episodes_per_s']:.0f} episodes/s)" if result["episodes_per_s"] else ""
         time = f"fit {result['fit_seconds']:.0f} s{rate}, {time}"
     logs = {
-        key: f"{value:.4f}" + (f" ± {result['logs'][f'{key}_ci95']:.4f}" if f"{key}_ci95" in result["logs"] else "")
+        key: metric_of(key).text(value, result["logs"].get(f"{key}_ci95"))
         for key, value in result["logs"].items()
         if not key.endswith("_ci95")
     }
     lines = {
-        f"test {name}": f"{score}   (95 % CI over {result['episodes']} episodes)",
+        f"test {name}": f"{metric_of(name).text(value, ci95)}   (95 % CI over {result['episodes']} episodes)",
         **logs,
         "episodes": f"{tasks}; seed {result['episode_seed']}",
         "protocol": protocol,

@@ -6,7 +6,7 @@ from lightning_meta.core.episode import Batch, Episode, TaskOutput
 from lightning_meta.core.hypergradient import conjugate_gradient, implicit_minimiser
 from lightning_meta.core.inner_loop import Progress, descend, detach, follow, take_step, unroll
 from lightning_meta.core.inner_optimizer import SGD, Adam, InnerOptimizer, Momentum, Params, RMSprop, trainable
-from lightning_meta.core.statistics import mean_and_ci95
+from lightning_meta.core.statistics import mean_and_ci95, mean_and_ci95_over
 from lightning_meta.core.task_map import TaskMode, choose_mode, loop_with_gradients, map_tasks, with_gradient
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "loop_with_gradients",
     "map_tasks",
     "mean_and_ci95",
+    "mean_and_ci95_over",
     "take_step",
     "trainable",
     "unroll",

@@ -16,3 +16,8 @@ def mean_and_ci95(total: Tensor, total_of_squares: Tensor, count: Tensor) -> tup
     mean = total / count
     variance = (total_of_squares - count * mean.square()).clamp_min(0) / (count - 1)
     return mean, torch.where(count > 1, Z95 * (variance / count).sqrt(), torch.nan)
+
+
+def mean_and_ci95_over(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The same over the first axis of values `(n, ...)`."""
+    return mean_and_ci95(values.sum(0), values.square().sum(0), torch.tensor(len(values), dtype=torch.float64))

@@ -17,6 +17,7 @@ import yaml
 from lightning_meta import checkpoints
 from lightning_meta.composition import compose
 from lightning_meta.errors import ConfigError
+from lightning_meta.metrics import metric_of
 from lightning_meta.names import by_name, suggestion
 from lightning_meta.results.table import PLACES, pairs, settings, trained_steps
 
@@ -261,8 +262,7 @@ class Progress(NamedTuple):
         )
         score = best.get("best_model_score")
         name = str(best.get("monitor") or "").removeprefix("val/")
-        percent = name == "acc"
-        shown = "" if score is None else f"{name} {100 * score:.2f} %" if percent else f"{name} {score:.4f}"
+        shown = "" if score is None else f"{name} {metric_of(name).text(score)}"
         return Progress(checkpoint["global_step"], shown, states.get("RunSummary", {}).get("fit_seconds", 0.0))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from lightning_meta.composition import compose
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.errors import DataError
+from lightning_meta.metrics import metric_of
 from lightning_meta.names import by_name
 
 HEADER = (
@@ -67,10 +68,10 @@ def short_row(name: str, result: dict[str, Any], experiment: Path) -> str:
 
 
 def score(result: Mapping[str, Any]) -> str:
-    """The metric with its interval and unit."""
-    metric = result["metric"]
-    scale, unit, digits = (100, " %", 2) if metric == "acc" else (1, f" {metric}", 3)
-    return " ± ".join(f"{scale * result[key]:.{digits}f}" for key in (metric, f"{metric}_ci95")) + unit
+    """The metric with its interval and unit, or its name."""
+    name = result["metric"]
+    metric = metric_of(name)
+    return metric.text(result[name], result[f"{name}_ci95"]) + ("" if metric.unit else f" {name}")
 
 
 def training(result: Mapping[str, Any], experiment: Path) -> str:

@@ -8,9 +8,9 @@ from torch.utils._pytree import tree_map
 
 from lightning_meta.algorithms import LSTMLearner
 from lightning_meta.backbones.recurrent import LSTMCell, LSTMState
-from lightning_meta.callbacks.sequence_error import least_squares
 from lightning_meta.core import Batch, Episode
 from lightning_meta.datamodules import Quadratics
+from lightning_meta.reports.sequence_error import least_squares
 from tests.conftest import Make
 
 REGRESSORS: dict[str, Make] = {"hochreiter": lambda: LSTMLearner(in_features=1, hidden=16)}

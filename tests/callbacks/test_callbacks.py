@@ -4,31 +4,19 @@ import csv
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import create_autospec
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loggers import CSVLogger, WandbLogger
+from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_meta.algorithms import MAML, ProtoNet
-from lightning_meta.backbones import MLP, Conv4
-from lightning_meta.callbacks import (
-    AdaptationCurve,
-    EpisodeGallery,
-    EpisodeTable,
-    RunSummary,
-    SineFits,
-    StopOnDivergence,
-    Throughput,
-)
-from lightning_meta.core import Batch, Params
-from lightning_meta.core.episode import Split
-from lightning_meta.datamodules.base import EpisodicDataModule
-from lightning_meta.datamodules.class_bank import ClassBank
+from lightning_meta import reports
+from lightning_meta.algorithms import MAML
+from lightning_meta.backbones import MLP
+from lightning_meta.callbacks import EpisodeTable, RunSummary, StopOnDivergence, Throughput
 from lightning_meta.datamodules.functions.sinusoid import Sinusoid
 from lightning_meta.errors import DivergenceError
 from lightning_meta.metrics import EpisodicMSE
@@ -36,21 +24,9 @@ from lightning_meta.metrics import EpisodicMSE
 EPISODES = 7  # not a multiple of the batch of 3: the last one is smaller
 
 
-class Noise(EpisodicDataModule):
-    """Images of 6 classes of noise, 1 x 16 x 16."""
-
-    def load_source(self, split: Split) -> ClassBank:
-        generator = torch.Generator().manual_seed(0)
-        return ClassBank.from_classes(torch.randint(256, (6, 10, 1, 16, 16), dtype=torch.uint8, generator=generator))
-
-
 def sinusoid(**kwargs: Any) -> Sinusoid:
     defaults = {"meta_batch_size": 2, "steps_per_epoch": 5, "val_episodes": 2, "test_episodes": EPISODES}
     return Sinusoid(**(defaults | {"eval_meta_batch_size": 3} | kwargs))
-
-
-def noise() -> Noise:
-    return Noise(n_way=3, n_query=4, test_episodes=EPISODES, eval_meta_batch_size=3)
 
 
 def maml(**kwargs: Any) -> MAML:
@@ -97,63 +73,14 @@ def test_episode_table_holds_the_numbers_behind_the_metric(tmp_path: Path) -> No
         assert logged[f"test/{name}_ci95"] == pytest.approx(ci95, rel=1e-5)
 
 
-def test_adaptation_curve_is_testing_with_each_number_of_steps(tmp_path: Path) -> None:
-    curve = AdaptationCurve(max_steps=3)
-    module = maml(inner_steps=1, eval_inner_steps=2)
-    trainer(tmp_path, curve).test(module, sinusoid(), verbose=False)
-    assert module.eval_inner_steps == 2
-    assert curve.paths == [tmp_path / "pictures" / "adaptation_curve.png"]
-    assert curve.paths[0].stat().st_size > 0
-    rows = read(tmp_path / "adaptation_curve.csv")
-    assert [row["step"] for row in rows] == [0, 1, 2, 3]
-    for row in rows:
-        (logged,) = trainer(tmp_path).test(maml(eval_inner_steps=int(row["step"])), sinusoid(), verbose=False)
-        for name in ("loss", "loss_ci95", "mse", "mse_ci95"):
-            assert row[name] == pytest.approx(logged[f"test/{name}"], rel=1e-6)
-    assert rows[0]["mse"] != pytest.approx(rows[3]["mse"], rel=1e-3)
-
-
-def test_inner_steps_are_restored_after_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = maml(eval_inner_steps=2)
-    adapt = module.adapt
-
-    def fail_while_drawing(support: Batch) -> Params:
-        if module.eval_inner_steps != 2:
-            raise ZeroDivisionError
-        return adapt(support)
-
-    monkeypatch.setattr(module, "adapt", fail_while_drawing)
-    with pytest.raises(ZeroDivisionError):
-        trainer(tmp_path, AdaptationCurve()).test(module, sinusoid(), verbose=False)
-    assert module.eval_inner_steps == 2
-
-
-def test_pictures_are_drawn_where_they_make_sense(tmp_path: Path) -> None:
-    def drawn(module: pl.LightningModule, data: EpisodicDataModule) -> list[str]:
-        callbacks = (AdaptationCurve(episodes=2, max_steps=1), EpisodeGallery(episodes=2), SineFits(tasks=2))
-        trainer(tmp_path, *callbacks).test(module, data, verbose=False)
-        return [path.stem for callback in callbacks for path in callback.paths]
-
-    assert drawn(maml(), sinusoid()) == ["adaptation_curve", "sine_fits"]
-    assert drawn(ProtoNet(Conv4(image_size=16, hidden=4)), noise()) == ["episode_0", "episode_1"]
-
-
 def test_a_dry_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    callbacks: list[pl.Callback] = [AdaptationCurve(), EpisodeGallery(), SineFits(), EpisodeTable(), Throughput()]
+    callbacks: list[pl.Callback] = [reports.TestReport(), EpisodeTable(), Throughput()]
     dry = trainer(tmp_path, *callbacks, StopOnDivergence(), fast_dev_run=True)
     module, data = maml(), sinusoid()
     dry.fit(module, data)
     dry.test(module, data, verbose=False)
     assert not list(tmp_path.rglob("*.*"))
-
-
-def test_pictures_reach_wandb(tmp_path: Path) -> None:
-    wandb = create_autospec(WandbLogger, instance=True)
-    trainer(tmp_path, SineFits(tasks=1), logger=[CSVLogger(tmp_path, name="", version=""), wandb]).test(
-        maml(), sinusoid(), verbose=False
-    )
-    wandb.log_image.assert_called_once_with(key="test/sine_fits", images=[str(tmp_path / "pictures" / "sine_fits.png")])
 
 
 def test_throughput_leaves_validation_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,14 +7,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
 
-from lightning_meta import callbacks
-from lightning_meta.callbacks import Pictures
 from lightning_meta.cli import main
 from lightning_meta.composition import compose
 from lightning_meta.core import Adam
@@ -51,20 +50,17 @@ model:
 """
 
 
-def default_callbacks(pictures: bool) -> str:
-    """Those of every run, as YAML; with or without the ones that draw, which takes seconds."""
-    listed = yaml.safe_load((ROOT / "configs/trainer/default.yaml").read_text())["callbacks"]
-    classes = [getattr(callbacks, one["class_path"].rsplit(".", 1)[1]) for one in listed]
-    return json.dumps(
-        [one for one, cls in zip(listed, classes, strict=True) if pictures or not issubclass(cls, Pictures)]
-    )
+def tiny_config(reports: dict[str, Any]) -> str:
+    """With the callbacks of every run, and these arguments of the report."""
+    *others, report = yaml.safe_load((ROOT / "configs/trainer/default.yaml").read_text())["callbacks"]
+    return TINY.replace("CALLBACKS", json.dumps([*others, report | {"init_args": reports}]))
 
 
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small experiment in an empty folder that is the working directory. It draws no pictures."""
+    """A small experiment in an empty folder that is the working directory. It draws nothing, which takes seconds."""
     path = tmp_path / "tiny.yaml"
-    path.write_text(TINY.replace("CALLBACKS", default_callbacks(pictures=False)))
+    path.write_text(tiny_config({"only": []}))
     monkeypatch.chdir(tmp_path)
     return path
 
@@ -72,7 +68,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def drawn(tiny: Path) -> Path:
     """The same with pictures."""
-    tiny.write_text(TINY.replace("CALLBACKS", default_callbacks(pictures=True)))
+    tiny.write_text(tiny_config({}))
     return tiny
 
 
@@ -141,6 +137,15 @@ def test_scores_of_untrained_weights_are_called_that_first_and_last(
     assert warning not in capsys.readouterr().err
     main([command, "--config", str(tiny), "--ckpt_path", "runs/tiny/version_1/checkpoints/last.ckpt"])
     assert warning not in capsys.readouterr().err
+
+
+def test_reports_are_chosen_on_the_command_line(drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = "--trainer.callbacks+ lightning_meta.reports.EpisodeGallery --trainer.callbacks.episodes 1"
+    main(["fit", "--config", str(drawn), *own.split()])
+    pictures = {path.stem for path in Path("runs/tiny/version_0/pictures").iterdir()}
+    assert pictures == {"adaptation_curve", "calibration", "episode_0", "layer_similarity"}
+    drawn.write_text(tiny_config({"skip": ["EpisodeGalery"]}))
+    assert "no report EpisodeGalery" in fails(["fit", "--config", str(drawn)], capsys)
 
 
 def test_unknown_keys_are_named(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -283,6 +288,28 @@ def test_ctrl_c_outside_of_training_has_the_exit_status_of_ctrl_c(
         main(command)
     assert end.value.code == 130
     assert "Traceback" not in capsys.readouterr().err
+
+
+OLD = "AdaptationCurve LayerSimilarity EpisodeGallery SineFits SequenceError LearningCurves ProcessFits Completions"
+
+
+def test_a_run_of_an_older_config_goes_on_with_its_drawings(tiny: Path) -> None:
+    """Which names each of them among the callbacks, as configs did before there was one line for all."""
+    names = ["EpisodicCheckpoint", "EpisodeTable", *OLD.split(), "EmbeddingMap", "Calibration", "RunSummary"]
+    listed = [{"class_path": f"lightning_meta.callbacks.{name}"} for name in names]
+    tiny.write_text(TINY.replace("CALLBACKS", json.dumps(listed)))
+    main(["fit", "--config", str(tiny), "--test_after_fit", "false"])
+    run = Path("runs/tiny/version_0")
+    saved = re.sub(r"lightning_meta\.reports\.", "lightning_meta.callbacks.", (run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(saved)
+    assert saved.count("class_path: lightning_meta.callbacks.") == len(names)
+    more = ["--ckpt_path", "last", "--trainer.max_steps", "6", "--test_after_fit", "true"]
+    cli = main(["fit", "--config", str(run / "config.yaml"), *more])
+    assert cli.trainer.fit_loop.epoch_loop.global_step == 6
+    result = json.loads((run / "result.json").read_text())
+    assert result["episodes"] == 7 and result["logs"]["ece"] > 0
+    pictures = {path.stem for path in (run / "pictures").iterdir()}
+    assert pictures == {"adaptation_curve", "calibration", "episode_0", "episode_1", "layer_similarity"}
 
 
 def test_references_and_dotted_keys_compose(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import torch
 import yaml
 
 from lightning_meta import algorithms, datamodules
-from lightning_meta.callbacks import Pictures
 from lightning_meta.cli import MetaCLI, main
 from lightning_meta.composition import compose
 from lightning_meta.core.episode import Split
@@ -28,6 +27,7 @@ from lightning_meta.datamodules import (
 )
 from lightning_meta.datamodules.class_bank import ClassBank
 from lightning_meta.errors import ConfigError
+from lightning_meta.reports import Report
 from lightning_meta.reproduce.runs import find_runs
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +69,7 @@ def _random_images_and_no_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take as long as everything else, and are drawn where an experiment runs as its header says."""
-    monkeypatch.setattr(Pictures, "on_test_end", lambda self, trainer, module: None)
+    monkeypatch.setattr(Report, "on_test_end", lambda self, trainer, module: None)
 
 
 def header(path: Path) -> dict[str, str]:

@@ -10,10 +10,10 @@ import torch
 import yaml
 from wandb import wandb_agent
 
-from lightning_meta.callbacks import Pictures
 from lightning_meta.cli import main
 from lightning_meta.datamodules import Glyphs
 from lightning_meta.datamodules.class_bank import ClassBank
+from lightning_meta.reports import Report
 
 ROOT = Path(__file__).parents[2]
 SWEEPS = sorted((ROOT / "configs" / "sweep").glob("*.yaml"))
@@ -92,7 +92,7 @@ def test_a_command_trains(agent: Agent, monkeypatch: pytest.MonkeyPatch, tmp_pat
     bank = ClassBank.from_classes(torch.randint(256, (10, 20, 1, 28, 28), dtype=torch.uint8))
     monkeypatch.setattr(Glyphs, "prepare_data", lambda self: None)
     monkeypatch.setattr(Glyphs, "load_source", lambda self, split: bank)
-    monkeypatch.setattr(Pictures, "on_test_end", lambda self, trainer, module: None)
+    monkeypatch.setattr(Report, "on_test_end", lambda self, trainer, module: None)
     monkeypatch.setattr("sys.argv", ["lightning_meta"])
     command = agent(ROOT / "configs" / "sweep" / "inner_loop.yaml")[-1]
     short = "--trainer.max_steps 2 --trainer.accelerator cpu --model.backbone.hidden 4 --data.meta_batch_size 2"

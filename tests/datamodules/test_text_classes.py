@@ -16,13 +16,13 @@ from pytorch_lightning.loggers import CSVLogger
 
 from lightning_meta.algorithms import MAML, ProtoNet
 from lightning_meta.backbones import Conv4, EmbeddingAverage, TextCNN
-from lightning_meta.callbacks import EpisodeGallery, LayerSimilarity, SupportUse
 from lightning_meta.cli import main
 from lightning_meta.core import Batch, Episode
 from lightning_meta.core.episode import Split
 from lightning_meta.datamodules import CLINC150, ClassSplit, HuffPost, TextClasses
 from lightning_meta.datamodules.base import ShapeOverride
 from lightning_meta.errors import ConfigError, DataError, UserError
+from lightning_meta.reports import EpisodeGallery, LayerSimilarity, SupportUse
 from tests.datamodules.test_episodes import assert_same, at, differ, ready
 
 ROOT = Path(__file__).parents[2]
@@ -423,7 +423,7 @@ def test_a_stopped_training_goes_on_exactly(file: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(resumed.state_dict(), whole.state_dict(), rtol=0, atol=0)
 
 
-def test_callbacks_play_texts_and_draw_no_gallery(file: Path, tmp_path: Path) -> None:
+def test_reports_play_texts_and_draw_no_gallery(file: Path, tmp_path: Path) -> None:
     data = text_classes(file, n_query=4)
     maml = MAML(TextCNN(200, 4, 5, filters=3, widths=(1, 2)), n_way=2)
     gallery, similarity, use = EpisodeGallery(), LayerSimilarity(episodes=3), SupportUse(episodes=3)

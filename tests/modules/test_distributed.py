@@ -17,9 +17,10 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from lightning_meta.algorithms import MAML, MANN, LSTMOptimizer, MAMLPlusPlus, ProtoNet, Reptile
-from lightning_meta.callbacks import Calibration, EpisodeTable, LearningCurves
+from lightning_meta.callbacks import EpisodeTable
 from lightning_meta.datamodules import QuadraticOptimizees
 from lightning_meta.modules import MetaModule
+from lightning_meta.reports import Calibration, LearningCurves
 from tests.conftest import SIZE, blobs, conv4
 
 STEPS, META_BATCH, TEST_EPISODES = 20, 4, 7

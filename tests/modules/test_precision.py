@@ -20,11 +20,12 @@ from torch.utils._pytree import tree_map
 from lightning_meta.algorithms import LEO, MAML, Baseline, ProtoNet, RelationNet, Siamese
 from lightning_meta.backbones import MLP
 from lightning_meta.benchmark.precision import PrecisionGap, meta_gradient
-from lightning_meta.callbacks import Calibration, EpisodeTable, RunSummary
+from lightning_meta.callbacks import EpisodeTable, RunSummary
 from lightning_meta.core import Episode
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicAccuracy
 from lightning_meta.modules import EmbeddingModule
+from lightning_meta.reports import Calibration
 from tests.conftest import blobs, conv4
 
 

@@ -43,7 +43,7 @@ def test_row_states_score_interval_and_protocol(experiment: Path) -> None:
     )
     regression = RESULT | {"metric": "mse", "mse": 0.5662, "mse_ci95": 0.0405, "n_way": 1, "fit_seconds": None}
     experiment.write_text(EXPERIMENT.replace("# Paper:", "# Title:"))
-    assert "| 0.566 ± 0.041 mse | - | 600 episodes, 1-shot, 15 query points |" in row(regression, experiment)
+    assert "| 0.5662 ± 0.0405 mse | - | 600 episodes, 1-shot, 15 query points |" in row(regression, experiment)
 
 
 def test_steps_are_those_of_the_training_not_of_its_best_checkpoint(experiment: Path) -> None:

@@ -1,0 +1,138 @@
+"""All reports together: which runs they apply to, and how they are chosen."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import create_autospec
+
+import pytest
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import CSVLogger, WandbLogger
+from torch.nn import functional as F
+
+from lightning_meta import callbacks, reports
+from lightning_meta.algorithms import MAML, ConditionalNeuralProcess, LSTMLearner, LSTMOptimizer, ProtoNet
+from lightning_meta.backbones import MLP
+from lightning_meta.callbacks import EpisodeTable, RunSummary
+from lightning_meta.datamodules import GaussianProcess, ImageCompletion, QuadraticOptimizees, Quadratics
+from lightning_meta.errors import ConfigError
+from lightning_meta.metrics import EpisodicMSE
+from tests.conftest import blobs, conv4, sinusoids
+from tests.reports.conftest import run_test
+
+FEW = {"val_episodes": 2, "test_episodes": 3, "eval_meta_batch_size": 2}
+
+
+def sine_maml() -> MAML:
+    return MAML(MLP(hidden=(8,)), n_way=1, inner_lr=0.01, loss_fn=F.mse_loss, metric=EpisodicMSE())
+
+
+def cnp(x_size: int) -> ConditionalNeuralProcess:
+    return ConditionalNeuralProcess(x_size=x_size, width=8, layers=1)
+
+
+# What is drawn, and logged beside the hooks' own numbers.
+RUNS: dict[str, tuple[Callable[[], Any], Callable[[], Any], set[str], set[str]]] = {
+    "MAML on images": (
+        lambda: MAML(conv4(), n_way=3), blobs,
+        {"adaptation_curve", "calibration", "episode_0", "episode_1", "layer_similarity"}, {"ece"},
+    ),
+    "MAML on three queries": (
+        lambda: MAML(conv4(), n_way=3), lambda: blobs(n_query=1, test_episodes=1),
+        {"adaptation_curve", "calibration", "episode_0"}, {"ece"},
+    ),
+    "ProtoNet on images": (
+        lambda: ProtoNet(conv4()), blobs, {"calibration", "embedding", "episode_0", "episode_1"}, {"ece"},
+    ),
+    "MAML on sine waves": (sine_maml, sinusoids, {"adaptation_curve", "layer_similarity", "sine_fits"}, set()),
+    "CNP on Gaussian processes": (
+        lambda: cnp(1), lambda: GaussianProcess(k_shot=4, n_query=5, **FEW), {"process_fits"},
+        {"gp_log_likelihood", "gp_averaged_log_likelihood", "gp_averaged_normal_log_likelihood"},
+    ),
+    "CNP on sine waves": (lambda: cnp(1), sinusoids, set(), set()),
+    "CNP on images": (
+        lambda: cnp(2), lambda: ImageCompletion(blobs(), k_shot=20, n_query=5, **FEW), {"completions"}, set(),
+    ),
+    "LSTM on quadratics": (
+        lambda: LSTMLearner(hidden=8), lambda: Quadratics(k_shot=10, **FEW), {"sequence_error"}, set(),
+    ),
+    "LSTM on sine waves": (lambda: LSTMLearner(in_features=1, hidden=8), sinusoids, set(), set()),
+    "learned optimizer": (
+        lambda: LSTMOptimizer(hidden=4), lambda: QuadraticOptimizees(dimension=3, unroll_steps=3, **FEW),
+        {"learning_curves"},
+        {f"{kind}_{name}" for kind in ("below",) for name in ("sgd", "nag", "rmsprop", "adam")}
+        | {f"{name}_{kind}" for kind in ("lr", "final_loss") for name in ("sgd", "nag", "rmsprop", "adam")},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_what_applies_is_drawn_and_logged_and_nothing_else(run: str, tmp_path: Path) -> None:
+    make, data, pictures, logs = RUNS[run]
+    module, report = make(), reports.TestReport()
+    plain = run_test(tmp_path / "plain", module, data())
+    logged = run_test(tmp_path, module, data(), report)
+    drawn = {path.stem: path for path in report.paths}
+    assert drawn.keys() == pictures
+    assert all(path == tmp_path / "pictures" / f"{name}.png" and path.stat().st_size for name, path in drawn.items())
+    assert {name.removeprefix("test/").removesuffix("_ci95") for name in logged.keys() - plain.keys()} == logs
+
+
+def test_every_report_is_found_and_applies_to_one_of_the_runs() -> None:
+    files = Path(reports.__file__).parent.glob("*.py")
+    written = {name for file in files for name in re.findall(r"^class (\w+)\(Report\)", file.read_text(), re.MULTILINE)}
+    assert set(reports.REPORTS) == written
+    drawn = set.union(*(pictures for _, _, pictures, _ in RUNS.values()))
+    files_of = {"EmbeddingMap": {"embedding"}, "EpisodeGallery": {"episode_0", "episode_1"}}
+    snake = {name: re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name in written - {"SupportUse"}}
+    assert set.union(*(files_of.get(name, {file}) for name, file in snake.items())) == drawn
+
+
+def test_reports_are_chosen_by_name(tmp_path: Path) -> None:
+    def drawn(**chosen: Any) -> list[str]:
+        report = reports.TestReport(**chosen)
+        run_test(tmp_path, ProtoNet(conv4()), blobs(), report)
+        return [path.stem for path in report.paths]
+
+    assert drawn(only=["EmbeddingMap", "SineFits"]) == ["embedding"]
+    assert drawn(skip=["EpisodeGallery"]) == ["calibration", "embedding"]
+    assert drawn(only=[]) == []
+    assert not (tmp_path / "support_use.csv").exists()
+    drawn(only=["SupportUse"])
+    assert (tmp_path / "support_use.csv").exists()
+    with pytest.raises(ConfigError, match=r"no report SineFit; there are AdaptationCurve, .* Did you mean SineFits\?"):
+        reports.TestReport(skip=["SineFit"])
+
+
+def test_a_report_with_arguments_of_its_own_is_made_once(tmp_path: Path) -> None:
+    wandb = create_autospec(WandbLogger, instance=True)
+    loggers = [CSVLogger(tmp_path, name="", version=""), wandb]
+    own, report = reports.EpisodeGallery(episodes=1), reports.TestReport(only=["EmbeddingMap", "EpisodeGallery"])
+    run_test(tmp_path, ProtoNet(conv4()), blobs(), report, own, logger=loggers)
+    assert [path.stem for path in report.paths] == ["embedding"]
+    assert [path.stem for path in own.paths] == ["episode_0"]
+    sent = {call.kwargs["key"]: call.kwargs["images"] for call in wandb.log_image.call_args_list}
+    assert sent == {f"test/{path.stem}": [str(path)] for path in (*report.paths, *own.paths)}
+    assert wandb.log_image.call_count == 2
+
+
+@pytest.mark.parametrize("last", [True, False], ids=["last", "first"])
+def test_the_summary_knows_of_all_wherever_it_stands(
+    last: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others: list[pl.Callback] = [EpisodeTable(), reports.TestReport(only=["EmbeddingMap"]), reports.Calibration()]
+    run_test(tmp_path, ProtoNet(conv4()), blobs(), *([*others, RunSummary()] if last else [RunSummary(), *others]))
+    assert json.loads((tmp_path / "result.json").read_text())["episodes_digest"]
+    printed = capsys.readouterr().out
+    assert f"{tmp_path}/pictures/ (embedding.png, calibration.png)" in printed
+    assert f"{tmp_path}/test_episodes.csv" in printed
+
+
+def test_configs_of_older_runs_name_reports_among_the_callbacks() -> None:
+    for name, report in reports.REPORTS.items():
+        assert getattr(callbacks, name) is report
+    assert not hasattr(callbacks, "SineFitz")
+    with pytest.raises(ImportError, match=r"lightning_meta\.reports\.Report"):
+        from lightning_meta.callbacks import Pictures  # noqa: F401
