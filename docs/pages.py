@@ -14,7 +14,7 @@ from lightning_meta.results.table import short_table
 ROOT = Path(__file__).parents[1]
 ALGORITHMS = ROOT / "lightning_meta" / "algorithms"
 EXPERIMENTS = ROOT / "configs" / "experiment"
-REFERENCE = ("core", "modules", "backbones", "datamodules")
+REFERENCE = ("core", "modules", "backbones", "datamodules", "reports")
 
 
 def on_files(files: Files, config: Any) -> Files:

@@ -9,11 +9,9 @@ from matplotlib.ticker import MaxNLocator
 from pytorch_lightning.loggers import WandbLogger
 
 from lightning_meta.core import mean_and_ci95_over
-from lightning_meta.datamodules.base import TaskDataModule
-from lightning_meta.modules import MetaModule
 from lightning_meta.reports.base import Report
-from lightning_meta.reports.style import BLUE, SMALL, VERMILLION, new_figure, tidy
-from lightning_meta.reports.tables import Curve, rows_of, write_csv
+from lightning_meta.reports.style import BLUE, SMALL, VERMILLION, Curve, new_figure, tidy
+from lightning_meta.reports.tables import rows_of, write_csv
 from lightning_meta.reports.tested import Tested
 
 Y_LABELS = {
@@ -40,8 +38,8 @@ class AdaptationCurve(Report):
         super().__init__()
         self.episodes, self.max_steps = episodes, max_steps
 
-    def applies(self, module: MetaModule, data: TaskDataModule) -> bool:
-        return super().applies(module, data) and hasattr(module, "eval_inner_steps")
+    def applies(self, tested: Tested) -> bool:
+        return tested.adapts_in_steps
 
     def draw(self, tested: Tested, log_dir: Path) -> dict[str, Figure]:
         module, size, metric = tested.module, tested.data.eval_meta_batch_size, tested.module.metric
@@ -88,7 +86,6 @@ def adaptation_curve(
         curves: for each name (`loss`, `acc`, ...) its mean `(S,)` and half-width of the interval `(S,)`.
         episodes: how many episodes the means are taken over.
         inner_steps: marked by a vertical line: how many steps training takes.
-        title: what was adapted.
     """
     figure = new_figure(4.6 * len(curves), 3.8, f"{title}\nmean and 95 % interval over {episodes} episodes")
     panels = figure.subplots(1, len(curves), squeeze=False)[0]

@@ -8,11 +8,8 @@ import pytorch_lightning as pl
 from matplotlib.figure import Figure
 from pytorch_lightning.loggers import WandbLogger
 
-from lightning_meta.compat import tree_map
-from lightning_meta.core import Episode
-from lightning_meta.datamodules.base import EpisodicDataModule, TaskDataModule
-from lightning_meta.metrics import EpisodicAccuracy
-from lightning_meta.modules import EpisodicModule, MetaModule
+from lightning_meta.datamodules.base import TaskDataModule
+from lightning_meta.modules import MetaModule
 from lightning_meta.reports.tested import Tested
 
 
@@ -35,9 +32,9 @@ class Report(pl.Callback):
         self.paths: list[Path] = []
         self.tested: Tested | None = None  # while a test runs to which the report applies
 
-    def applies(self, module: MetaModule, data: TaskDataModule) -> bool:
-        """Whether such a test has anything to draw. Asked when it begins, on every process; here: it plays episodes."""
-        return isinstance(module, EpisodicModule) and isinstance(data, EpisodicDataModule)
+    def applies(self, tested: Tested) -> bool:
+        """Whether there is anything to draw of such a test. Asked on every process, when the test begins."""
+        raise NotImplementedError
 
     def draw(self, tested: Tested, log_dir: Path) -> Mapping[str, Figure]:
         """The figures by their names; tables are written to `log_dir`."""
@@ -55,9 +52,11 @@ class Report(pl.Callback):
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.paths, self.tested = [], None
         data = getattr(trainer, "datamodule", None)
-        if isinstance(pl_module, MetaModule) and isinstance(data, TaskDataModule) and self.applies(pl_module, data):
-            self.tested = Tested(trainer, pl_module, data)
-            self.begin(self.tested)
+        if isinstance(pl_module, MetaModule) and isinstance(data, TaskDataModule):
+            tested = Tested(trainer, pl_module, data)
+            if self.applies(tested):
+                self.tested = tested
+                self.begin(tested)
 
     def on_test_batch_end(
         self,
@@ -91,18 +90,3 @@ class Report(pl.Callback):
         for logger in tested.trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image(key=f"test/{name}", images=[str(path)])
-
-
-def is_classifier(module: MetaModule) -> bool:
-    """Whether its predictions can be read as logits."""
-    return isinstance(module, EpisodicModule) and isinstance(module.metric, EpisodicAccuracy)
-
-
-def draws_from(data: TaskDataModule, source: type) -> bool:
-    """Whether test episodes are drawn from such a source."""
-    return isinstance(data, EpisodicDataModule) and isinstance(data.sources["test"], source)
-
-
-def an_episode(data: Any) -> Episode:
-    """The first test episode of an `EpisodicDataModule`."""
-    return tree_map(lambda leaf: leaf[0], data.dataset("test").__getitems__([0]))

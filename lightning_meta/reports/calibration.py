@@ -11,9 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_meta.datamodules.base import TaskDataModule
-from lightning_meta.modules import MetaModule
-from lightning_meta.reports.base import Report, is_classifier
+from lightning_meta.reports.base import Report
 from lightning_meta.reports.style import BLUE, GREY, INK, SMALL, VERMILLION, new_figure, tidy
 from lightning_meta.reports.tested import Tested
 
@@ -37,8 +35,8 @@ class Calibration(Report):
         self.bins = bins
         self.sums = torch.empty(0)
 
-    def applies(self, module: MetaModule, data: TaskDataModule) -> bool:
-        return is_classifier(module)
+    def applies(self, tested: Tested) -> bool:
+        return tested.classifies
 
     def begin(self, tested: Tested) -> None:
         self.sums = torch.zeros(3, self.bins, dtype=torch.float64, device=tested.module.device)
@@ -86,7 +84,6 @@ def reliability_diagram(
         confidence: sum of their confidences `(B,)`.
         right: how many of them are classified rightly `(B,)`.
         error: expected calibration error.
-        title: what was tested.
     """
     total = count.sum()
     sure, correct = confidence.sum() / total, right.sum() / total

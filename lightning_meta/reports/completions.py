@@ -14,12 +14,10 @@ from torch import Tensor
 from lightning_meta.compat import tree_map
 from lightning_meta.core import Batch, Episode
 from lightning_meta.core.sampling import episode_keys
-from lightning_meta.datamodules.base import TaskDataModule
 from lightning_meta.datamodules.episodes import STREAM
 from lightning_meta.datamodules.functions.image_completion import PixelSource
 from lightning_meta.metrics import EpisodicLogLikelihood
-from lightning_meta.modules import MetaModule
-from lightning_meta.reports.base import Report, draws_from
+from lightning_meta.reports.base import Report
 from lightning_meta.reports.style import DPI, GREY, INK, LABEL, TITLE
 from lightning_meta.reports.tested import Tested
 
@@ -41,8 +39,8 @@ class Completions(Report):
         super().__init__()
         self.images, self.pixels = images, tuple(pixels)
 
-    def applies(self, module: MetaModule, data: TaskDataModule) -> bool:
-        return draws_from(data, PixelSource) and isinstance(module.metric, EpisodicLogLikelihood)
+    def applies(self, tested: Tested) -> bool:
+        return tested.draws_from(PixelSource) and isinstance(tested.module.metric, EpisodicLogLikelihood)
 
     def draw(self, tested: Tested, log_dir: Path) -> dict[str, Figure]:
         source = tested.data.sources["test"]
@@ -67,7 +65,6 @@ def completions(images: Tensor, contexts: Mapping[int, tuple[Tensor, Tensor]], t
     Args:
         images: `(T, H, W, C)` in [0, 1]; C is 1 (0 is paper, 1 is ink) or 3 (RGB).
         contexts: for each number of pixels, which were shown `(T, H, W)` and predictions `(T, H, W, C, 2)`.
-        title: what was tested.
     """
     rows = ("shown", "mean", "deviation")
     height = TOP + len(images) * (len(rows) * (IMAGE + GAP) + 2 * GAP) + MARGIN

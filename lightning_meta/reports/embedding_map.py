@@ -14,9 +14,7 @@ from torch.nn import functional as F
 from lightning_meta.compat import tree_map
 from lightning_meta.core import Batch
 from lightning_meta.core.prototypes import class_means
-from lightning_meta.datamodules.base import TaskDataModule
-from lightning_meta.modules import MetaModule
-from lightning_meta.reports.base import Report, is_classifier
+from lightning_meta.reports.base import Report
 from lightning_meta.reports.fonts import NAME, drawable, families, short
 from lightning_meta.reports.style import GREY, INK, LABEL, SMALL, new_figure, tidy
 from lightning_meta.reports.tested import Tested
@@ -40,8 +38,8 @@ class EmbeddingMap(Report):
         super().__init__()
         self.episode = episode
 
-    def applies(self, module: MetaModule, data: TaskDataModule) -> bool:
-        return is_classifier(module) and isinstance(getattr(module, "backbone", None), nn.Module)
+    def applies(self, tested: Tested) -> bool:
+        return tested.classifies and isinstance(getattr(tested.module, "backbone", None), nn.Module)
 
     def draw(self, tested: Tested, log_dir: Path) -> dict[str, Figure]:
         module, backbone = tested.module, tested.module.backbone

@@ -9,9 +9,7 @@ from torch import Tensor
 
 from lightning_meta.compat import tree_map
 from lightning_meta.core import Batch
-from lightning_meta.datamodules.base import TaskDataModule
-from lightning_meta.modules import MetaModule
-from lightning_meta.reports.base import Report, an_episode
+from lightning_meta.reports.base import Report
 from lightning_meta.reports.fonts import NAME, drawable, families, short
 from lightning_meta.reports.sheet import (
     CAPTION,
@@ -46,11 +44,9 @@ class EpisodeGallery(Report):
         super().__init__()
         self.episodes = episodes
 
-    def applies(self, module: MetaModule, data: TaskDataModule) -> bool:
-        if not super().applies(module, data):
-            return False
-        query = an_episode(data).query
-        return query.x.ndim == 4 and not query.y.is_floating_point()
+    def applies(self, tested: Tested) -> bool:
+        query = tested.episodes([0]).query if tested.plays_episodes else None
+        return query is not None and query.x.ndim == 5 and not query.y.is_floating_point()
 
     def draw(self, tested: Tested, log_dir: Path) -> dict[str, Figure]:
         tasks = tested.episodes(tested.first(self.episodes))

@@ -16,9 +16,7 @@ from torch import Tensor, nn
 from lightning_meta.compat import tree_map
 from lightning_meta.core import Episode, mean_and_ci95_over
 from lightning_meta.core.similarity import MIN_EXAMPLES, centred_gram, linear_cka
-from lightning_meta.datamodules.base import TaskDataModule
-from lightning_meta.modules import MetaModule
-from lightning_meta.reports.base import Report, an_episode
+from lightning_meta.reports.base import Report
 from lightning_meta.reports.style import BLUE, INK, SMALL, new_figure, tidy
 from lightning_meta.reports.tables import write_csv
 from lightning_meta.reports.tested import Tested, eval_inner_steps
@@ -47,11 +45,10 @@ class LayerSimilarity(Report):
         super().__init__()
         self.episodes = episodes
 
-    def applies(self, module: MetaModule, data: TaskDataModule) -> bool:
-        learner = getattr(module, "learner", None)
-        steps = super().applies(module, data) and hasattr(module, "eval_inner_steps")
-        two = isinstance(learner, nn.Sequential) and len(learner) == 2
-        return steps and two and len(an_episode(data).query.x) >= MIN_EXAMPLES
+    def applies(self, tested: Tested) -> bool:
+        learner = getattr(tested.module, "learner", None)
+        whole = tested.adapts_in_steps and isinstance(learner, nn.Sequential) and len(learner) == 2
+        return whole and len(tested.episodes([0]).query.x[0]) >= MIN_EXAMPLES
 
     def draw(self, tested: Tested, log_dir: Path) -> dict[str, Figure]:
         ids, layers = tested.first(self.episodes), layers_of(*tested.module.learner)
@@ -124,7 +121,6 @@ def layer_similarity(
         ci95: half-width of the interval `(L,)`.
         episodes: how many episodes the means are taken over.
         examples: query examples in each of them.
-        title: what was adapted.
     """
     mean, ci95 = mean.cpu(), ci95.cpu().nan_to_num(0)  # a single episode has no interval
     width = max(1.5 + 0.75 * len(layers), 6.5)  # inches; at least, for the title

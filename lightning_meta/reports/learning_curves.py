@@ -11,13 +11,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lightning_meta.core import SGD, Adam, Momentum, RMSprop, mean_and_ci95_over
-from lightning_meta.datamodules.base import TaskDataModule
 from lightning_meta.datamodules.optimizees.optimizees import OptimizeeDataModule, Segment
-from lightning_meta.modules import MetaModule, TruncatedModule
+from lightning_meta.modules import TruncatedModule
 from lightning_meta.ranks import gather
 from lightning_meta.reports.base import Report
-from lightning_meta.reports.style import BLUE, GREEN, GREY, LABEL, PURPLE, VERMILLION, new_figure, tidy
-from lightning_meta.reports.tables import Curve, rows_of, write_csv
+from lightning_meta.reports.style import BLUE, GREEN, GREY, PURPLE, VERMILLION, Curve, curves_with_bands, tidy
+from lightning_meta.reports.tables import rows_of, write_csv
 from lightning_meta.reports.tested import Tested
 
 log = logging.getLogger(__name__)
@@ -39,7 +38,6 @@ LINES: tuple[dict[str, Any], ...] = (
     {"color": PURPLE, "linestyle": (0, (1, 1)), "linewidth": 1.5},
     {"color": VERMILLION, "linestyle": "--", "linewidth": 1.5},
 )
-LOWEST = 0.5  # of a mean: how far down a band that reaches zero is drawn
 
 
 class LearningCurves(Report):
@@ -67,8 +65,8 @@ class LearningCurves(Report):
         self.curves: dict[str, Curve] = {}
         self.count = 0  # of optimizees that they are the means of
 
-    def applies(self, module: MetaModule, data: TaskDataModule) -> bool:
-        return isinstance(module, TruncatedModule) and isinstance(data, OptimizeeDataModule)
+    def applies(self, tested: Tested) -> bool:
+        return isinstance(tested.module, TruncatedModule) and isinstance(tested.data, OptimizeeDataModule)
 
     def begin(self, tested: Tested) -> None:
         """Every rank searches for itself, with the same result."""
@@ -123,24 +121,14 @@ def learning_curves(curves: Mapping[str, Curve], optimizees: int, title: str = "
     """The mean over optimizees as a line, its 95 % confidence interval as a band; a logarithmic axis.
 
     Args:
-        curves: for each of up to five optimizers its mean loss `(S,)` after 0, 1, ... steps, and the half-width `(S,)`
-            of the interval.
+        curves: for each of up to five optimizers its loss `(S,)` after 0, 1, ... steps.
         optimizees: how many the means are taken over.
-        title: what was optimized.
     """
-    figure = new_figure(6.4, 4.2, f"{title}\nmean and 95 % interval over {optimizees} optimizees")
-    axes = figure.subplots()
-    for (name, (mean, ci95)), line in zip(curves.items(), LINES, strict=False):
-        mean, ci95 = mean.cpu(), ci95.cpu().nan_to_num(0)  # a single optimizee has no interval
-        steps = range(len(mean))
-        low = (mean - ci95).maximum(LOWEST * mean)
-        axes.fill_between(steps, low, mean + ci95, color=line["color"], alpha=0.15, linewidth=0)
-        axes.plot(steps, mean, label=name, **line)
-    axes.set_yscale("log")
+    figure = curves_with_bands(f"{title}\nmean and 95 % interval over {optimizees} optimizees", curves, LINES)
+    (axes,) = figure.axes
     # A diverging curve must not hide the others.
     start = float(max(mean[0] for mean, _ in curves.values()))
     lowest = min(float(mean[mean.isfinite()].min()) for mean, _ in curves.values())
-    axes.set_ylim(LOWEST * lowest, 3 * start)
+    axes.set_ylim(lowest / 2, 3 * start)
     tidy(axes, "steps", "loss")
-    axes.legend(frameon=False, fontsize=LABEL)
     return figure

@@ -12,12 +12,10 @@ from torch import Tensor
 from lightning_meta.compat import tree_map
 from lightning_meta.core import Batch, Episode
 from lightning_meta.core.sampling import Keys, episode_keys
-from lightning_meta.datamodules.base import TaskDataModule
 from lightning_meta.datamodules.episodes import STREAM
 from lightning_meta.datamodules.functions.gaussian_process import GaussianProcessSource
 from lightning_meta.metrics import EpisodicLogLikelihood, EpisodicMean
-from lightning_meta.modules import MetaModule
-from lightning_meta.reports.base import Report, draws_from
+from lightning_meta.reports.base import Report
 from lightning_meta.reports.style import BLUE, INK, LABEL, VERMILLION, new_figure, tidy
 from lightning_meta.reports.tested import Tested
 
@@ -49,8 +47,8 @@ class ProcessFits(Report):
         self.tasks = tasks
         self.scores: dict[str, EpisodicMean] = {}
 
-    def applies(self, module: MetaModule, data: TaskDataModule) -> bool:
-        return draws_from(data, GaussianProcessSource) and isinstance(module.metric, EpisodicLogLikelihood)
+    def applies(self, tested: Tested) -> bool:
+        return tested.draws_from(GaussianProcessSource) and isinstance(tested.module.metric, EpisodicLogLikelihood)
 
     def begin(self, tested: Tested) -> None:
         self.scores = {name: EpisodicMean().to(tested.module.device) for name in BOUNDS}
@@ -102,7 +100,6 @@ def process_fits(x: Tensor, truth: Tensor, support: Batch, fits: Tensor, title: 
         truth: mean and standard deviation of the true posterior on the grid `(T, M, 2)`.
         support: points `(T, K, 1)` and their values `(T, K, 1)`.
         fits: predictions likewise `(T, M, 2)`.
-        title: what was tested.
     """
     rows = -(-len(truth) // COLUMNS)
     figure = new_figure(9.0, 1.2 + 2.4 * rows, f"{title}\nbands: two standard deviations of a noisy value")

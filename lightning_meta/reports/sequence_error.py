@@ -11,12 +11,10 @@ from torch import Tensor
 
 from lightning_meta.algorithms.memory.hochreiter import LSTMLearner
 from lightning_meta.core import Batch, mean_and_ci95_over
-from lightning_meta.datamodules.base import TaskDataModule
 from lightning_meta.datamodules.functions.quadratics import MEAN, QuadraticSource, monomials
-from lightning_meta.modules import MetaModule
-from lightning_meta.reports.base import Report, draws_from
-from lightning_meta.reports.style import BLUE, GREY, LABEL, VERMILLION, new_figure, tidy
-from lightning_meta.reports.tables import Curve, rows_of, write_csv
+from lightning_meta.reports.base import Report
+from lightning_meta.reports.style import BLUE, GREY, VERMILLION, Curve, curves_with_bands, tidy
+from lightning_meta.reports.tables import rows_of, write_csv
 from lightning_meta.reports.tested import Tested
 
 # In the order of the curves.
@@ -44,8 +42,8 @@ class SequenceError(Report):
         super().__init__()
         self.episodes = episodes
 
-    def applies(self, module: MetaModule, data: TaskDataModule) -> bool:
-        return isinstance(module, LSTMLearner) and draws_from(data, QuadraticSource)
+    def applies(self, tested: Tested) -> bool:
+        return isinstance(tested.module, LSTMLearner) and tested.draws_from(QuadraticSource)
 
     def draw(self, tested: Tested, log_dir: Path) -> dict[str, Figure]:
         module, ids = tested.module, tested.first(self.episodes)
@@ -75,21 +73,13 @@ def sequence_error(curves: Mapping[str, Curve], episodes: int, title: str = "Lea
     """The mean over episodes as a line, its 95 % confidence interval as a band; a logarithmic axis.
 
     Args:
-        curves: for each of up to three learners, its mean squared error `(S,)` at each example of a sequence, predicted
-            from those before it, and the half-width `(S,)` of the interval.
+        curves: for each of up to three learners, its squared error `(S,)` at each example of a sequence, predicted from
+            those before it.
         episodes: how many episodes the means are taken over.
-        title: what was learned.
     """
-    figure = new_figure(6.4, 4.2, f"{title}\nmean and 95 % interval over {episodes} episodes")
-    axes = figure.subplots()
-    for (name, (mean, ci95)), line in zip(curves.items(), LINES, strict=False):
-        mean, ci95 = mean.cpu(), ci95.cpu().nan_to_num(0)  # a single episode has no interval
-        seen = range(len(mean))
-        axes.fill_between(seen, (mean - ci95).clamp_min(SMALLEST), mean + ci95, color=line["color"], alpha=0.2, lw=0)
-        axes.plot(seen, mean, label=name, **line)
-    axes.set_yscale("log")
+    figure = curves_with_bands(f"{title}\nmean and 95 % interval over {episodes} episodes", curves, LINES)
+    (axes,) = figure.axes
     axes.set_ylim(bottom=max(SMALLEST, 0.3 * float(min(mean[mean > SMALLEST].min() for mean, _ in curves.values()))))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     tidy(axes, "examples seen", "mean squared error at the next example")
-    axes.legend(frameon=False, fontsize=LABEL)
     return figure

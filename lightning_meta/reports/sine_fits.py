@@ -10,11 +10,9 @@ from torch import Tensor
 from lightning_meta.compat import tree_map
 from lightning_meta.core import Batch, Episode
 from lightning_meta.core.sampling import episode_keys
-from lightning_meta.datamodules.base import TaskDataModule
 from lightning_meta.datamodules.episodes import STREAM
 from lightning_meta.datamodules.functions.sinusoid import SinusoidSource
-from lightning_meta.modules import MetaModule
-from lightning_meta.reports.base import Report, draws_from
+from lightning_meta.reports.base import Report
 from lightning_meta.reports.style import BLUE, GREY, INK, LABEL, VERMILLION, new_figure, tidy
 from lightning_meta.reports.tested import Tested
 
@@ -41,8 +39,8 @@ class SineFits(Report):
         super().__init__()
         self.tasks, self.steps = tasks, tuple(steps)
 
-    def applies(self, module: MetaModule, data: TaskDataModule) -> bool:
-        return draws_from(data, SinusoidSource) and hasattr(module, "eval_inner_steps")
+    def applies(self, tested: Tested) -> bool:
+        return tested.draws_from(SinusoidSource) and tested.adapts_in_steps
 
     def draw(self, tested: Tested, log_dir: Path) -> dict[str, Figure]:
         data, ids = tested.data, tested.first(self.tasks)
@@ -67,7 +65,6 @@ def sine_fits(
         truth: values of the true waves on the grid `(T, M)`.
         support: points `(T, K, 1)` and their values `(T, K, 1)`.
         fits: for each inner step count, predictions on the grid `(T, M)`.
-        title: what was adapted.
     """
     n_tasks = len(truth)
     width = max(3.2 * n_tasks, 5.5)  # inches

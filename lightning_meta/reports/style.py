@@ -1,8 +1,14 @@
 """The one style of all pictures."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from torch import Tensor
+
+Curve = tuple[Tensor, Tensor]  # mean and half-width of its interval at each of S points, `(S,)`
 
 # Of the palette of Okabe and Ito (2008), which colour-blind readers can tell apart.
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -27,3 +33,20 @@ def tidy(axes: Axes, x_label: str = "", y_label: str = "") -> None:
     axes.set_axisbelow(True)
     axes.set_xlabel(x_label, fontsize=LABEL, color=INK)
     axes.set_ylabel(y_label, fontsize=LABEL, color=INK)
+
+
+def curves_with_bands(title: str, curves: Mapping[str, Curve], lines: Sequence[Mapping[str, Any]]) -> Figure:
+    """Means as lines, in the styles of `lines`, their intervals as bands; over the number of the point, both named.
+
+    The axis is logarithmic, so a band that reaches below half its mean ends there.
+    """
+    figure = new_figure(6.4, 4.2, title)
+    axes = figure.subplots()
+    for (name, (mean, ci95)), line in zip(curves.items(), lines, strict=False):
+        mean, ci95 = mean.cpu(), ci95.cpu().nan_to_num(0)  # one of a kind has no interval
+        points = range(len(mean))
+        axes.fill_between(points, (mean - ci95).maximum(mean / 2), mean + ci95, color=line["color"], alpha=0.2, lw=0)
+        axes.plot(points, mean, label=name, **line)
+    axes.set_yscale("log")
+    axes.legend(frameon=False, fontsize=LABEL)
+    return figure

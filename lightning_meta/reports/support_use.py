@@ -40,6 +40,9 @@ class SupportUse(Report):
         super().__init__()
         self.split, self.episodes = split, episodes
 
+    def applies(self, tested: Tested) -> bool:
+        return tested.plays_episodes
+
     def draw(self, tested: Tested, log_dir: Path) -> dict[str, Figure]:
         data, metric = tested.data, tested.module.metric
         if self.split not in data.sources:

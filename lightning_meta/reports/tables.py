@@ -5,9 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-Curve = tuple[Tensor, Tensor]  # mean and half-width of the interval `(S,)`
+from lightning_meta.reports.style import Curve
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -8,7 +8,10 @@ import pytorch_lightning as pl
 from torch import Tensor
 
 from lightning_meta.core import Episode, TaskOutput
+from lightning_meta.datamodules.base import EpisodicDataModule
 from lightning_meta.datamodules.classification import ClassificationDataModule
+from lightning_meta.metrics import EpisodicAccuracy
+from lightning_meta.modules import EpisodicModule
 
 Tasks = TypeVar("Tasks")
 
@@ -20,12 +23,30 @@ class Tested:
     done on one process: nothing here communicates but `log`.
 
     Attributes:
-        module: a `MetaModule`, of the kind that the report applies to.
-        data: a `TaskDataModule`, likewise.
+        module: a `MetaModule`.
+        data: a `TaskDataModule`.
     """
 
     def __init__(self, trainer: pl.Trainer, module: Any, data: Any) -> None:
         self.trainer, self.module, self.data = trainer, module, data
+
+    @property
+    def plays_episodes(self) -> bool:
+        return isinstance(self.module, EpisodicModule) and isinstance(self.data, EpisodicDataModule)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether predictions can be read as logits."""
+        return self.plays_episodes and isinstance(self.module.metric, EpisodicAccuracy)
+
+    @property
+    def adapts_in_steps(self) -> bool:
+        """Whether `play` may be told their number."""
+        return self.plays_episodes and hasattr(self.module, "eval_inner_steps")
+
+    def draws_from(self, source: type) -> bool:
+        """Whether the test episodes come from such a source."""
+        return self.plays_episodes and isinstance(self.data.sources["test"], source)
 
     @property
     def name(self) -> str:

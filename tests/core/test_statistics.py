@@ -1,7 +1,8 @@
 import numpy as np
 import torch
 
-from lightning_meta.metrics import EpisodicAccuracy, EpisodicMSE
+from lightning_meta.core import mean_and_ci95_over
+from lightning_meta.metrics import EpisodicAccuracy, EpisodicMSE, metric_of
 
 
 def test_mean_and_ci95_equal_numpys() -> None:
@@ -27,3 +28,18 @@ def test_per_episode_values() -> None:
     labels = torch.tensor([[0, 1], [0, 1]])
     assert EpisodicAccuracy.per_episode(logits, labels).tolist() == [1.0, 0.5]
     assert EpisodicMSE.per_episode(torch.tensor([[[1.0], [3.0]]]), torch.zeros(1, 2, 1)).tolist() == [5.0]
+
+
+def test_values_are_written_in_the_unit_of_their_metric() -> None:
+    assert EpisodicAccuracy.text(0.89756, 0.00581) == "89.76 ± 0.58 %"
+    assert EpisodicAccuracy.number(0.89756) == "89.76" and EpisodicAccuracy.label("gain") == "gain (%)"
+    assert EpisodicMSE.text(0.00184, 0.00012) == "0.0018 ± 0.0001"
+    assert metric_of("acc") is EpisodicAccuracy and metric_of("mse") is EpisodicMSE
+    assert metric_of("of somebody else").text(2.0) == "2.0000" and metric_of("of somebody else").label("x") == "x"
+
+
+def test_mean_and_interval_over_the_first_axis() -> None:
+    values = torch.rand(9, 3, dtype=torch.float64)
+    mean, ci95 = mean_and_ci95_over(values)
+    torch.testing.assert_close(mean, values.mean(0))
+    torch.testing.assert_close(ci95, 1.96 * values.std(0) / 3)
