@@ -65,10 +65,10 @@ $(VENV)/.docs: $(VENV)/.installed requirements-docs.txt
 	@touch $@
 
 docs: $(VENV)/.docs  ## build the site into site/
-	$(BIN)/mkdocs build --strict
+	$(BIN)/python -m mkdocs build --strict
 
 docs-serve: $(VENV)/.docs  ## show the site while it is edited
-	$(BIN)/mkdocs serve
+	$(BIN)/python -m mkdocs serve
 
 lint: install  ## check style and types, change nothing
 	$(BIN)/ruff check .
