@@ -68,7 +68,7 @@ def _random_images_and_no_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take as long as everything else, and are drawn where an experiment runs as its header says."""
+    """They take as long as everything else."""
     monkeypatch.setattr(Report, "on_test_end", lambda self, trainer, module: None)
 
 
@@ -126,12 +126,16 @@ def sorts(path: Path) -> tuple[str, str]:
     return yaml.safe_load(path.read_text())["model"], data.__module__.split(".")[2]
 
 
-def first_of_each(key: Callable[[Path], Any]) -> list[Any]:
-    """The experiments as parameters; all but the smallest of each kind are slow."""
+def smallest_of_each(key: Callable[[Path], Any]) -> set[Path]:
     first: dict[Any, Path] = {}
     for path in sorted(EXPERIMENTS, key=size):
         first.setdefault(key(path), path)
-    chosen = set(first.values())
+    return set(first.values())
+
+
+def first_of_each(key: Callable[[Path], Any]) -> list[Any]:
+    """The experiments as parameters; all but the smallest of each kind are slow."""
+    chosen = smallest_of_each(key)
     return [pytest.param(path, id=path.stem, marks=[] if path in chosen else pytest.mark.slow) for path in EXPERIMENTS]
 
 
@@ -158,8 +162,16 @@ def test_every_reference_is_followed(path: Path) -> None:
     assert ".yaml" not in yaml.safe_dump(compose(path))
 
 
+# Of each family and kind of data, one that draws.
+DRAWN = smallest_of_each(lambda path: (path.parent.name, sorts(path)[1]))
+
+
 @pytest.mark.parametrize("path", first_of_each(sorts))
-def test_an_experiment_runs_as_its_header_says_and_is_what_its_name_says(path: Path) -> None:
+def test_an_experiment_runs_as_its_header_says_and_is_what_its_name_says(
+    path: Path, request: pytest.FixtureRequest
+) -> None:
+    if path not in DRAWN:
+        request.getfixturevalue("no_pictures")
     cli = run(command(path))
     if isinstance(cli.datamodule, EpisodicDataModule):
         name = NAME.fullmatch(path.stem)
@@ -183,19 +195,32 @@ def metric_of(cli: MetaCLI) -> str:
     return f"test/{cli.model.metric.name}"
 
 
-@pytest.mark.usefixtures("no_pictures")
-@pytest.mark.parametrize("path", first_of_each(lambda path: sorts(path)[0]))
-def test_the_override_in_the_header_runs_and_takes_effect(path: Path) -> None:
-    arguments = override(path)
-    assert arguments, f"{path.name} offers no override"
-    cli = run([*command(path), *arguments])
+def assert_takes_effect(arguments: list[str], config: dict[str, Any]) -> None:
     for option, value in zip(arguments[::2], arguments[1::2], strict=True):
-        place: Any = cli.config[cli.subcommand]
         part, *keys = option.removeprefix("--").split(".")
-        place = place[part] if part == "trainer" else place[part].init_args
+        place: Any = config[part] if part == "trainer" else config[part]["init_args"]
         for key in keys:
             place = place[key]
         assert str(place) == value
+
+
+@pytest.mark.parametrize("path", first_of_each(lambda path: sorts(path)[0]))
+def test_the_override_in_the_header_takes_effect(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = override(path)
+    assert arguments, f"{path.name} offers no override"
+    with pytest.raises(SystemExit) as ended:
+        main([*command(path), *arguments, "--print_config"])
+    printed = capsys.readouterr()
+    assert ended.value.code == 0, printed.err
+    assert_takes_effect(arguments, yaml.safe_load(printed.out))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=ids(EXPERIMENTS))
+def test_the_override_in_the_header_runs(path: Path) -> None:
+    cli = run([*command(path), *override(path)])
+    assert_takes_effect(override(path), cli.config[cli.subcommand].as_dict())
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=ids(EXPERIMENTS))
