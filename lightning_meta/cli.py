@@ -1,6 +1,7 @@
 """`python -m lightning_meta fit|validate|test`: LightningCLI with the checks that experiments need."""
 
 import logging
+import os
 import re
 import signal
 import sys
@@ -17,6 +18,7 @@ import yaml
 from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeInt
 from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ModelSummary, ProgressBar
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
@@ -54,6 +56,7 @@ SWITCHES = {
     "enable_model_summary": ModelSummary,
 }
 # data.<key> -> model.<key> or model.backbone.<key>: set once, on the data.
+PROCESSES_PER_CORE = 4  # at most; each holds the libraries and its data in memory
 LINKED = ("n_way", "k_shot", "vocabulary", "length")
 
 
@@ -198,11 +201,18 @@ class MetaCLI(LightningCLI):
         given = config.get("callbacks") or []
         kept = [one for one in (given if isinstance(given, list) else [given]) if not isinstance(one, off)]
         try:
-            return super()._instantiate_trainer({**config, "callbacks": kept}, callbacks)
+            trainer = super()._instantiate_trainer({**config, "callbacks": kept}, callbacks)
         except Exception as error:
             if not refuses_settings(error):
                 raise
             raise trainer_refuses(config, reason(error)) from error
+        most = PROCESSES_PER_CORE * (cores := os.cpu_count() or 1)
+        if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > most:
+            raise ConfigError(
+                f"trainer.devices={trainer.num_devices} would start as many processes on {cores} CPU cores; take at "
+                f"most {most} (one per core is fastest)."
+            )
+        return trainer
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]

@@ -1,6 +1,7 @@
 """A user's mistake is answered in one line with the numbers and the remedy; a mistake in code keeps its traceback."""
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,10 @@ def line(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 SETTINGS = [
     ("--trainer.accelerator nonesuch", ["trainer.accelerator=nonesuch", "This machine has: ", "cpu"]),
     ("--trainer.devices 0", ["trainer.devices=0"]),
+    (
+        f"--trainer.accelerator cpu --trainer.devices {5 * os.cpu_count()}",
+        [f"would start as many processes on {os.cpu_count()} CPU cores", f"at most {4 * os.cpu_count()} "],
+    ),
     ("--trainer.strategy nonesuch", ["trainer.strategy=nonesuch", "ddp"]),
     ("--trainer.max_steps=-5", ["trainer.max_steps=-5", "-1"]),
     ("--trainer.limit_val_batches 1.5", ["trainer.limit_val_batches=1.5", "[0.0, 1.0]"]),
