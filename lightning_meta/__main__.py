@@ -3,7 +3,7 @@
 usage: python -m lightning_meta COMMAND --config EXPERIMENT [--KEY VALUE ...]
 
 commands:
-  fit        meta-train, then test the best checkpoint on the frozen test episodes
+  fit        meta-train, then test the best checkpoint on the frozen test episodes; several seeds: --seeds 0,1,2
   validate   evaluate a checkpoint (--ckpt_path FILE) on the validation episodes
   test       evaluate a checkpoint on the test episodes
   predict    classify your own images: predict RUN --support FOLDER --query FOLDER, RUN being the folder of a run
@@ -58,6 +58,8 @@ def main(words: Sequence[str]) -> None:
     tool = next((tool for tool in TOOLS if tuple(words[: len(tool)]) == tool), None)
     if not words or words[0] in ("-h", "--help"):
         print((__doc__ or "").strip())
+    elif words[0] == "fit" and any(word.partition("=")[0] == "--seeds" for word in words) and "--help" not in words:
+        import_module("lightning_meta.seeds").main(words)
     elif tool is not None:
         import_module(f"lightning_meta.{TOOLS[tool]}").main(words[len(tool) :])
     elif words[0] == "benchmark" and words[1:2] in ([], ["-h"], ["--help"]):

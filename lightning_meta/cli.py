@@ -40,7 +40,7 @@ from lightning_meta.errors import (
 )
 from lightning_meta.loggers import RUN_ID, OfflineFirstWandbLogger
 from lightning_meta.modules import MetaModule
-from lightning_meta.names import RUNS, suggestion, with_paths
+from lightning_meta.names import RUNS, experiment_of, suggestion, with_paths
 from lightning_meta.provenance import Provenance
 from lightning_meta.resume import continues, reopen
 from lightning_meta.usage import PROGRAM, TRAINER, command_help, explain
@@ -331,7 +331,7 @@ def name_run(config: Namespace) -> None:
         tags += [f"{shape.n_way}-way", f"{shape.k_shot}-shot"]
     file = Path(str(config.config[-1])) if config.config else None
     experiment = compose(file) if file else {}
-    renamed = False  # where the file is the config of a run, which has names already
+    renamed = "name" in experiment  # where the file is the config of a run, which has names already
     if config.name in (None, experiment.get("name")):  # not by the command
         exchanged = any(
             part in experiment and class_name(experiment[part]) != name
@@ -340,15 +340,15 @@ def name_run(config: Namespace) -> None:
         named_so = config.name or (file.stem if file else "run")
         algorithm = file_name(resolve_name(config.model.class_path))
         config.name = "_".join([algorithm, data.lower(), *sizes]) if exchanged else named_so
-        renamed = exchanged and "name" in experiment
+        renamed = renamed and exchanged
     algorithm = f"FO{model}" if config.model.init_args.get("first_order") else model
-    defaults = {"name": config.name, "group": "-".join([algorithm, data, *sizes]), "tags": tags}
+    # The name of W&B's has the seed without that; the tags of others are of other types.
+    wandb = {"name": experiment_of(config.name), "group": "-".join([algorithm, data, *sizes]), "tags": tags}
     loggers = config.trainer.logger
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         if isinstance(logger, Namespace) and "init_args" in logger:
-            for key, value in defaults.items():
-                if key != "name" and not issubclass(resolve_name(logger.class_path), WandbLogger):
-                    continue  # the tags of others are of other types
+            of_wandb = issubclass(resolve_name(logger.class_path), WandbLogger)
+            for key, value in (wandb if of_wandb else {"name": config.name}).items():
                 if key in logger.init_args and (renamed or not logger.init_args[key]):
                     logger.init_args[key] = value
     if not loggers and config.trainer.default_root_dir is None:
@@ -425,9 +425,25 @@ def main(args: ArgsType = None) -> Any:
     return in_one_line(lambda: _run(args))
 
 
-def _run(args: ArgsType) -> MetaCLI:
+class _Resolved(MetaCLI):
+    """Reads a command, checks it and fills in what follows from it, but makes and runs nothing."""
+
+    def instantiate_classes(self) -> None:
+        pass
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def resolve(words: Sequence[str]) -> dict[str, Any]:
+    """The configuration of a command `fit ...` as the `config.yaml` of its run will have it, plain values."""
+    cli = _run([*words], _Resolved)
+    return yaml.safe_load(cli._parser(words[0]).dump(cli.config[words[0]], skip_none=False))
+
+
+def _run(args: ArgsType, kind: type[MetaCLI] = MetaCLI) -> MetaCLI:
     try:
-        return MetaCLI(
+        return kind(
             MetaModule,
             TaskDataModule,
             subclass_mode_model=True,

@@ -15,13 +15,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
+from lightning_meta.children import STOPPED
 from lightning_meta.errors import ConfigError, UserError
 from lightning_meta.reproduce.runs import Evaluation, Progress, Run
 from lightning_meta.results.table import trained_steps
 from lightning_meta.signals import STOP_SIGNALS
-
-# Statuses of a process that was asked to stop: of one that saved, and of one that was not training then.
-STOPPED = {status for number in STOP_SIGNALS for status in (128 + number, -number)}
 
 
 @dataclass
