@@ -9,6 +9,8 @@ commands:
   predict    classify your own images: predict RUN --support FOLDER --query FOLDER, RUN being the folder of a run
   reproduce  train and test every experiment that has no result yet: reproduce [NAME ...] [--jobs N] [--list]; what it
              has done on another machine: reproduce --export FILE there, reproduce --import FILE here
+  sweep      try settings, chosen by the validation episodes: sweep FILE [--trials N], a file of W&B's format
+  dashboard  save a W&B workspace and a report where runs are compared: dashboard --entity E --project P
   compare    put tested runs side by side: compare RUN [RUN ...], each the folder of a run
   results    write the tables of numbers in README and docs anew from the result files: results [--check]
   list       name what there is: list [algorithms | data | experiments | backbones | 'protonet*']
@@ -41,6 +43,8 @@ from lightning_meta.usage import PROGRAM, TRAINER, benchmark_help, unknown_comma
 TOOLS = {  # modules of lightning_meta
     ("predict",): "predict",
     ("reproduce",): "reproduce.command",
+    ("sweep",): "sweep",
+    ("dashboard",): "dashboard",
     ("compare",): "benchmark.compare",
     ("results",): "results.pages",
     ("list",): "names",

@@ -5,7 +5,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from lightning_meta.signals import STOP_SIGNALS
 
@@ -21,8 +21,13 @@ class Ended(NamedTuple):
     signal: int
 
 
-def run(words: Sequence[str], keep_open: Sequence[int] = (), watch: Callable[[Process], None] | None = None) -> Ended:
-    """Run a command to its end; its output goes where that of this process does.
+def run(
+    words: Sequence[str],
+    keep_open: Sequence[int] = (),
+    watch: Callable[[Process], None] | None = None,
+    log: IO[bytes] | None = None,
+) -> Ended:
+    """Run a command to its end.
 
     A signal that asks this process to stop goes to the other one, which saves and ends.
 
@@ -30,10 +35,13 @@ def run(words: Sequence[str], keep_open: Sequence[int] = (), watch: Callable[[Pr
         words: of the command.
         keep_open: files that it inherits, such as that of a lock.
         watch: called every half second with the process.
+        log: where its output goes. None: where that of this process does.
     """
     received: list[int] = []
     # A session of its own, so that Ctrl-C reaches this process alone and comes to it once.
-    process = subprocess.Popen([*words], pass_fds=keep_open, stdin=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        [*words], pass_fds=keep_open, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+    )
 
     def hand_on(number: int, frame: FrameType | None) -> None:
         received.append(number)
