@@ -19,7 +19,7 @@ from jsonargparse.typing import NonNegativeInt
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ModelSummary, ProgressBar
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.loggers import CSVLogger, WandbLogger
+from pytorch_lightning.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 import lightning_meta.algorithms
 import lightning_meta.backbones
@@ -38,7 +38,8 @@ from lightning_meta.errors import (
     refuses_settings,
     require_at_least,
 )
-from lightning_meta.loggers import RUN_ID, OfflineFirstWandbLogger
+from lightning_meta.extras import need
+from lightning_meta.loggers import RUN_ID, OfflineFirstWandbLogger, TrackioLogger
 from lightning_meta.modules import MetaModule
 from lightning_meta.names import RUNS, experiment_of, suggestion, with_paths
 from lightning_meta.provenance import Provenance
@@ -53,6 +54,8 @@ SWITCHES = {
     "enable_progress_bar": ProgressBar,
     "enable_model_summary": ModelSummary,
 }
+# Of loggers.
+PACKAGES = {MLFlowLogger: "mlflow", TensorBoardLogger: "tensorboard", TrackioLogger: "trackio"}
 # data.<key> -> model.<key> or model.backbone.<key>: set once, on the data.
 LINKED = ("n_way", "k_shot", "vocabulary", "length")
 
@@ -123,9 +126,12 @@ class SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        config["git_commit"] = self.origin.git_commit
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.experiment.config.update({**config, "git_commit": self.origin.git_commit}, allow_val_change=True)
+                logger.experiment.config.update(config, allow_val_change=True)
+            elif not isinstance(logger, CSVLogger):  # which has the file itself
+                logger.log_hyperparams(config)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         for logger in trainer.loggers:
@@ -342,13 +348,21 @@ def name_run(config: Namespace) -> None:
         config.name = "_".join([algorithm, data.lower(), *sizes]) if exchanged else named_so
         renamed = renamed and exchanged
     algorithm = f"FO{model}" if config.model.init_args.get("first_order") else model
-    # The name of W&B's has the seed without that; the tags of others are of other types.
-    wandb = {"name": experiment_of(config.name), "group": "-".join([algorithm, data, *sizes]), "tags": tags}
+    experiment_name, group = experiment_of(config.name), "-".join([algorithm, data, *sizes])
+    with_seed = f"{experiment_name}-seed{config.seed_everything}"
+    names: dict[type, dict[str, Any]] = {  # of others: the folder; their tags are of other types
+        WandbLogger: {"name": experiment_name, "group": group, "tags": tags},  # which adds the seed
+        TrackioLogger: {"name": with_seed, "group": group},
+        MLFlowLogger: {"experiment_name": group, "run_name": with_seed},
+    }
     loggers = config.trainer.logger
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         if isinstance(logger, Namespace) and "init_args" in logger:
-            of_wandb = issubclass(resolve_name(logger.class_path), WandbLogger)
-            for key, value in (wandb if of_wandb else {"name": config.name}).items():
+            cls = resolve_name(logger.class_path)
+            if package := next((package for kind, package in PACKAGES.items() if issubclass(cls, kind)), None):
+                need(package, cls.__name__)
+            given = next((given for kind, given in names.items() if issubclass(cls, kind)), {"name": config.name})
+            for key, value in given.items():
                 if key in logger.init_args and (renamed or not logger.init_args[key]):
                     logger.init_args[key] = value
     if not loggers and config.trainer.default_root_dir is None:
