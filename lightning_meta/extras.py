@@ -26,7 +26,8 @@ def need(package: str, what: str) -> ModuleType:
         (extra, one) for extra, wanted in EXTRAS.items() for one in wanted if one.startswith(f"{package}>=")
     )
     module = package.replace("-", "_")
-    if not RequirementCache(requirement, module):  # the module may also come from another package: mlflow-skinny
+    of_another_package = not RequirementCache(package) and RequirementCache(module=module)  # such as mlflow-skinny
+    if not (RequirementCache(requirement) or of_another_package):
         raise ConfigError(
             f"{what} needs {requirement}, which is not installed: pip install 'lightning_meta[{extra}]', or in a clone "
             f"pip install -r requirements-{extra}.txt"

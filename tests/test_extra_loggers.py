@@ -69,7 +69,7 @@ def test_a_missing_package_is_named_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(extras, "RequirementCache", lambda *_: False)
+    monkeypatch.setattr(extras, "RequirementCache", lambda *_, **__: False)
     message = fails(["fit", "--config", str(tiny), "--trainer.logger", str(CONFIGS / f"{name}.yaml")], capsys)
     (line,) = [line for line in message.splitlines() if line.startswith("error: ")]
     extra = "trackio" if name == "trackio" else "loggers"

@@ -23,6 +23,7 @@ from lightning_meta.children import Ended
 from lightning_meta.errors import ConfigError, UsageError
 from lightning_meta.sweep import Curve, Parameter, Search, main, parameter, pruner, read
 from tests.configs.test_cli import ROOT, tiny  # noqa: F401 - a fixture
+from tests.configs.test_sweeps import GRIDS
 
 optuna = pytest.importorskip("optuna")
 pytestmark = [
@@ -104,11 +105,11 @@ def rows(name: str = "lrs") -> list[dict[str, str]]:
 # ---- the file -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs/sweep").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
 def test_commands_of_a_grid_are_those_of_wandb(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """All of them, whatever the order; the agent itself makes the ones that they are compared with."""
     monkeypatch.chdir(tmp_path)
-    for name in ("WANDB_DIR", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH"):
+    for name in ("WANDB_DIR", "WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH"):
         monkeypatch.setenv(name, str(tmp_path))
     theirs: list[list[str]] = []
 
