@@ -38,7 +38,7 @@ from lightning_meta.errors import (
     refuses_settings,
     require_at_least,
 )
-from lightning_meta.extras import need
+from lightning_meta.extras import check
 from lightning_meta.loggers import RUN_ID, OfflineFirstWandbLogger, TrackioLogger
 from lightning_meta.modules import MetaModule
 from lightning_meta.names import RUNS, experiment_of, suggestion, with_paths
@@ -360,7 +360,7 @@ def name_run(config: Namespace) -> None:
         if isinstance(logger, Namespace) and "init_args" in logger:
             cls = resolve_name(logger.class_path)
             if package := next((package for kind, package in PACKAGES.items() if issubclass(cls, kind)), None):
-                need(package, cls.__name__)
+                check(package, cls.__name__)
             given = next((given for kind, given in names.items() if issubclass(cls, kind)), {"name": config.name})
             for key, value in given.items():
                 if key in logger.init_args and (renamed or not logger.init_args[key]):

@@ -13,10 +13,11 @@ EXTRAS = {  # as in pyproject.toml and in requirements-<extra>.txt
     "loggers": ("tensorboard>=2.18", "mlflow>=3.0"),
     "trackio": ("trackio>=0.40",),
 }
+OTHERS = {"mlflow": ("mlflow-skinny>=3.0",), "tensorboard": ("tensorboardX>=2.2",)}  # which serve as well
 
 
-def need(package: str, what: str) -> ModuleType:
-    """Import an optional package, or raise `ConfigError` with the extra that has it.
+def check(package: str, what: str) -> None:
+    """Raise `ConfigError` with the extra that has an optional package where that is missing or too old.
 
     Args:
         package: as pip calls it.
@@ -25,11 +26,14 @@ def need(package: str, what: str) -> ModuleType:
     extra, requirement = next(
         (extra, one) for extra, wanted in EXTRAS.items() for one in wanted if one.startswith(f"{package}>=")
     )
-    module = package.replace("-", "_")
-    of_another_package = not RequirementCache(package) and RequirementCache(module=module)  # such as mlflow-skinny
-    if not (RequirementCache(requirement) or of_another_package):
+    if not any(RequirementCache(one) for one in (requirement, *OTHERS.get(package, ()))):
         raise ConfigError(
             f"{what} needs {requirement}, which is not installed: pip install 'lightning_meta[{extra}]', or in a clone "
             f"pip install -r requirements-{extra}.txt"
         )
-    return import_module(module)
+
+
+def need(package: str, what: str) -> ModuleType:
+    """Import an optional package; `ConfigError` as by `check`."""
+    check(package, what)
+    return import_module(package.replace("-", "_"))

@@ -41,7 +41,7 @@ from lightning_meta.errors import ConfigError, UsageError
 from lightning_meta.extras import need
 from lightning_meta.names import RUNS, found, run_folder, suggestion
 from lightning_meta.reproduce.command import WORK_LEFT
-from lightning_meta.reproduce.queue import say
+from lightning_meta.reproduce.queue import last_words, say
 from lightning_meta.reproduce.runs import lock
 from lightning_meta.usage import PROGRAM
 
@@ -415,7 +415,7 @@ def play(search: Search, trial: "Trial", values: Mapping[str, Scalar], file: int
         *sweep.words(values), "--name", f"{sweep.name}/{folder.name}", "--test_after_fit", "false",
         *(["--ckpt_path", "last"] if going_on else []),
     ]  # fmt: skip
-    said = ", ".join(f"{key} {values[key]}" for key in sweep.swept)
+    said = ", ".join(f"{key} {cell(values[key])}" for key in sweep.swept)
     say(name, f"{'goes on' if going_on else 'starts'}: {said}; {folder / 'log.txt'}")
     curve = Curve(trial, folder, sweep.metric)
     with (folder / "log.txt").open("ab") as log:
@@ -429,9 +429,8 @@ def play(search: Search, trial: "Trial", values: Mapping[str, Scalar], file: int
         return False, received or status % 128
     elif status or not known:
         study.tell(trial, state=states.FAIL)
-        say(
-            name, f"FAILED with status {status}" if status else f"FAILED: {folder} has no {sweep.metric} in metrics.csv"
-        )
+        ended = f"it ended with status {status}: {last_words(folder / 'log.txt')}"
+        say(name, f"FAILED: {ended if status else f'{folder} has no {sweep.metric} in metrics.csv'}")
         return True, 0
     else:
         best = (max if sweep.maximize else min)(known)
@@ -460,10 +459,11 @@ def table(search: Search) -> list[dict[str, Any]]:
     return rows
 
 
-def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    def cell(value: Any) -> str:
-        return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+def cell(value: Any) -> str:
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [[*rows[0]], ["---"] * len(rows[0]), *([cell(value) for value in row.values()] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -48,8 +48,8 @@ def test_mlflow_has_the_curves_and_the_settings(tiny: Path) -> None:  # noqa: F8
 
 
 def test_trackio_has_the_curves_and_the_settings(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setenv("TRACKIO_DIR", str(Path("runs/trackio").absolute()))  # which is read when it is imported
     pytest.importorskip("trackio")
-    monkeypatch.setenv("TRACKIO_DIR", str(Path("runs/trackio").absolute()))
     result = fit(tiny, "trackio")
     import trackio
     from trackio.sqlite_storage import SQLiteStorage

@@ -150,7 +150,7 @@ class Queue:
             say(evaluation.name, f"stopped at step {Progress.of(run).step:,} of {run.steps:,}")
             job.left.clear()
         elif status != 0:
-            failure = f"ended with status {status}: {_last_words(run.folder / 'log.txt')}"
+            failure = f"ended with status {status}: {last_words(run.folder / 'log.txt')}"
         elif left is None or left.stat().st_mtime < job.started - 1:
             failure = f"ended without a result.json; see {run.folder / 'log.txt'}"
         else:
@@ -189,6 +189,8 @@ def _visible_gpu(index: str) -> str:
     return visible.split(",")[int(index)] if visible else index
 
 
-def _last_words(log: Path) -> str:
+def last_words(log: Path) -> str:
+    """The error that a log ends with, or its last line."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1]) + f" ({log})"
+    last = lines[-1] if lines else "nothing was said"
+    return next((line for line in reversed(lines) if line.startswith("error: ")), last) + f" ({log})"

@@ -117,7 +117,9 @@ def test_the_commands_of_a_search_are_accepted(
 ) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("sys.argv", ["lightning_meta"])
-    command = read(ROOT / "configs/sweep/learning_rates.yaml").words({"model.inner_lr": 0.02, "model.optimizer.lr": 0.003})
+    command = read(ROOT / "configs/sweep/learning_rates.yaml").words(
+        {"model.inner_lr": 0.02, "model.optimizer.lr": 0.003}
+    )
     config = resolved(command[4:], capsys)
     settings = config["model"]["init_args"]
     assert (settings["inner_lr"], settings["optimizer"]["init_args"]["lr"]) == (0.02, 0.003)
