@@ -26,8 +26,9 @@ from lightning_meta import checkpoints, children
 from lightning_meta.benchmark.compare import Method, load
 from lightning_meta.cli import resolve
 from lightning_meta.composition import Option, options_of
-from lightning_meta.core.statistics import mean_and_ci95, mean_and_t95
+from lightning_meta.core.statistics import mean_and_ci95_over, mean_and_t95
 from lightning_meta.errors import ConfigError, UsageError
+from lightning_meta.metrics import metric_of
 from lightning_meta.names import GROUP, experiment_of
 from lightning_meta.reproduce.command import WORK_LEFT
 from lightning_meta.reproduce.queue import say
@@ -178,8 +179,7 @@ def report(name: str, seeds: Sequence[Seed]) -> tuple[str, dict[str, Any]]:
     metric = runs[0].result["metric"]
     per_episode = Method(name, runs).scores
     mean, of_seeds = mean_and_t95(per_episode.new_tensor([run.scores.mean() for run in runs]))
-    count = per_episode.new_tensor(len(per_episode))
-    of_episodes = mean_and_ci95(per_episode.sum(), per_episode.square().sum(), count)[1].item()
+    of_episodes = mean_and_ci95_over(per_episode)[1].item()
     summary: dict[str, Any] = {
         "experiment": name,
         "metric": metric,
@@ -196,18 +196,18 @@ def report(name: str, seeds: Sequence[Seed]) -> tuple[str, dict[str, Any]]:
         "episodes": len(per_episode),
         "episodes_digest": runs[0].digest,
     }  # fmt: skip
-    scale, unit, digits = (100, " (%)", 2) if metric == "acc" else (1, "", 4)
-
-    def cell(value: float) -> str:
-        return f"{scale * value:.{digits}f}"
-
-    lines = [
-        f"| {name} | test {metric}{unit} | ± over {len(per_episode)} episodes | ± over seeds | best at step | run |",
-        "|---|---|---|---|---|---|",
-    ]
+    written = metric_of(metric)
+    columns = (
+        name,
+        written.label(f"test {metric}"),
+        f"± over {len(per_episode)} episodes",
+        "± over seeds",
+        "best at step",
+    )
+    lines = [f"| {' | '.join(columns)} | run |", "|---|---|---|---|---|---|"]
     for row in summary["seeds"]:
-        score = f"{cell(row[metric])} | {cell(row[f'{metric}_ci95'])}"
+        score = f"{written.number(row[metric])} | {written.number(row[f'{metric}_ci95'])}"
         lines.append(f"| seed {row['seed']} | {score} | | {row['outer_steps']} | {row['run']} |")
-    over = cell(of_seeds) if len(runs) > 1 else "-"
-    lines.append(f"| **mean** | **{cell(mean)}** | {cell(of_episodes)} | {over} | | |")
+    over = written.number(of_seeds) if len(runs) > 1 else "-"
+    lines.append(f"| **mean** | **{written.number(mean)}** | {written.number(of_episodes)} | {over} | | |")
     return "\n".join(lines), summary

@@ -35,11 +35,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import yaml
 
 from lightning_meta import children
-from lightning_meta.callbacks.tables import write_csv
 from lightning_meta.children import Process
 from lightning_meta.errors import ConfigError, UsageError
 from lightning_meta.extras import need
 from lightning_meta.names import RUNS, found, run_folder, suggestion
+from lightning_meta.reports.tables import write_csv
 from lightning_meta.reproduce.command import WORK_LEFT
 from lightning_meta.reproduce.queue import last_words, say
 from lightning_meta.reproduce.runs import lock
