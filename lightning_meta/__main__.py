@@ -3,12 +3,14 @@
 usage: python -m lightning_meta COMMAND --config EXPERIMENT [--KEY VALUE ...]
 
 commands:
-  fit        meta-train, then test the best checkpoint on the frozen test episodes
+  fit        meta-train, then test the best checkpoint on the frozen test episodes; several seeds: --seeds 0,1,2
   validate   evaluate a checkpoint (--ckpt_path FILE) on the validation episodes
   test       evaluate a checkpoint on the test episodes
   predict    classify your own images: predict RUN --support FOLDER --query FOLDER, RUN being the folder of a run
   reproduce  train and test every experiment that has no result yet: reproduce [NAME ...] [--jobs N] [--list]; what it
              has done on another machine: reproduce --export FILE there, reproduce --import FILE here
+  sweep      try settings, chosen by the validation episodes: sweep FILE [--trials N], a file of W&B's format
+  dashboard  save a W&B workspace and a report where runs are compared: dashboard --entity E --project P
   compare    put tested runs side by side: compare RUN [RUN ...], each the folder of a run
   results    write the tables of numbers in README and docs anew from the result files: results [--check]
   list       name what there is: list [algorithms | data | experiments | backbones | 'protonet*']
@@ -41,6 +43,8 @@ from lightning_meta.usage import PROGRAM, TRAINER, benchmark_help, unknown_comma
 TOOLS = {  # modules of lightning_meta
     ("predict",): "predict",
     ("reproduce",): "reproduce.command",
+    ("sweep",): "sweep",
+    ("dashboard",): "dashboard",
     ("compare",): "benchmark.compare",
     ("results",): "results.pages",
     ("list",): "names",
@@ -58,6 +62,8 @@ def main(words: Sequence[str]) -> None:
     tool = next((tool for tool in TOOLS if tuple(words[: len(tool)]) == tool), None)
     if not words or words[0] in ("-h", "--help"):
         print((__doc__ or "").strip())
+    elif words[0] == "fit" and any(word.partition("=")[0] == "--seeds" for word in words) and "--help" not in words:
+        import_module("lightning_meta.seeds").main(words)
     elif tool is not None:
         import_module(f"lightning_meta.{TOOLS[tool]}").main(words[len(tool) :])
     elif words[0] == "benchmark" and words[1:2] in ([], ["-h"], ["--help"]):

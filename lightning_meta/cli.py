@@ -21,7 +21,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ModelSummary, ProgressBar
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.loggers import CSVLogger, WandbLogger
+from pytorch_lightning.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 import lightning_meta.algorithms
 import lightning_meta.backbones
@@ -40,9 +40,10 @@ from lightning_meta.errors import (
     refuses_settings,
     require_at_least,
 )
-from lightning_meta.loggers import RUN_ID, OfflineFirstWandbLogger
+from lightning_meta.extras import check
+from lightning_meta.loggers import RUN_ID, OfflineFirstWandbLogger, TrackioLogger
 from lightning_meta.modules import MetaModule
-from lightning_meta.names import RUNS, suggestion, with_paths
+from lightning_meta.names import RUNS, experiment_of, suggestion, with_paths
 from lightning_meta.provenance import Provenance
 from lightning_meta.resume import continues, reopen
 from lightning_meta.usage import PROGRAM, TRAINER, command_help, explain
@@ -55,6 +56,8 @@ SWITCHES = {
     "enable_progress_bar": ProgressBar,
     "enable_model_summary": ModelSummary,
 }
+# Of loggers.
+PACKAGES = {MLFlowLogger: "mlflow", TensorBoardLogger: "tensorboard", TrackioLogger: "trackio"}
 # data.<key> -> model.<key> or model.backbone.<key>: set once, on the data.
 PROCESSES_PER_CORE = 4  # at most; each holds the libraries and its data in memory
 LINKED = ("n_way", "k_shot", "vocabulary", "length")
@@ -126,9 +129,12 @@ class SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        config["git_commit"] = self.origin.git_commit
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.experiment.config.update({**config, "git_commit": self.origin.git_commit}, allow_val_change=True)
+                logger.experiment.config.update(config, allow_val_change=True)
+            elif not isinstance(logger, CSVLogger):  # which has the file itself
+                logger.log_hyperparams(config)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         for logger in trainer.loggers:
@@ -341,7 +347,7 @@ def name_run(config: Namespace) -> None:
         tags += [f"{shape.n_way}-way", f"{shape.k_shot}-shot"]
     file = Path(str(config.config[-1])) if config.config else None
     experiment = compose(file) if file else {}
-    renamed = False  # where the file is the config of a run, which has names already
+    renamed = "name" in experiment  # where the file is the config of a run, which has names already
     if config.name in (None, experiment.get("name")):  # not by the command
         exchanged = any(
             part in experiment and class_name(experiment[part]) != name
@@ -350,15 +356,23 @@ def name_run(config: Namespace) -> None:
         named_so = config.name or (file.stem if file else "run")
         algorithm = file_name(resolve_name(config.model.class_path))
         config.name = "_".join([algorithm, data.lower(), *sizes]) if exchanged else named_so
-        renamed = exchanged and "name" in experiment
+        renamed = renamed and exchanged
     algorithm = f"FO{model}" if config.model.init_args.get("first_order") else model
-    defaults = {"name": config.name, "group": "-".join([algorithm, data, *sizes]), "tags": tags}
+    experiment_name, group = experiment_of(config.name), "-".join([algorithm, data, *sizes])
+    with_seed = f"{experiment_name}-seed{config.seed_everything}"
+    names: dict[type, dict[str, Any]] = {  # of others: the folder; their tags are of other types
+        WandbLogger: {"name": experiment_name, "group": group, "tags": tags},  # which adds the seed
+        TrackioLogger: {"name": with_seed, "group": group},
+        MLFlowLogger: {"experiment_name": group, "run_name": with_seed},
+    }
     loggers = config.trainer.logger
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         if isinstance(logger, Namespace) and "init_args" in logger:
-            for key, value in defaults.items():
-                if key != "name" and not issubclass(resolve_name(logger.class_path), WandbLogger):
-                    continue  # the tags of others are of other types
+            cls = resolve_name(logger.class_path)
+            if package := next((package for kind, package in PACKAGES.items() if issubclass(cls, kind)), None):
+                check(package, cls.__name__)
+            given = next((given for kind, given in names.items() if issubclass(cls, kind)), {"name": config.name})
+            for key, value in given.items():
                 if key in logger.init_args and (renamed or not logger.init_args[key]):
                     logger.init_args[key] = value
     if not loggers and config.trainer.default_root_dir is None:
@@ -435,9 +449,25 @@ def main(args: ArgsType = None) -> Any:
     return in_one_line(lambda: _run(args))
 
 
-def _run(args: ArgsType) -> MetaCLI:
+class _Resolved(MetaCLI):
+    """Reads a command, checks it and fills in what follows from it, but makes and runs nothing."""
+
+    def instantiate_classes(self) -> None:
+        pass
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def resolve(words: Sequence[str]) -> dict[str, Any]:
+    """The configuration of a command `fit ...` as the `config.yaml` of its run will have it, plain values."""
+    cli = _run([*words], _Resolved)
+    return yaml.safe_load(cli._parser(words[0]).dump(cli.config[words[0]], skip_none=False))
+
+
+def _run(args: ArgsType, kind: type[MetaCLI] = MetaCLI) -> MetaCLI:
     try:
-        return MetaCLI(
+        return kind(
             MetaModule,
             TaskDataModule,
             subclass_mode_model=True,

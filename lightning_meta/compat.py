@@ -29,6 +29,7 @@ METHODS = {
         "_parse_ckpt_path": "(self)",
         "_set_seed": "(self)",
         "_instantiate_trainer": "(self, config, callbacks)",
+        "_run_subcommand": "(self, subcommand)",
     },
     "pytorch_lightning.callbacks.ModelCheckpoint": {
         "_save_checkpoint": "(self, trainer, filepath)",

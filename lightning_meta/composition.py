@@ -18,7 +18,8 @@ def compose(path: Path, named_in: tuple[Path, ...] = ()) -> Any:
     """Load a YAML file; follow references, then apply dotted keys in their order.
 
     A string that ends in `.yaml` is replaced by the content of that file, relative to the file that names it. A dotted
-    key replaces the value at that place, as a whole. `named_in` are the files that led to this one.
+    key replaces the value at that place, as a whole; one that ends in `+` appends to the list there. `named_in` are the
+    files that led to this one.
     """
     try:
         content = yaml.safe_load(path.read_text())
@@ -55,6 +56,9 @@ def _expand(content: dict[str, Any], path: Path) -> dict[str, Any]:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
                 raise ConfigError(f"{path}: '{key}' goes through '{parent}', which is not a mapping.")
+        if last.endswith("+"):
+            last = last.removesuffix("+")
+            value = [*(place.get(last) or []), *(value if isinstance(value, list) else [value])]
         place[last] = value
     return config
 

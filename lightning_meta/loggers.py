@@ -4,7 +4,7 @@ And a folder for each run, also for runs that start together.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from ssl import SSLError
@@ -12,8 +12,11 @@ from typing import Any, Literal
 from urllib.parse import urlparse
 
 import torch
-from pytorch_lightning.loggers import CSVLogger, WandbLogger
+from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
+
+from lightning_meta.extras import need
 
 CONNECT_TIMEOUT, ANSWER_TIMEOUT = 3.0, 10.0  # seconds; wandb itself would try for minutes
 RUN_ID = "wandb_run_id"  # in checkpoints: the run that they were saved in
@@ -92,6 +95,66 @@ class OfflineFirstWandbLogger(WandbLogger):
         if self.version is None and "WANDB_RUN_ID" not in os.environ:
             saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
             self._id = self._wandb_init["id"] = saved.get(RUN_ID)
+
+
+class TrackioLogger(Logger):
+    """Metrics and settings in Trackio: a dashboard in the browser, on this machine, without an account.
+
+    `TRACKIO_DIR=runs/trackio trackio show` opens it. Runs are named as in W&B, and grouped by algorithm and data.
+
+    Args:
+        name: of the run. On the command line: the experiment's, and the training seed.
+        save_dir: where the folder `trackio/` is made (`TRACKIO_DIR`).
+        project: to which the runs belong.
+        group: runs that belong together. On the command line: as in W&B.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        save_dir: str = "runs",
+        project: str = "lightning_meta",
+        group: str | None = None,
+    ) -> None:
+        super().__init__()
+        os.environ.setdefault("TRACKIO_DIR", str(Path(save_dir, "trackio").absolute()))
+        self.trackio = need("trackio", "TrackioLogger")
+        self._name, self._project, self._group = name, project, group
+        self._config: dict[str, Any] = {}
+        self._run: Any = None
+
+    @property
+    def name(self) -> str | None:
+        return self._name
+
+    @property
+    def version(self) -> None:
+        return None
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        if self._run is None:
+            self._run = self.trackio.init(
+                project=self._project, name=self._name, group=self._group, config=self._config, resume="allow",
+                embed=False,
+            )  # fmt: skip
+        return self._run
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Settings of the run; they come before its first metrics."""
+        self._config |= dict(params)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.experiment.log(dict(metrics), step=step)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        if self._run is not None:
+            self._run.finish()
+            self._run = None
 
 
 def _must_be_offline() -> bool:

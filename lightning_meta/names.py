@@ -22,6 +22,7 @@ from lightning_meta.errors import ConfigError
 log = logging.getLogger(__name__)
 PACKAGE = Path(__file__).parent
 RUNS = Path("runs")  # where the folders of experiments' runs are
+GROUP = "seeds.json"  # in the folder of an experiment whose seeds were trained by `fit --seeds`
 # Options whose value may be the name of a file in a folder of configs/.
 FOLDER = {
     "--config": "experiment", "-c": "experiment", "--model": "model", "--data": "data", "--trainer": "trainer",
@@ -122,6 +123,11 @@ def run_folder(place: Path, having: str = "config.yaml") -> Path:
         if path.parent.name.removeprefix("version_").isdigit()
     ]
     return max(versions)[1] if versions else place
+
+
+def experiment_of(name: str) -> str:
+    """`maml` of `maml/seed_3`, which is how `fit --seeds` names the folders of one experiment."""
+    return re.sub(r"/seed_\d+$", "", name)
 
 
 def suggestion(name: str, known: Iterable[str], prefix: str = "") -> str:

@@ -13,7 +13,7 @@ TRAINER = {  # commands of the Trainer, and what they do
     "validate": "Evaluate a checkpoint on the frozen validation episodes.",
     "test": "Evaluate a checkpoint on the frozen test episodes.",
 }
-TOOLS = ("predict", "reproduce", "compare", "results", "list", "benchmark")
+TOOLS = ("predict", "reproduce", "sweep", "dashboard", "compare", "results", "list", "benchmark")
 # What people call them who come from elsewhere.
 OTHER_WORDS = {
     "train": "fit",
@@ -38,6 +38,7 @@ settings that are changed most:
   --data.KEY VALUE          a setting of them: --data.n_way 20, --data.k_shot 5, --data.root FOLDER
   --trainer.max_steps N     how long to train, in outer steps
   --seed_everything N       of the training (0); episodes have their own: --data.seed
+  --seeds N,N,...           of fit: trains each seed, and reports mean and interval over seeds
   --ckpt_path PLACE         best or last, of the experiment's newest run; a checkpoint; or a run by folder or name: its
                             last one for fit, its best one for tests
   --trainer.logger NAME     csv, wandb or wandb_checkpoints

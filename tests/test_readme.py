@@ -17,6 +17,7 @@ from lightning_meta.datamodules.class_bank import ClassBank
 from lightning_meta.modules import EpisodicModule
 from lightning_meta.reproduce.command import parse
 from lightning_meta.reproduce.runs import find_runs
+from lightning_meta.seeds import split
 from tests.conftest import meta_gradient, random_episodes
 
 ROOT = Path(__file__).parents[1]
@@ -34,8 +35,12 @@ def test_the_command_line_accepts(command: str, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("sys.argv", ["lightning_meta"])
     command = command.replace("EXPERIMENT", "configs/experiment/initialize/maml_omniglot_5w1s.yaml")
+    words = shlex.split(command, comments=True)
+    if "--seeds" in words:
+        numbers, words = split(words)
+        assert len(numbers) > 1
     with pytest.raises(SystemExit) as ended:
-        main([*shlex.split(command), "--print_config"])
+        main([*words, "--print_config"])
     assert ended.value.code == 0
     assert "class_path: lightning_meta.algorithms." in capsys.readouterr().out
 

@@ -4,6 +4,11 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
+
+from lightning_meta import extras
+from lightning_meta.errors import ConfigError
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -24,3 +29,22 @@ def test_the_floor_is_what_requirements_allow() -> None:
     tried = {name: version for name, version in bounds.items() if name not in ("ruff", "mypy", "pre-commit", "numpy")}
     assert set(floor) == {*tried, "numpy"}
     assert all(re.fullmatch(rf"{re.escape(bound)}(\.\d+)*", floor[name]) for name, bound in tried.items())
+
+
+def test_extras_are_declared_as_they_are_asked_for() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {name: tuple(wanted) for name, wanted in declared.items()} == extras.EXTRAS
+    for name, wanted in declared.items():
+        lines = (ROOT / f"requirements-{name}.txt").read_text().splitlines()
+        assert [line for line in lines if not line.startswith("#")] == wanted
+
+
+def test_a_missing_package_is_asked_for_by_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(extras.EXTRAS, "some", ("nonesuch-package>=1.0",))
+    with pytest.raises(ConfigError, match=r"this needs nonesuch-package>=1\.0, .*'lightning_meta\[some\]'.*-some\.txt"):
+        extras.need("nonesuch-package", "this")
+    monkeypatch.setitem(extras.EXTRAS, "some", ("torch>=99",))
+    with pytest.raises(ConfigError, match=r"torch>=99"):
+        extras.need("torch", "this")
+    monkeypatch.setitem(extras.EXTRAS, "some", ("torch>=2.0",))
+    assert extras.need("torch", "this").__name__ == "torch"

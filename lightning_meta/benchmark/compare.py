@@ -3,8 +3,8 @@
 python -m lightning_meta compare RUN [RUN ...] [--out FOLDER]
 
 A RUN is the folder of a run, `runs/<experiment>/version_<n>`, with its `result.json` and `test_episodes.csv`, or the
-name of an experiment for the newest of its runs. Runs that differ in their training seed alone are pooled. The first
-method is the one that the others are compared with.
+name of an experiment for the newest of its runs, or all runs of the group where `fit --seeds` has trained one. Runs
+that differ in their training seed alone are pooled. The first method is the one that the others are compared with.
 
 Runs are paired episode by episode where they were tested on the same ones, of which `episodes_digest` in `result.json`
 is the witness. A run that is older than digests is neither paired nor pooled.
@@ -22,10 +22,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_meta.core.statistics import Z95, mean_and_ci95_over
+from lightning_meta.core.statistics import mean_and_ci95_over, mean_and_t95
 from lightning_meta.errors import DataError
 from lightning_meta.metrics import metric_of
-from lightning_meta.names import run_folder
+from lightning_meta.names import GROUP, RUNS, run_folder
 from lightning_meta.reports.style import BLUE, GREY, SMALL, VERMILLION, new_figure, tidy
 from lightning_meta.reports.tables import write_csv
 from lightning_meta.results.table import says_where, settings
@@ -62,7 +62,8 @@ class Method(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One method. Halves of 95 % intervals end with `_ci95`; `seeds_ci95` is that of the mean over training seeds."""
+    """One method. Halves of 95 % intervals end with `_ci95`; `seeds_ci95` is that of the mean over training seeds, by
+    Student's t."""
 
     method: str
     seeds: int
@@ -94,6 +95,15 @@ def load(folder: Path) -> Run:
     return Run(folder, result, torch.tensor([scores[i] for i in sorted(scores)], dtype=torch.float64))
 
 
+def folders(place: Path) -> list[Path]:
+    """Of the runs that a place or a name means: a run, the newest of an experiment, or those of a group of seeds."""
+    group = next((file for file in (place / GROUP, RUNS / place / GROUP) if file.is_file()), None)
+    if group is None:
+        return [run_folder(place, "result.json")]
+    listed = [Path(seed["run"]) for seed in json.loads(group.read_text())["seeds"]]
+    return [group.parent.joinpath(*run.parts[-2:]) for run in listed]  # seed_<n>/version_<k>, wherever the group is
+
+
 def pool(runs: Sequence[Run]) -> list[Method]:
     """Put runs together that are alike but for the training seed, in the order in which they are given."""
     methods: dict[tuple[Any, ...], list[Run]] = {}
@@ -113,7 +123,7 @@ def rows(methods: Sequence[Method]) -> list[Row]:
     for method in methods:
         mean, ci95 = _mean_and_ci95(method.scores)
         seeds = torch.stack([run.scores.mean() for run in method.runs])
-        seeds_ci95 = Z95 * (seeds.std() / len(seeds) ** 0.5).item() if len(seeds) > 1 else None
+        seeds_ci95 = mean_and_t95(seeds)[1] if len(seeds) > 1 else None
         why_not = "" if method is first else _why_not_paired(method.runs[0], first.runs[0])
         paired = method is not first and not why_not
         difference, difference_ci95 = _mean_and_ci95(method.scores - first.scores) if paired else (None, None)
@@ -186,11 +196,11 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN",
-        help="folder of a run, runs/<experiment>/version_<n>, or the experiment's name for its newest one",
+        help="folder of a run, runs/<experiment>/version_<n>, or the experiment's name for its newest one or its seeds",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("runs/comparison"), help="where the files go (%(default)s)")
     given = parser.parse_args(arguments)
-    methods = pool([load(run_folder(folder, "result.json")) for folder in given.runs])
+    methods = pool([load(folder) for place in given.runs for folder in folders(place)])
     metrics = sorted({run.result["metric"] for method in methods for run in method.runs})
     if len(metrics) > 1:
         raise DataError(f"the runs measure {' and '.join(metrics)}; compare runs that have one metric.")
@@ -200,7 +210,7 @@ def main(arguments: Sequence[str]) -> None:
     (given.out / "comparison.md").write_text(text + "\n")
     write_csv(given.out / "comparison.csv", [row._asdict() for row in table])
     comparison(table, metrics[0]).savefig(given.out / "comparison.png")
-    print(f"{text}\n\n± are 95 % intervals over test episodes. Files: {given.out}/comparison.md, .csv, .png")
+    print(f"{text}\n\n± are 95 % intervals, of scores over test episodes. Files: {given.out}/comparison.md, .csv, .png")
 
 
 def _name(result: dict[str, Any]) -> str:

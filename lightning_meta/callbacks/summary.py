@@ -20,7 +20,7 @@ from lightning_meta.callbacks.throughput import Throughput
 from lightning_meta.datamodules.base import TaskDataModule
 from lightning_meta.metrics import metric_of
 from lightning_meta.modules import MetaModule
-from lightning_meta.names import with_paths
+from lightning_meta.names import experiment_of, with_paths
 from lightning_meta.provenance import Provenance
 from lightning_meta.reports import Report, TestReport
 
@@ -147,7 +147,8 @@ def _trained_steps(trainer: pl.Trainer) -> int | None:
 
 def _experiment(trainer: pl.Trainer) -> str:
     """Name given to the CSV logger (on the command line: the experiment's)."""
-    return next((str(logger.name) for logger in trainer.loggers if isinstance(logger, CSVLogger)), "run")
+    name = next((str(logger.name) for logger in trainer.loggers if isinstance(logger, CSVLogger)), "run")
+    return experiment_of(name)
 
 
 def _hardware(device: torch.device) -> str:

@@ -15,13 +15,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
+from lightning_meta.children import STOPPED
 from lightning_meta.errors import ConfigError, UserError
 from lightning_meta.reproduce.runs import Evaluation, Progress, Run
 from lightning_meta.results.table import trained_steps
 from lightning_meta.signals import STOP_SIGNALS
-
-# Statuses of a process that was asked to stop: of one that saved, and of one that was not training then.
-STOPPED = {status for number in STOP_SIGNALS for status in (128 + number, -number)}
 
 
 @dataclass
@@ -152,7 +150,7 @@ class Queue:
             say(evaluation.name, f"stopped at step {Progress.of(run).step:,} of {run.steps:,}")
             job.left.clear()
         elif status != 0:
-            failure = f"ended with status {status}: {_last_words(run.folder / 'log.txt')}"
+            failure = f"ended with status {status}: {last_words(run.folder / 'log.txt')}"
         elif left is None or left.stat().st_mtime < job.started - 1:
             failure = f"ended without a result.json; see {run.folder / 'log.txt'}"
         else:
@@ -191,6 +189,8 @@ def _visible_gpu(index: str) -> str:
     return visible.split(",")[int(index)] if visible else index
 
 
-def _last_words(log: Path) -> str:
+def last_words(log: Path) -> str:
+    """The error that a log ends with, or its last line."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1]) + f" ({log})"
+    last = lines[-1] if lines else "nothing was said"
+    return next((line for line in reversed(lines) if line.startswith("error: ")), last) + f" ({log})"

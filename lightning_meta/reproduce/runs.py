@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -124,17 +124,8 @@ class Run(NamedTuple):
             return [main, *also]
         return [one for one in also if (its := one.result()) is None or its["outer_steps"] != result["outer_steps"]]
 
-    @contextmanager
-    def lock(self) -> Iterator[TextIO | None]:
-        """Held by this process, and by those that inherit the file, as long as one of them lives; None: by others."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield None
-            else:
-                yield file
+    def lock(self) -> AbstractContextManager[TextIO | None]:
+        return lock(self.folder)
 
     def is_locked(self) -> bool:
         """Whether another process trains it."""
@@ -264,6 +255,19 @@ class Progress(NamedTuple):
         name = str(best.get("monitor") or "").removeprefix("val/")
         shown = "" if score is None else f"{name} {metric_of(name).text(score)}"
         return Progress(checkpoint["global_step"], shown, states.get("RunSummary", {}).get("fit_seconds", 0.0))
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[TextIO | None]:
+    """Held by this process, and by those that inherit the file, as long as one of them lives; None: by others."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+        else:
+            yield file
 
 
 def label(folder: Path) -> str:

@@ -59,7 +59,6 @@ SETTINGS = [
         ["StepLR", "modulo by zero"],
     ),
     ("--trainer.logger pytorch_lightning.loggers.CometLogger", ["comet-ml", "pip install"]),
-    ("--trainer.logger pytorch_lightning.loggers.MLFlowLogger", ["mlflow", "pip install"]),
     ("--trainer.callbacks pytorch_lightning.callbacks.LearningRateFinder", ["model.optimizer.init_args.lr"]),
     ("--trainer.callbacks pytorch_lightning.callbacks.BatchSizeFinder", ["batch_size"]),
     (

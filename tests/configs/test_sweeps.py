@@ -14,9 +14,11 @@ from lightning_meta.cli import main
 from lightning_meta.datamodules import Glyphs
 from lightning_meta.datamodules.class_bank import ClassBank
 from lightning_meta.reports import Report
+from lightning_meta.sweep import read
 
 ROOT = Path(__file__).parents[2]
 SWEEPS = sorted((ROOT / "configs" / "sweep").glob("*.yaml"))
+GRIDS = [path for path in SWEEPS if yaml.safe_load(path.read_text())["method"] == "grid"]
 PROGRAM = ["/usr/bin/env", "python", "-m", "lightning_meta"]
 Agent = Callable[[Path], list[list[str]]]
 
@@ -64,11 +66,12 @@ def resolved(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[s
     return yaml.safe_load(out)
 
 
-def test_the_two_sweeps_are_there() -> None:
-    assert [path.stem for path in SWEEPS] == ["algorithm_seed", "inner_loop"]
+def test_the_sweeps_are_there() -> None:
+    assert [path.stem for path in SWEEPS] == ["algorithm_seed", "inner_loop", "learning_rates"]
+    assert [path.stem for path in GRIDS] == ["algorithm_seed", "inner_loop"]
 
 
-@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
 def test_commands_are_accepted_and_differ(path: Path, agent: Agent, capsys: pytest.CaptureFixture[str]) -> None:
     """The first and the last of nine, which differ in both parameters."""
     commands = agent(path)
@@ -106,3 +109,18 @@ def test_a_command_trains(agent: Agent, monkeypatch: pytest.MonkeyPatch, tmp_pat
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_the_header_says_how_to_start_it(path: Path) -> None:
     assert f"wandb sweep {path.relative_to(ROOT)} " in path.read_text()
+    assert f"python -m lightning_meta sweep {path.stem} " in path.read_text()
+
+
+def test_the_commands_of_a_search_are_accepted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("sys.argv", ["lightning_meta"])
+    command = read(ROOT / "configs/sweep/learning_rates.yaml").words(
+        {"model.inner_lr": 0.02, "model.optimizer.lr": 0.003}
+    )
+    config = resolved(command[4:], capsys)
+    settings = config["model"]["init_args"]
+    assert (settings["inner_lr"], settings["optimizer"]["init_args"]["lr"]) == (0.02, 0.003)
+    assert config["trainer"]["max_steps"] == 10 * config["data"]["init_args"]["steps_per_epoch"] == 1000

@@ -1,7 +1,11 @@
+from math import sqrt
+
 import numpy as np
+import pytest
 import torch
 
 from lightning_meta.core import mean_and_ci95_over
+from lightning_meta.core.statistics import mean_and_t95, t95
 from lightning_meta.metrics import EpisodicAccuracy, EpisodicMSE, metric_of
 
 
@@ -43,3 +47,25 @@ def test_mean_and_interval_over_the_first_axis() -> None:
     mean, ci95 = mean_and_ci95_over(values)
     torch.testing.assert_close(mean, values.mean(0))
     torch.testing.assert_close(ci95, 1.96 * values.std(0) / 3)
+
+
+# Abramowitz, Stegun (1964), table 26.10, column Q = 0.975.
+@pytest.mark.parametrize(
+    ("degrees", "quantile"),
+    [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (5, 2.571), (9, 2.262), (10, 2.228), (30, 2.042), (120, 1.980)],
+)
+def test_quantiles_of_t_are_the_published_ones(degrees: int, quantile: float) -> None:
+    assert t95(degrees) == pytest.approx(quantile, abs=5.1e-4)
+
+
+def test_quantiles_of_t_are_scipys() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    assert [t95(degrees) for degrees in range(1, 60)] == pytest.approx(stats.t.ppf(0.975, range(1, 60)), rel=1e-10)
+
+
+def test_the_interval_over_a_few_values() -> None:
+    values = torch.tensor([0.90, 0.92, 0.97])
+    mean, half = mean_and_t95(values)
+    assert mean == pytest.approx(0.93)
+    assert half == pytest.approx(4.302653 * np.std([0.90, 0.92, 0.97], ddof=1) / sqrt(3), rel=1e-6)
+    assert np.isnan(mean_and_t95(values[:1])[1])

@@ -1,0 +1,39 @@
+"""Packages that only some commands and loggers need, each in an extra of the package's `pyproject.toml`."""
+
+from importlib import import_module
+from types import ModuleType
+
+from lightning_utilities.core.imports import RequirementCache
+
+from lightning_meta.errors import ConfigError
+
+EXTRAS = {  # as in pyproject.toml and in requirements-<extra>.txt
+    "sweep": ("optuna>=5.0",),
+    "dashboard": ("wandb-workspaces>=0.4",),
+    "loggers": ("tensorboard>=2.18", "mlflow>=3.0"),
+    "trackio": ("trackio>=0.40",),
+}
+OTHERS = {"mlflow": ("mlflow-skinny>=3.0",), "tensorboard": ("tensorboardX>=2.2",)}  # which serve as well
+
+
+def check(package: str, what: str) -> None:
+    """Raise `ConfigError` with the extra that has an optional package where that is missing or too old.
+
+    Args:
+        package: as pip calls it.
+        what: needs it, as the message says.
+    """
+    extra, requirement = next(
+        (extra, one) for extra, wanted in EXTRAS.items() for one in wanted if one.startswith(f"{package}>=")
+    )
+    if not any(RequirementCache(one) for one in (requirement, *OTHERS.get(package, ()))):
+        raise ConfigError(
+            f"{what} needs {requirement}, which is not installed: pip install 'lightning_meta[{extra}]', or in a clone "
+            f"pip install -r requirements-{extra}.txt"
+        )
+
+
+def need(package: str, what: str) -> ModuleType:
+    """Import an optional package; `ConfigError` as by `check`."""
+    check(package, what)
+    return import_module(package.replace("-", "_"))
