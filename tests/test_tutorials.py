@@ -83,7 +83,8 @@ def test_your_data() -> None:
 def test_compare_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     run("compare_runs")
-    assert re.search(r"ProtoNet .*\d ± \d", capsys.readouterr().out), "a paired difference"
+    row = r"^\| `protonet_glyphs_5w1s` \| 1 \| 40 \|.*\| -?\d+\.\d+ ± \d+\.\d+ \|$"
+    assert re.search(row, capsys.readouterr().out, re.MULTILINE), "a paired difference"
     assert len(list(Path("runs/wandb").glob("offline-run-*"))) == 1
     assert len(list(Path("comparison").iterdir())) > 1
 
