@@ -1,9 +1,13 @@
-"""A hook of mkdocs: pages made from the repository, which are front page, families of algorithms, and reference."""
+"""A hook of mkdocs: pages made from the repository: front page, families of algorithms, tutorials and reference.
+
+A tutorial is a script: `docs/tutorials/<name>.py`. Blocks of comments are its text, everything else is shown as code.
+"""
 
 import ast
 import json
 import posixpath
 import re
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,8 @@ def on_files(files: Files, config: Any) -> Files:
     made = {"index.md": from_root("README.md"), "contributing.md": from_root("CONTRIBUTING.md")}
     for package in sorted(path.parent for path in ALGORITHMS.glob("*/__init__.py")):
         made[f"algorithms/{package.name}.md"] = family(package)
+    for script in sorted((ROOT / "docs" / "tutorials").glob("*.py")):
+        made[f"tutorials/{script.name.replace('.py', '.md')}"] = tutorial(script.read_text())
     for package in REFERENCE:
         made[f"reference/{package}.md"] = reference(package)
     for name, text in made.items():
@@ -75,6 +81,19 @@ def section(path: Path) -> str:
     if mine:
         parts.append(short_table(EXPERIMENTS, mine))
     return "\n\n".join(part for part in parts if part)
+
+
+def tutorial(script: str) -> str:
+    """A script as a page. Blocks stand between empty lines; those of comments alone are text."""
+
+    def is_text(block: str) -> bool:
+        return all(line.startswith("#") for line in block.splitlines())
+
+    parts = []
+    for text, blocks in groupby(re.split(r"\n\n(?=[^\n ])", script.strip()), is_text):
+        block = "\n\n".join(blocks)
+        parts.append(re.sub("^# ?", "", block, flags=re.MULTILINE) if text else f"```python\n{block.strip()}\n```")
+    return "\n\n".join(parts)
 
 
 def reference(package: str) -> str:

@@ -1,0 +1,140 @@
+"""Tutorials run as they stand, on noise in place of the letters; their commands are accepted; they become pages."""
+
+import re
+import runpy
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lightning_meta.cli import main
+from lightning_meta.core.episode import Split
+from lightning_meta.datamodules import Glyphs
+from lightning_meta.datamodules.class_bank import ClassBank
+from lightning_meta.reproduce.command import parse
+from lightning_meta.reproduce.runs import find_runs
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted((ROOT / "docs" / "tutorials").glob("*.py"))
+TEXTS = [path.read_text() for path in sorted((ROOT / "docs" / "tutorials").iterdir()) if path.is_file()]
+# What stands in fenced blocks, in scripts within comments.
+BLOCKS = [
+    re.sub(r"^# ?", "", block, flags=re.MULTILINE).replace("\\\n", "")
+    for text in TEXTS
+    for block in re.findall(r"^(?:# )?```bash\n(.*?)^(?:# )?```$", text, re.MULTILINE | re.DOTALL)
+]
+LINES = sorted({line.strip() for block in BLOCKS for line in block.splitlines()})
+COMMANDS = [line.split("lightning_meta ", 1)[1] for line in LINES if re.search(r"-m lightning_meta (fit|test) ", line)]
+
+
+@pytest.fixture(autouse=True)
+def _noise_for_letters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def noise(data: Glyphs, split: Split) -> ClassBank:
+        generator = torch.Generator().manual_seed(["train", "val", "test"].index(split))
+        return ClassBank.from_classes(torch.randint(256, (30, 20, 1, 28, 28), dtype=torch.uint8, generator=generator))
+
+    monkeypatch.setattr(Glyphs, "prepare_data", lambda self: None)
+    monkeypatch.setattr(Glyphs, "load_source", noise)
+    monkeypatch.setattr("sys.argv", ["lightning_meta"])
+    monkeypatch.chdir(tmp_path)
+
+
+def run(name: str) -> dict[str, Any]:
+    """The names that a tutorial has made."""
+    return runpy.run_path(str(ROOT / "docs" / "tutorials" / f"{name}.py"))
+
+
+def chance(scores: dict[str, float], n_way: int) -> bool:
+    """Noise cannot be told apart: what reads more has seen the labels of the query set."""
+    return abs(scores["test/acc"] - 1 / n_way) < 0.1
+
+
+def test_train_maml() -> None:
+    made = run("train_maml")
+    assert made["trainer"].global_step == 10
+    assert chance(made["scores"], 5)
+
+
+def test_write_an_algorithm() -> None:
+    made = run("write_an_algorithm")
+    assert made["trainer"].global_step == 10
+    assert made["losses"].keys() == {"vmap", "loop"}
+    support, means = made["tasks"].support, made["means"]
+    features = made["module"].backbone(support.x[0])
+    for label in range(5):
+        torch.testing.assert_close(means[label], features[support.y[0] == label].mean(0))
+    assert chance(made["scores"], 5)
+
+
+def test_your_data() -> None:
+    made = run("your_data")
+    assert made["of_images"]["test/acc"] > 0.5, "squares of different colours at different heights"
+    assert made["of_texts"]["test/acc"] > 0.3, "a third by chance"
+    episodes = made["lines"].dataset("test").batches([range(3)])
+    x, y = next(iter(episodes)).query
+    slopes = (y[:, 1:] - y[:, :-1]) / (x[:, 1:] - x[:, :-1])
+    torch.testing.assert_close(slopes, slopes[:, :1].expand_as(slopes), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.slow
+def test_compare_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run("compare_runs")
+    row = r"^\| `protonet_glyphs_5w1s` \| 1 \| 40 \|.*\| -?\d+\.\d+ ± \d+\.\d+ \|$"
+    assert re.search(row, capsys.readouterr().out, re.MULTILINE), "a paired difference"
+    assert len(list(Path("runs/wandb").glob("offline-run-*"))) == 1
+    assert len(list(Path("comparison").iterdir())) > 1
+
+
+def test_use_a_trained_one() -> None:
+    made = run("use_a_trained_one")
+    assert not made["probabilities"][:, 3:].any(), "three classes, though training had five"
+    torch.testing.assert_close(made["probabilities"].sum(1), torch.ones(4))
+    trained = made["trainer"].lightning_module.eval()
+    again = trained.predict(trained.adapt(made["Batch"](made["images"], made["labels"])), made["images"])
+    torch.testing.assert_close(again, made["module"].predict(made["adapted"], made["images"]))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_command_line_accepts(command: str, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(ROOT)
+    words = shlex.split(command, comments=True)
+    if "--ckpt_path" in words:  # there is no run here
+        place = words.index("--ckpt_path")
+        del words[place : place + 2]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--print_config"])
+    assert ended.value.code == 0
+    assert "class_path: lightning_meta.algorithms." in capsys.readouterr().out
+
+
+def test_scripts_of_slurm_get_experiments_that_there_are() -> None:
+    calls = [shlex.split(line) for line in LINES if line.startswith("sbatch")]
+    assert len(calls) == 2
+    for words in calls:
+        script = next(word for word in words if word.endswith(".sbatch"))
+        assert (ROOT / script).is_file()
+        given, _ = parse(words[words.index(script) + 1 :][:1])
+        assert find_runs(given.names, ROOT / "configs/experiment", Path("runs"), None, [0], [])
+
+
+def test_a_script_becomes_text_and_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mkdocs")
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    monkeypatch.delitem(sys.modules, "pages", raising=False)
+    from pages import tutorial
+
+    script = "# # Title\n#\n# Text.\n\nimport os\n\n\ndef f():\n    # why\n    return 1\n\n    # more\n\n# End.\n"
+    assert tutorial(script) == (
+        "# Title\n\nText.\n\n```python\nimport os\n\n\ndef f():\n    # why\n    return 1\n\n    # more\n```\n\nEnd."
+    )
+
+
+def test_every_tutorial_has_a_test_and_a_place_on_the_site() -> None:
+    site, tests = (ROOT / "mkdocs.yml").read_text(), Path(__file__).read_text()
+    for path in SCRIPTS:
+        assert f"tutorials/{path.stem}.md" in site
+        assert f"def test_{path.stem}(" in tests
