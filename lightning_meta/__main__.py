@@ -36,18 +36,18 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from lightning_meta.cli.names import suggestion
+from lightning_meta.cli.usage import PROGRAM, TRAINER, benchmark_help, unknown_command
 from lightning_meta.errors import UsageError, in_one_line
-from lightning_meta.names import suggestion
-from lightning_meta.usage import PROGRAM, TRAINER, benchmark_help, unknown_command
 
 TOOLS = {  # modules of lightning_meta
-    ("predict",): "predict",
+    ("predict",): "cli.predict",
     ("reproduce",): "reproduce.command",
-    ("sweep",): "sweep",
-    ("dashboard",): "dashboard",
-    ("compare",): "benchmark.compare",
+    ("sweep",): "cli.sweep",
+    ("dashboard",): "cli.dashboard",
+    ("compare",): "results.compare",
     ("results",): "results.pages",
-    ("list",): "names",
+    ("list",): "cli.names",
     ("benchmark", "precision"): "benchmark.precision",
     ("benchmark", "speed"): "benchmark.speed",
     ("benchmark", "growth"): "benchmark.growth",
@@ -63,7 +63,7 @@ def main(words: Sequence[str]) -> None:
     if not words or words[0] in ("-h", "--help"):
         print((__doc__ or "").strip())
     elif words[0] == "fit" and any(word.partition("=")[0] == "--seeds" for word in words) and "--help" not in words:
-        import_module("lightning_meta.seeds").main(words)
+        import_module("lightning_meta.cli.seeds").main(words)
     elif tool is not None:
         import_module(f"lightning_meta.{TOOLS[tool]}").main(words[len(tool) :])
     elif words[0] == "benchmark" and words[1:2] in ([], ["-h"], ["--help"]):

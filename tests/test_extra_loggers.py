@@ -8,7 +8,7 @@ import pytest
 
 from lightning_meta import extras
 from lightning_meta.cli import main
-from tests.configs.test_cli import ROOT, fails, tiny  # noqa: F401 - a fixture
+from tests.cli.test_trainer import ROOT, fails, tiny  # noqa: F401 - a fixture
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:LightningCLI's args parameter"),

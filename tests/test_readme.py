@@ -11,13 +11,13 @@ import torch
 from lightning_meta.algorithms import MAML
 from lightning_meta.backbones import Conv4
 from lightning_meta.cli import main
+from lightning_meta.cli.seeds import split
 from lightning_meta.core import Batch, Episode
 from lightning_meta.datamodules import Glyphs
 from lightning_meta.datamodules.class_bank import ClassBank
 from lightning_meta.modules import EpisodicModule
 from lightning_meta.reproduce.command import parse
 from lightning_meta.reproduce.runs import find_runs
-from lightning_meta.seeds import split
 from tests.conftest import meta_gradient, random_episodes
 
 ROOT = Path(__file__).parents[1]

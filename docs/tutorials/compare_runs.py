@@ -11,8 +11,8 @@
 
 from pathlib import Path
 
-from lightning_meta.benchmark.compare import main as compare
 from lightning_meta.cli import main
+from lightning_meta.results.compare import main as compare
 
 SMALL = ["--trainer.accelerator=cpu", "--trainer.max_steps=4", "--data.steps_per_epoch=4", "--data.meta_batch_size=2"]
 SMALL += ["--data.val_episodes=10", "--data.test_episodes=40"]

@@ -19,9 +19,9 @@ import pytorch_lightning as pl
 
 from lightning_meta import cli
 from lightning_meta.benchmark.speed import stopwatch
+from lightning_meta.cli.names import found
 from lightning_meta.datamodules.base import EpisodicDataModule
 from lightning_meta.modules import EpisodicModule
-from lightning_meta.names import found
 
 EXPERIMENTS = (
     "configs/experiment/initialize/maml_glyphs_5w1s.yaml",

@@ -17,10 +17,10 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_meta import cli
+from lightning_meta.cli.names import found
 from lightning_meta.datamodules.optimizees.optimizees import Segment
 from lightning_meta.errors import ConfigError
 from lightning_meta.modules import TruncatedModule
-from lightning_meta.names import found
 from lightning_meta.reports.learning_curves import BASELINES
 
 TURNS = 5

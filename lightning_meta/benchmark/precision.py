@@ -25,9 +25,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_meta import cli
+from lightning_meta.cli.names import found
 from lightning_meta.core import Episode
 from lightning_meta.modules import EpisodicModule
-from lightning_meta.names import found
 
 MODELS = Path("configs/model")
 EXPERIMENT = "configs/experiment/initialize/maml_glyphs_5w1s.yaml"

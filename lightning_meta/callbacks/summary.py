@@ -17,10 +17,10 @@ from lightning_meta import checkpoints
 from lightning_meta.backbones import norm_protocol
 from lightning_meta.callbacks.episode_table import EpisodeTable
 from lightning_meta.callbacks.throughput import Throughput
+from lightning_meta.cli.names import experiment_of, with_paths
 from lightning_meta.datamodules.base import TaskDataModule
 from lightning_meta.metrics import metric_of
 from lightning_meta.modules import MetaModule
-from lightning_meta.names import experiment_of, with_paths
 from lightning_meta.provenance import Provenance
 from lightning_meta.reports import Report, TestReport
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 
+from lightning_meta.cli.names import suggestion
 from lightning_meta.errors import ConfigError
-from lightning_meta.names import suggestion
 from lightning_meta.reports.base import Report
 
 REPORTS: dict[str, type[Report]] = {}

@@ -27,8 +27,8 @@ from typing import NoReturn
 
 import torch
 
+from lightning_meta.cli.names import with_paths
 from lightning_meta.errors import ConfigError, UserError
-from lightning_meta.names import with_paths
 from lightning_meta.reproduce.exchange import Left, find, opened, pack, take_checkpoint, take_result
 from lightning_meta.reproduce.queue import Queue
 from lightning_meta.reproduce.runs import Progress, Run, differences, find_runs, label

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
-from lightning_meta.children import STOPPED
+from lightning_meta.cli.children import STOPPED
 from lightning_meta.errors import ConfigError, UserError
 from lightning_meta.reproduce.runs import Evaluation, Progress, Run
 from lightning_meta.results.table import trained_steps

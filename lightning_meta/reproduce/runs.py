@@ -15,10 +15,10 @@ import torch
 import yaml
 
 from lightning_meta import checkpoints
-from lightning_meta.composition import compose
+from lightning_meta.cli.composition import compose
+from lightning_meta.cli.names import by_name, suggestion
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import metric_of
-from lightning_meta.names import by_name, suggestion
 from lightning_meta.results.table import PLACES, pairs, settings, trained_steps
 
 # Settings that may change while a training is interrupted: they say how long, where, how fast and what is shown.

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_meta.composition import compose
+from lightning_meta.cli.composition import compose
+from lightning_meta.cli.names import by_name
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.errors import DataError
 from lightning_meta.metrics import metric_of
-from lightning_meta.names import by_name
 
 HEADER = (
     "| experiment | options | score | paper | tested on | normalisation | inner steps | outer steps | trained in "

@@ -15,7 +15,7 @@ from lightning_meta.algorithms import ProtoNet
 from lightning_meta.callbacks import Parameters, Progress, progress
 from lightning_meta.callbacks.progress import steps
 from lightning_meta.cli import main
-from tests.configs.test_cli import ROOT, tiny  # noqa: F401 - a fixture
+from tests.cli.test_trainer import ROOT, tiny  # noqa: F401 - a fixture
 from tests.conftest import Blobs, blobs, conv4
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")

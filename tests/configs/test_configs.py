@@ -14,7 +14,7 @@ import yaml
 
 from lightning_meta import algorithms, datamodules
 from lightning_meta.cli import MetaCLI, main
-from lightning_meta.composition import compose
+from lightning_meta.cli.composition import compose
 from lightning_meta.core.episode import Split
 from lightning_meta.datamodules import (
     CIFARFS,

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from lightning_meta.cli import main
-from lightning_meta.composition import compose
-from tests.configs.test_cli import ROOT, tiny  # noqa: F401 - a fixture
+from lightning_meta.cli.composition import compose
+from tests.cli.test_trainer import ROOT, tiny  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 DOCS = (ROOT / "docs/use.md").read_text()

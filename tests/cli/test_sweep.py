@@ -18,11 +18,12 @@ import pytest
 import yaml
 from wandb import wandb_agent
 
-from lightning_meta import cli, sweep
-from lightning_meta.children import Ended
+from lightning_meta import cli
+from lightning_meta.cli import sweep
+from lightning_meta.cli.children import Ended
+from lightning_meta.cli.sweep import Curve, Parameter, Search, main, parameter, pruner, read
 from lightning_meta.errors import ConfigError, UsageError
-from lightning_meta.sweep import Curve, Parameter, Search, main, parameter, pruner, read
-from tests.configs.test_cli import ROOT, tiny  # noqa: F401 - a fixture
+from tests.cli.test_trainer import ROOT, tiny  # noqa: F401 - a fixture
 from tests.configs.test_sweeps import GRIDS
 
 optuna = pytest.importorskip("optuna")
@@ -294,7 +295,7 @@ def test_half_a_line_is_no_value(tmp_path: Path) -> None:
 
 def begin(file: str) -> subprocess.Popen[bytes]:
     """The command in a process of its own; its trials are stand-ins."""
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from lightning_meta.sweep import main; main([{file!r}])"
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from lightning_meta.cli.sweep import main; main([{file!r}])"
     return subprocess.Popen([sys.executable, "-P", "-c", code], stdout=subprocess.PIPE)
 
 

@@ -13,9 +13,8 @@ from lightning_meta import algorithms, backbones, datamodules
 from lightning_meta.__main__ import TOOLS
 from lightning_meta.__main__ import main as command
 from lightning_meta.cli import main
-from lightning_meta.composition import compose
-from lightning_meta.errors import ConfigError, UsageError
-from lightning_meta.names import (
+from lightning_meta.cli.composition import compose
+from lightning_meta.cli.names import (
     KINDS,
     by_name,
     configs,
@@ -27,10 +26,11 @@ from lightning_meta.names import (
     suggestion,
     with_paths,
 )
-from lightning_meta.names import main as list_names
-from lightning_meta.usage import TRAINER
-from tests.configs.test_cli import ROOT, tiny  # noqa: F401 - a fixture
-from tests.configs.test_messages import line
+from lightning_meta.cli.names import main as list_names
+from lightning_meta.cli.usage import TRAINER
+from lightning_meta.errors import ConfigError, UsageError
+from tests.cli.test_messages import line
+from tests.cli.test_trainer import ROOT, tiny  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 

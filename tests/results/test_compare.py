@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lightning_meta.benchmark.compare import comparison, load, main, pool, rows
 from lightning_meta.errors import DataError
+from lightning_meta.results.compare import comparison, load, main, pool, rows
 
 A, B = [0.5, 0.7, 0.9, 0.6], [0.6, 0.7, 1.0, 0.8]
 

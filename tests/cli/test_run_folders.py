@@ -7,9 +7,10 @@ import torch
 import yaml
 
 from lightning_meta import algorithms
-from lightning_meta.benchmark.compare import main as compare
-from lightning_meta.cli import file_name, main
-from tests.configs.test_cli import fails, tiny  # noqa: F401 - a fixture
+from lightning_meta.cli import main
+from lightning_meta.cli.trainer import file_name
+from lightning_meta.results.compare import main as compare
+from tests.cli.test_trainer import fails, tiny  # noqa: F401 - a fixture
 from tests.conftest import Blobs
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
@@ -43,7 +44,7 @@ def test_an_exchanged_algorithm_is_another_experiment(
 
 
 def test_exchanged_data_are_another_experiment_and_exchanged_settings_are_not(tiny: Path) -> None:  # noqa: F811
-    main(["fit", "--config", str(tiny), *SHORT, "--data", "tests.configs.test_run_folders.OtherBlobs"])
+    main(["fit", "--config", str(tiny), *SHORT, "--data", "tests.cli.test_run_folders.OtherBlobs"])
     main(["fit", "--config", str(tiny), *SHORT, "--model", "MAML", "--model.inner_lr", "0.2", "--data.n_query", "3"])
     assert sorted(path.name for path in Path("runs").iterdir()) == ["maml_otherblobs_3w2s", "tiny"]
 

@@ -15,14 +15,15 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from lightning_meta import cli, seeds
+from lightning_meta import cli
 from lightning_meta.__main__ import main
-from lightning_meta.benchmark.compare import main as compare
-from lightning_meta.children import Ended
+from lightning_meta.cli import seeds
+from lightning_meta.cli.children import Ended
+from lightning_meta.cli.names import GROUP
 from lightning_meta.errors import ConfigError, UsageError
-from lightning_meta.names import GROUP
 from lightning_meta.reproduce.runs import lock
-from tests.configs.test_cli import ROOT, tiny  # noqa: F401 - a fixture
+from lightning_meta.results.compare import main as compare
+from tests.cli.test_trainer import ROOT, tiny  # noqa: F401 - a fixture
 from tests.modules.test_resume import assert_equal
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
@@ -190,7 +191,9 @@ def test_stopped_and_begun_again_it_comes_to_the_same(tiny: Path, monkeypatch: p
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     text = tiny.read_text().replace("steps_per_epoch: 2", "steps_per_epoch: 4")
     tiny.write_text(text)
-    Path("stops.yaml").write_text(text.replace("callbacks: [", 'callbacks: [{"class_path": "tests.test_seeds.Stop"}, '))
+    Path("stops.yaml").write_text(
+        text.replace("callbacks: [", 'callbacks: [{"class_path": "tests.cli.test_seeds.Stop"}, ')
+    )
     assert fit("--config", "stops.yaml", "--seeds", "7,8") == 128 + signal.SIGTERM
     last = Path("runs/stops/seed_7/version_0/checkpoints/last.ckpt")
     assert torch.load(last, weights_only=True)["global_step"] == 3

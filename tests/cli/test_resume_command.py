@@ -12,11 +12,11 @@ import pytest
 import torch
 import yaml
 
-from lightning_meta.benchmark.compare import main as compare
 from lightning_meta.checkpoints import read_of
 from lightning_meta.cli import main
 from lightning_meta.errors import ConfigError
-from tests.configs.test_cli import fails, tiny  # noqa: F401 - a fixture
+from lightning_meta.results.compare import main as compare
+from tests.cli.test_trainer import fails, tiny  # noqa: F401 - a fixture
 from tests.conftest import Blobs
 
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
@@ -114,7 +114,7 @@ def test_results_name_seed_data_and_code_of_the_training(
     at("aaa", "fit", "--seed_everything", "5", "--trainer.max_steps", "2")
     assert facts("tiny/version_0") == (5, "Blobs", "aaa", "Blobs")
     assert (RUN / "config.yaml").read_text().startswith("# git commit: aaa\n")
-    said = at("bbb", "test", "--ckpt_path", str(LAST), "--data", "tests.configs.test_resume_command.Renamed")
+    said = at("bbb", "test", "--ckpt_path", str(LAST), "--data", "tests.cli.test_resume_command.Renamed")
     assert facts("maml_renamed_3w2s/version_0") == (5, "Blobs", "aaa", "Renamed")
     assert "note: the seed" not in said
     said = at("bbb", "fit", "--ckpt_path", str(LAST), "--seed_everything", "7")

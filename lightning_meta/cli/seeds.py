@@ -22,17 +22,18 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from lightning_meta import checkpoints, children
-from lightning_meta.benchmark.compare import Method, load
-from lightning_meta.cli import resolve
-from lightning_meta.composition import Option, options_of
+from lightning_meta import checkpoints
+from lightning_meta.cli import children
+from lightning_meta.cli.composition import Option, options_of
+from lightning_meta.cli.names import GROUP, experiment_of
+from lightning_meta.cli.trainer import resolve
 from lightning_meta.core.statistics import mean_and_ci95_over, mean_and_t95
 from lightning_meta.errors import ConfigError, UsageError
 from lightning_meta.metrics import metric_of
-from lightning_meta.names import GROUP, experiment_of
 from lightning_meta.reproduce.command import WORK_LEFT
 from lightning_meta.reproduce.queue import say
 from lightning_meta.reproduce.runs import contradictions, lock, options, write_whole
+from lightning_meta.results.compare import Method, load
 
 OPTION = "--seeds"
 # Options of `fit` that are each seed's own.

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from lightning_meta import cli
-from lightning_meta.dashboard import main
+from lightning_meta.cli.dashboard import main
 from lightning_meta.errors import ConfigError
 from tests import wandb_file
-from tests.configs.test_cli import TINY, default_callbacks
+from tests.cli.test_trainer import TINY, default_callbacks
 from tests.modules.test_wandb import forget_settings
 
 pytest.importorskip("wandb_workspaces")

@@ -34,16 +34,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import yaml
 
-from lightning_meta import children
-from lightning_meta.children import Process
+from lightning_meta.cli import children
+from lightning_meta.cli.children import Process
+from lightning_meta.cli.names import RUNS, found, run_folder, suggestion
+from lightning_meta.cli.usage import PROGRAM
 from lightning_meta.errors import ConfigError, UsageError
 from lightning_meta.extras import need
-from lightning_meta.names import RUNS, found, run_folder, suggestion
 from lightning_meta.reports.tables import write_csv
 from lightning_meta.reproduce.command import WORK_LEFT
 from lightning_meta.reproduce.queue import last_words, say
 from lightning_meta.reproduce.runs import lock
-from lightning_meta.usage import PROGRAM
 
 if TYPE_CHECKING:
     from optuna import Study, Trial

@@ -22,10 +22,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from lightning_meta.cli.names import GROUP, RUNS, run_folder
 from lightning_meta.core.statistics import mean_and_ci95_over, mean_and_t95
 from lightning_meta.errors import DataError
 from lightning_meta.metrics import metric_of
-from lightning_meta.names import GROUP, RUNS, run_folder
 from lightning_meta.reports.style import BLUE, GREY, SMALL, VERMILLION, new_figure, tidy
 from lightning_meta.reports.tables import write_csv
 from lightning_meta.results.table import says_where, settings

@@ -29,7 +29,10 @@ import lightning_meta.datamodules  # noqa: F401 - imported for short names: `--m
 from lightning_meta import checkpoints, notes
 from lightning_meta.allocator import keep_freed_memory
 from lightning_meta.callbacks import ReplayStep
-from lightning_meta.composition import Exchange, class_name, compose, exchanges, in_order
+from lightning_meta.cli.composition import Exchange, class_name, compose, exchanges, in_order
+from lightning_meta.cli.names import RUNS, experiment_of, suggestion, with_paths
+from lightning_meta.cli.resume import continues, reopen
+from lightning_meta.cli.usage import PROGRAM, TRAINER, command_help, explain
 from lightning_meta.datamodules.base import TaskDataModule
 from lightning_meta.errors import (
     HINT,
@@ -43,13 +46,10 @@ from lightning_meta.errors import (
 from lightning_meta.extras import check
 from lightning_meta.loggers import RUN_ID, OfflineFirstWandbLogger, TrackioLogger
 from lightning_meta.modules import MetaModule
-from lightning_meta.names import RUNS, experiment_of, suggestion, with_paths
 from lightning_meta.provenance import Provenance
-from lightning_meta.resume import continues, reopen
-from lightning_meta.usage import PROGRAM, TRAINER, command_help, explain
 
 log = logging.getLogger(__name__)
-COMMANDS = tuple(TRAINER)  # `predict` is for the images of a user: lightning_meta/predict.py
+COMMANDS = tuple(TRAINER)  # `predict` is for the images of a user: lightning_meta/cli/predict.py
 # Switches of the Trainer, and the callbacks that they turn off.
 SWITCHES = {
     "enable_checkpointing": ModelCheckpoint,

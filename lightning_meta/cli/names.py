@@ -20,7 +20,7 @@ from typing import NamedTuple
 from lightning_meta.errors import ConfigError
 
 log = logging.getLogger(__name__)
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 RUNS = Path("runs")  # where the folders of experiments' runs are
 GROUP = "seeds.json"  # in the folder of an experiment whose seeds were trained by `fit --seeds`
 # Options whose value may be the name of a file in a folder of configs/.

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
 
-from lightning_meta.names import first_sentence_of, named, suggestion
+from lightning_meta.cli.names import first_sentence_of, named, suggestion
 
 PROGRAM = "python -m lightning_meta"
 TRAINER = {  # commands of the Trainer, and what they do

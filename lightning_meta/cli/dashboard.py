@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_meta.cli.usage import PROGRAM
 from lightning_meta.errors import ConfigError, reason
 from lightning_meta.extras import need
-from lightning_meta.usage import PROGRAM
 
 TITLE = "lightning_meta: runs compared"
 STEP = "trainer/global_step"

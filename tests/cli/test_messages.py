@@ -12,7 +12,7 @@ from lightning_meta import errors
 from lightning_meta.algorithms import MAML
 from lightning_meta.cli import main
 from lightning_meta.errors import ConfigError, in_one_line
-from tests.configs.test_cli import tiny  # noqa: F401 - a fixture
+from tests.cli.test_trainer import tiny  # noqa: F401 - a fixture
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:LightningCLI's args parameter"),
@@ -162,9 +162,9 @@ class Misuse(pl.Callback):
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ("--model tests.configs.test_messages.Typo", Exception, "lerner"),
-        ("--trainer.callbacks tests.configs.test_messages.Slip", ValueError, "a slip in a callback"),
-        ("--trainer.callbacks tests.configs.test_messages.Misuse", ValueError, "no number"),
+        ("--model tests.cli.test_messages.Typo", Exception, "lerner"),
+        ("--trainer.callbacks tests.cli.test_messages.Slip", ValueError, "a slip in a callback"),
+        ("--trainer.callbacks tests.cli.test_messages.Misuse", ValueError, "no number"),
     ],
     ids=["constructor", "callback", "misuse of Lightning"],
 )

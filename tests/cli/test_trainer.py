@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from lightning_meta.cli import main
-from lightning_meta.composition import compose
+from lightning_meta.cli.composition import compose
 from lightning_meta.core import Adam
 from lightning_meta.core.episode import Split
 from lightning_meta.datamodules.class_bank import ClassBank
@@ -224,7 +224,7 @@ def test_impossible_requests_name_the_numbers(
         (["--data.test.k_shot", "30"], ["test episodes", "k_shot=30", "12"]),
         (["--data.val.n_query", "30"], ["val episodes", "n_query=30", "12"]),
         (["--data.test.n_way", "4"], ["test episodes are 4-way", "n_way=3"]),
-        (["--data", "tests.configs.test_cli.FewTestClasses"], ["test episodes", "n_way=3", "2 classes"]),
+        (["--data", "tests.cli.test_trainer.FewTestClasses"], ["test episodes", "n_way=3", "2 classes"]),
     ],
     ids=lambda value: " ".join(value[-2:]) if value[0].startswith("--") else "",
 )
@@ -239,7 +239,7 @@ def test_what_cannot_be_tested_is_known_before_the_first_step(
 
 
 def test_where_nothing_is_tested_there_need_not_be_test_data(tiny: Path) -> None:
-    data = ["--data", "tests.configs.test_cli.FewTestClasses"]
+    data = ["--data", "tests.cli.test_trainer.FewTestClasses"]
     main(["fit", "--config", str(tiny), *data, "--test_after_fit", "false"])
 
 
@@ -283,7 +283,7 @@ class Impatient(pl.Callback):
 def test_ctrl_c_outside_of_training_has_the_exit_status_of_ctrl_c(
     tiny: Path, args: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [args[0], "--config", str(tiny), *args[1:], "--trainer.callbacks", "tests.configs.test_cli.Impatient"]
+    command = [args[0], "--config", str(tiny), *args[1:], "--trainer.callbacks", "tests.cli.test_trainer.Impatient"]
     with pytest.raises(SystemExit) as end:
         main(command)
     assert end.value.code == 130

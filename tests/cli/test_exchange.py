@@ -7,13 +7,11 @@ import pytest
 import yaml
 
 from lightning_meta.cli import main
-from lightning_meta.composition import in_order
-from tests.configs.test_cli import fails, tiny  # noqa: F401 - a fixture
+from lightning_meta.cli.composition import in_order
+from tests.cli.test_trainer import fails, tiny  # noqa: F401 - a fixture
 from tests.conftest import Blobs
 
-OTHERS = (
-    "class_path: tests.configs.test_exchange.Others\ninit_args: {n_way: 5, k_shot: 2, n_query: 3, val_episodes: 6}\n"
-)
+OTHERS = "class_path: tests.cli.test_exchange.Others\ninit_args: {n_way: 5, k_shot: 2, n_query: 3, val_episodes: 6}\n"
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lightning_meta import checkpoints
 from lightning_meta.backbones import norm_protocol
+from lightning_meta.cli.names import run_folder
 from lightning_meta.core import Batch
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.core.sampling import choose, episode_keys
@@ -29,7 +30,6 @@ from lightning_meta.datamodules.images.image_folder import image_files, sub_fold
 from lightning_meta.errors import ConfigError, DataError
 from lightning_meta.metrics import EpisodicAccuracy
 from lightning_meta.modules import EpisodicModule, StreamModule
-from lightning_meta.names import run_folder
 from lightning_meta.reports.fonts import drawable
 from lightning_meta.reports.prediction_gallery import prediction_gallery
 from lightning_meta.reports.tables import write_csv

@@ -14,20 +14,19 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
-from lightning_meta import predict
 from lightning_meta.algorithms import MAML, ProtoNet, RelationNet
 from lightning_meta.checkpoints import best_or_last
-from lightning_meta.cli import main
+from lightning_meta.cli import main, predict
+from lightning_meta.cli.predict import Task, check, doubt, load_run, probabilities, read_task, treatment
 from lightning_meta.core import Batch, TaskOutput
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.datamodules import CIFARFS, Glyphs, ImageFolder, Omniglot
 from lightning_meta.datamodules.images.omniglot import shrink
 from lightning_meta.errors import ConfigError, UserError
 from lightning_meta.modules import EpisodicModule, StreamModule
-from lightning_meta.predict import Task, check, doubt, load_run, probabilities, read_task, treatment
 from tests.conftest import SIZE, blobs, conv4
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LEVELS = {"black": 10, "grey": 120, "white": 245}  # of flat images
 EXPERIMENT = """
 trainer:
