@@ -11,7 +11,7 @@ from lightning_meta import cli
 from lightning_meta.cli.dashboard import main
 from lightning_meta.errors import ConfigError
 from tests import wandb_file
-from tests.cli.test_trainer import TINY, default_callbacks
+from tests.cli.test_trainer import tiny_config
 from tests.modules.test_wandb import forget_settings
 
 pytest.importorskip("wandb_workspaces")
@@ -35,7 +35,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     with pytest.MonkeyPatch.context() as patch:
         forget_settings(patch)
         patch.chdir(folder)
-        config = TINY.replace("CALLBACKS", default_callbacks(pictures=True)).replace(
+        config = tiny_config({}).replace(
             "pytorch_lightning.loggers.CSVLogger", "lightning_meta.loggers.OwnFolderCSVLogger"
         )
         wandb = "    - class_path: lightning_meta.loggers.OfflineFirstWandbLogger\n      init_args: {save_dir: runs}\n"
