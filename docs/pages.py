@@ -51,7 +51,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
 def from_root(name: str) -> str:
     """A page of the repository's root, with its links as seen from docs/."""
-    text = (ROOT / name).read_text()
+    text = re.sub(r"\(docs/tutorials/(\w+)\.py\)", r"(docs/tutorials/\1.md)", (ROOT / name).read_text())
     return re.sub(
         r"\]\((?!https?:|#)([^)]+)\)",
         lambda link: f"]({link[1].removeprefix('docs/')})" if link[1].startswith("docs/") else f"](../{link[1]})",
