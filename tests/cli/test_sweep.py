@@ -214,7 +214,7 @@ def test_a_grid_is_run_once_and_chosen_by_validation(stand_in: Path, capsys: pyt
     assert f"Best by val/acc: trial {best}, 0.9000." in said
     folder = f"runs/lrs/trial_{best}/version_0"
     assert f"python -m lightning_meta test --config {folder}/config.yaml --ckpt_path {folder}" in said
-    for name in ("history", "parallel_coordinates", "importances"):
+    for name in ("curves", "history", "parallel_coordinates", "importances"):
         assert Path(f"runs/lrs/{name}.png").read_bytes()[:4] == b"\x89PNG"
     assert run(file) == 0
     assert len(calls()) == 3
