@@ -12,8 +12,8 @@ commands may share a sweep, on several machines too where they share the folder.
 a sweep goes on, and so does the trial that it was at. Draws of trial n depend on n and on the trials before it, not
 on the process that runs it.
 
-Below `runs/<sweep>/`: `optuna.journal` (the storage), `trials.csv`, and Optuna's pictures `history.png`,
-`parallel_coordinates.png` and `importances.png`.
+Below `runs/<sweep>/`: `optuna.journal` (the storage), `trials.csv`, and Optuna's pictures `curves.png` (validation by
+validation), `history.png`, `parallel_coordinates.png` and `importances.png`.
 
 Exit status: 0 when all trials are done, 1 when one of this process failed, 75 when others still run some, and
 128 + signal when a signal stopped it.
@@ -468,8 +468,8 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def pictures(study: "Study", folder: Path) -> list[Path]:
-    """Optuna's plots of the trials that are done; none of fewer than two, and no importances of equal values."""
+def pictures(study: "Study", metric: str, folder: Path) -> list[Path]:
+    """Optuna's plots: the curves of all trials, and of those that are done, if there are two, what led to what."""
     from matplotlib import pyplot
     from matplotlib.figure import Figure
     from optuna.exceptions import ExperimentalWarning
@@ -477,17 +477,18 @@ def pictures(study: "Study", folder: Path) -> list[Path]:
     from optuna.visualization import matplotlib as plot
 
     pyplot.switch_backend("agg")
-    done = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
-    if len(done) < 2:
-        return []
-    paths = []
+    trials = study.get_trials(deepcopy=False)
+    done = [trial for trial in trials if trial.state.name == "COMPLETE"]
+    varied = any(len({trial.params[name] for trial in done}) > 1 for name in (done[0].params if done else ()))
+    paths, axes = [], {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        axes = {
-            "history": plot.plot_optimization_history(study),
-            "parallel_coordinates": plot.plot_parallel_coordinate(study),
-        }
-        varied = any(len({trial.params[name] for trial in done}) > 1 for name in done[0].params)
+        if any(trial.intermediate_values for trial in trials):
+            axes["curves"] = plot.plot_intermediate_values(study)
+            axes["curves"].set(xlabel="validation", ylabel=metric, title="Curves of the trials")
+        if len(done) > 1:
+            axes["history"] = plot.plot_optimization_history(study)
+            axes["parallel_coordinates"] = plot.plot_parallel_coordinate(study)
         if varied and len({trial.value for trial in done}) > 1:
             axes["importances"] = plot.plot_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
     for name, drawn in axes.items():
@@ -504,7 +505,7 @@ def report(search: Search) -> str:
     if not rows:
         return "No trials yet."
     write_csv(folder / "trials.csv", rows)
-    files = [folder / "trials.csv", *pictures(search.study, folder)]
+    files = [folder / "trials.csv", *pictures(search.study, search.sweep.metric, folder)]
     lines = [markdown(rows), "", f"Files: {', '.join(map(str, files))}"]
     if search.states("COMPLETE"):
         best = search.study.best_trial

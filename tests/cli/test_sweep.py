@@ -183,7 +183,7 @@ def test_draws_follow_their_distribution() -> None:
         ({"parameters": {"x": {"min": 2, "max": 1}}}, r"x: min=2 and max=1"),
         ({"parameters": {"x": {"min": 2}}}, r"x: give value, values, or min and max"),
         ({"parameters": {"x": {"distribution": "log_uniform_values", "min": 0, "max": 1}}}, r"min=0 has no logarithm"),
-        ({"early_terminate": {"type": "envelope"}}, r"early_terminate must be of the type hyperband"),
+        ({"early_terminate": {"type": "envelope"}}, r"early_terminate=.* must be of the type hyperband"),
         ({"metod": "grid"}, r"metod is not known\. Did you mean method\?"),
         ({"command": ["python", "train.py", "${args}"]}, r"it must be one of `python -m lightning_meta fit`"),
         ({"command": ["${interpreter}", "-m", "lightning_meta", "fit", "${argz}"]}, r"\$\{argz\} is not known"),
@@ -214,7 +214,7 @@ def test_a_grid_is_run_once_and_chosen_by_validation(stand_in: Path, capsys: pyt
     assert f"Best by val/acc: trial {best}, 0.9000." in said
     folder = f"runs/lrs/trial_{best}/version_0"
     assert f"python -m lightning_meta test --config {folder}/config.yaml --ckpt_path {folder}" in said
-    for name in ("history", "parallel_coordinates", "importances"):
+    for name in ("curves", "history", "parallel_coordinates", "importances"):
         assert Path(f"runs/lrs/{name}.png").read_bytes()[:4] == b"\x89PNG"
     assert run(file) == 0
     assert len(calls()) == 3
