@@ -63,8 +63,8 @@ def by_name(folder: Path) -> dict[str, Path]:
 
 
 def configs(folder: str) -> dict[str, Path]:
-    """The files of `configs/<folder>/` by name: of the working folder, or else of this clone."""
-    places = (Path("configs", folder), PACKAGE.parent / "configs" / folder)
+    """The files of `configs/<folder>/` by name: of the working folder, or else of this clone or installed package."""
+    places = [place / "configs" / folder for place in (Path(), PACKAGE.parent, PACKAGE)]
     return by_name(next((place for place in places if place.is_dir()), places[0]))
 
 
