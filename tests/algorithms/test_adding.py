@@ -125,6 +125,7 @@ def test_the_command_line_fits_tests_and_lists_it(clone: Path) -> None:
     assert re.search(r"^  toy +Learning to compare +Nearest class mean on pixels", said, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_contract_plays_it(clone: Path) -> None:
     contract = "tests/algorithms/test_contract.py"
     said = python(clone, "pytest", contract, "tests/algorithms/test_toy.py", "-k", "toy", "-v", "--basetemp", "tmp")

@@ -186,6 +186,7 @@ class Stop(pl.Callback):
                 pass
 
 
+@pytest.mark.slow
 def test_stopped_and_begun_again_it_comes_to_the_same(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     """In processes of its own; the third of four steps is within an epoch of four."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

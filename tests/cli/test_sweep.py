@@ -319,6 +319,7 @@ def test_a_trial_that_was_stopped_goes_on_and_none_is_run_twice(stand_in: Path) 
     assert len({call["--name"] for call in calls()}) == len(calls()) - 1 == 3
 
 
+@pytest.mark.slow
 def test_processes_beside_each_other_share_the_trials(stand_in: Path) -> None:
     file = write(**grid(0.1, 0.2, 0.3, 0.4, 0.5, 0.6))
     both = [begin(file) for _ in range(2)]

@@ -325,13 +325,11 @@ def test_references_and_dotted_keys_compose(tmp_path: Path) -> None:
         compose(tmp_path / "invalid.yaml")
 
 
-def test_print_config_resolves_references() -> None:
-    out = subprocess.run(
-        [sys.executable, "-m", "lightning_meta", "fit", "--config",
-         "configs/experiment/initialize/maml_sinusoid_5s.yaml", "--print_config"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    config = yaml.safe_load(out)
+def test_print_config_resolves_references(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", "--config", "maml_sinusoid_5s", "--print_config"])
+    assert ended.value.code == 0
+    config = yaml.safe_load(capsys.readouterr().out)
     assert config["model"]["init_args"]["backbone"]["class_path"] == "lightning_meta.backbones.MLP"
     assert config["trainer"]["inference_mode"] is False
 

@@ -84,12 +84,14 @@ def test_layers_whose_second_derivatives_vmap_gets_wrong(graphs: list[Any], tmp_
     assert len(graphs) == 1 or TORCH < (2, 12)
 
 
+@pytest.mark.slow
 def test_segments_of_long_optimizations(graphs: list[Any], tmp_path: Path) -> None:
     few = dict(unroll_steps=4, truncation=2, meta_batch_size=3, steps_per_epoch=4, val_episodes=2, test_episodes=2)
     assert_trains_the_same(partial(LSTMOptimizer, hidden=3), QuadraticOptimizees(dimension=3, **few), tmp_path)
     assert graphs
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(TORCH < (2, 12), reason="older ones run by themselves what they cannot trace")
 def test_what_cannot_be_compiled_is_refused(graphs: list[Any]) -> None:
     module = ALGORITHMS["imaml"]().double().train()

@@ -392,7 +392,7 @@ def test_a_killed_command_resumes_to_the_same_end(devices: int, number: signal.S
     ("devices", "number"),
     [
         (1, signal.SIGTERM),
-        (1, signal.SIGINT),
+        pytest.param(1, signal.SIGINT, marks=pytest.mark.slow),
         pytest.param(2, signal.SIGTERM, marks=pytest.mark.slow),
         pytest.param(2, signal.SIGINT, marks=pytest.mark.slow),
     ],

@@ -37,12 +37,13 @@ class StopParent(pl.Callback):
                 time.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "words", "status"),
     [
         (signal.SIGTERM, [], 143),
-        pytest.param(signal.SIGINT, [], 130, marks=pytest.mark.slow),
-        pytest.param(0, ["--hours", "0.05"], 75, marks=pytest.mark.slow),
+        (signal.SIGINT, [], 130),
+        (0, ["--hours", "0.05"], 75),
     ],
     ids=["SIGTERM", "SIGINT", "hours"],
 )
