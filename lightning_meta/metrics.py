@@ -1,5 +1,6 @@
 """Metrics over EPISODES: mean and 95 % confidence interval of one value each, exact on any number of ranks."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, Self
 
@@ -56,8 +57,14 @@ class EpisodicMetric(Metric):
 
     @classmethod
     def number(cls, mean: float, ci95: float | None = None) -> str:
-        """A value, with half of its interval, in the metric's unit: `89.76 ± 0.58`"""
-        return " ± ".join(f"{cls.scale * value:.{cls.digits}f}" for value in (mean, ci95) if value is not None)
+        """A value, with half of its interval, in the metric's unit: `89.76 ± 0.58`
+
+        With more digits where the smaller one would read as zero.
+        """
+        values = [cls.scale * value for value in (mean, ci95) if value is not None]
+        places = [-math.floor(math.log10(abs(value))) for value in values if value and math.isfinite(value)]
+        digits = max([cls.digits, *places])
+        return " ± ".join(f"{value:.{digits}f}" for value in values)
 
     @classmethod
     def text(cls, mean: float, ci95: float | None = None) -> str:
