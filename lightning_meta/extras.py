@@ -5,7 +5,7 @@ from types import ModuleType
 
 from lightning_utilities.core.imports import RequirementCache
 
-from lightning_meta.errors import ConfigError
+from lightning_meta.errors import ConfigError, reason
 
 EXTRAS = {  # as in pyproject.toml and in requirements-<extra>.txt
     "sweep": ("optuna>=5.0",),
@@ -23,17 +23,29 @@ def check(package: str, what: str) -> None:
         package: as pip calls it.
         what: needs it, as the message says.
     """
-    extra, requirement = next(
-        (extra, one) for extra, wanted in EXTRAS.items() for one in wanted if one.startswith(f"{package}>=")
-    )
+    requirement, install = _remedy(package)
     if not any(RequirementCache(one) for one in (requirement, *OTHERS.get(package, ()))):
-        raise ConfigError(
-            f"{what} needs {requirement}, which is not installed: pip install 'lightning_meta[{extra}]', or in a clone "
-            f"pip install -r requirements-{extra}.txt"
-        )
+        raise ConfigError(f"{what} needs {requirement}, which is not installed: {install}")
 
 
 def need(package: str, what: str) -> ModuleType:
-    """Import an optional package; `ConfigError` as by `check`."""
+    """Import an optional package; `ConfigError` as by `check`, and where it is installed but cannot be imported."""
     check(package, what)
-    return import_module(package.replace("-", "_"))
+    try:
+        return import_module(package.replace("-", "_"))
+    except Exception as error:  # a broken package fails as whatever it stumbles over
+        requirement, install = _remedy(package)
+        raise ConfigError(
+            f"{what} needs {requirement}, which is installed but cannot be imported: {reason(error)} Install it anew: "
+            f"{install}"
+        ) from error
+
+
+def _remedy(package: str) -> tuple[str, str]:
+    """What is asked for, and how it is installed."""
+    extra, requirement = next(
+        (extra, one) for extra, wanted in EXTRAS.items() for one in wanted if one.startswith(f"{package}>=")
+    )
+    return requirement, (
+        f"pip install 'lightning_meta[{extra}]', or in a clone pip install -r requirements-{extra}.txt"
+    )

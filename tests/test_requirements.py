@@ -1,6 +1,7 @@
 """What the package declares is what is installed for it."""
 
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -48,3 +49,22 @@ def test_a_missing_package_is_asked_for_by_its_extra(monkeypatch: pytest.MonkeyP
         extras.need("torch", "this")
     monkeypatch.setitem(extras.EXTRAS, "some", ("torch>=2.0",))
     assert extras.need("torch", "this").__name__ == "torch"
+
+
+def test_a_package_that_cannot_be_imported_is_named_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Blocked, and broken by what it needs."""
+    monkeypatch.setattr(extras, "RequirementCache", lambda *_: True)
+    monkeypatch.setitem(extras.EXTRAS, "some", ("some-broken-package>=1.0",))
+    install = r"Install it anew: pip install 'lightning_meta\[some\]'.*-some\.txt$"
+    monkeypatch.setitem(sys.modules, "some_broken_package", None)
+    with pytest.raises(
+        ConfigError, match=rf"^this needs some-broken-package>=1\.0, .* None in sys\.modules\. {install}"
+    ):
+        extras.need("some-broken-package", "this")
+    monkeypatch.delitem(sys.modules, "some_broken_package")
+    (tmp_path / "some_broken_package.py").write_text("raise OSError('libsome.so:\\n  no such file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=rf"cannot be imported: libsome\.so: no such file\. {install}"):
+        extras.need("some-broken-package", "this")

@@ -74,7 +74,8 @@ def found(folder: str, name: str) -> Path:
         return Path(name)
     known = configs(folder)
     if (path := known.get(name) or _moved(folder, name, known)) is None:
-        raise ConfigError(f"{name} is no file and no name of one in configs/{folder}.{suggestion(name, known)}")
+        few = f" There are: {', '.join(known)}." if 0 < len(known) <= 10 else ""
+        raise ConfigError(f"{name} is no file and no name of one in configs/{folder}.{suggestion(name, known)}{few}")
     return path
 
 

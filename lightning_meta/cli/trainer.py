@@ -461,7 +461,9 @@ class _Resolved(MetaCLI):
 
 def resolve(words: Sequence[str]) -> dict[str, Any]:
     """The configuration of a command `fit ...` as the `config.yaml` of its run will have it, plain values."""
-    cli = _run([*words], _Resolved)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # beside those of the process
+        cli = _run([*words], _Resolved)
     return yaml.safe_load(cli._parser(words[0]).dump(cli.config[words[0]], skip_none=False))
 
 

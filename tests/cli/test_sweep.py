@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,9 @@ run.mkdir(parents=True, exist_ok=True)
 with open("calls", "a") as calls:
     calls.write(json.dumps(given) + "\\n")
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+if not given["--model.lr"].startswith("0"):
+    print("error: model.lr=" + given["--model.lr"] + " must be a number.")
+    sys.exit(2)
 lr = float(given["--model.lr"])
 if lr > 0.95:
     sys.exit("error: it diverged.")
@@ -59,6 +63,9 @@ for row in rows:
         (run / "checkpoints/last.ckpt").touch()
         time.sleep(float(Path("slow").read_text()))
 """
+
+
+HYPERBAND = {"type": "hyperband", "min_iter": 1}
 
 
 def write(name: str = "lrs", **changes: Any) -> str:
@@ -84,6 +91,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "lightning_meta/__main__.py").write_text(STAND_IN)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.setattr(sweep, "resolve", lambda words: {})  # it is no training
     return tmp_path
 
 
@@ -185,6 +193,31 @@ def test_draws_follow_their_distribution() -> None:
         ({"parameters": {"x": {"distribution": "log_uniform_values", "min": 0, "max": 1}}}, r"min=0 has no logarithm"),
         ({"early_terminate": {"type": "envelope"}}, r"early_terminate=.* must be of the type hyperband"),
         ({"metod": "grid"}, r"metod is not known\. Did you mean method\?"),
+        ({"metric": "val/acc"}, r"metric=val/acc has no name; it needs metric: \{name: val/\.\.\., goal: "),
+        ({"metric": None}, r"there is no metric; it needs metric: \{name: val/\.\.\., goal: "),
+        ({"parameters": ["model.lr"]}, r"parameters=\['model\.lr'\] must be options with what is tried: parameters: "),
+        ({"parameters": {"x": {"values": []}}}, r"x: values=\[\] must be a list with values in it\."),
+        ({"parameters": {"x": {"distribution": ["uniform"]}}}, r"x: distribution=\['uniform'\] is not done here"),
+        (
+            {"parameters": {"x": {"distribution": "int_uniform", "min": 0.5, "max": 2}}},
+            r"x: min=0\.5 and max=2 must be whole numbers",
+        ),
+        ({"parameters": {"x": {"min": 0, "max": math.inf}}}, r"x: min=0 and max=inf must be numbers"),
+        (
+            {"parameters": {"x": {"distribution": "q_uniform", "min": 0, "max": 1, "q": 0}}},
+            r"x: q=0 must be a number above 0",
+        ),
+        (
+            {"parameters": {"x": {"distribution": "log_uniform", "min": 1, "max": 1000}}},
+            r"x: .*max=1000; .*log_uniform_values",
+        ),
+        ({"early_terminate": "hyperband"}, r"early_terminate=hyperband must be of the type hyperband"),
+        ({"early_terminate": HYPERBAND | {"min_iter": 0}}, r"early_terminate\.min_iter=0 must be .* from 1 on"),
+        ({"early_terminate": HYPERBAND | {"min_iter": "2"}}, r"early_terminate\.min_iter=2 must be a whole number"),
+        ({"early_terminate": HYPERBAND | {"eta": 1}}, r"early_terminate\.eta=1 must be a whole number from 2 on"),
+        ({"run_cap": 0}, r"run_cap=0 must be a whole number from 1 on"),
+        ({"run_cap": "ten"}, r"run_cap=ten must be a whole number from 1 on"),
+        ({"command": "python -m lightning_meta fit"}, r"command=python -m lightning_meta fit must be a list of words"),
         ({"command": ["python", "train.py", "${args}"]}, r"it must be one of `python -m lightning_meta fit`"),
         ({"command": ["${interpreter}", "-m", "lightning_meta", "fit", "${argz}"]}, r"\$\{argz\} is not known"),
     ],
@@ -192,6 +225,30 @@ def test_draws_follow_their_distribution() -> None:
 def test_what_is_not_done_is_named(changes: dict[str, Any], message: str, stand_in: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         read(Path(write(**changes)))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("method: [grid\nmetric: {", r"^other\.yaml is not valid YAML: [^\n]+$"),
+        ("model: {class_path: MAML}\ntrainer: {max_steps: 4}", r"^other\.yaml is no sweep: it has no method, [^\n]+$"),
+        ("- a", r"^other\.yaml is no sweep: it has no method"),
+    ],
+)
+def test_other_files_are_no_sweeps(content: str, message: str, stand_in: Path) -> None:
+    Path("other.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        read(Path("other.yaml"))
+
+
+def test_there_is_no_such_sweep(stand_in: Path) -> None:
+    Path("configs/sweep").mkdir(parents=True)
+    for name in ("rates", "steps"):
+        Path(f"configs/sweep/{name}.yaml").touch()
+    with pytest.raises(ConfigError, match=r"Did you mean rates\? There are: rates, steps\.$"):
+        main(["rate"])
+    with pytest.raises(ConfigError, match=r"configs/sweep\. There are: rates, steps\.$"):
+        main(["nosuch"])
 
 
 def test_a_search_without_an_end_is_refused(stand_in: Path) -> None:
@@ -221,9 +278,62 @@ def test_a_grid_is_run_once_and_chosen_by_validation(stand_in: Path, capsys: pyt
 
 
 def test_a_failure_is_a_trial_too(stand_in: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(write(**grid(0.2, 0.99))) == 1
+    file = write(**grid(0.2, 0.99))
+    assert run(file) == 1
     assert {row["model.lr"]: row["state"] for row in rows() if row["model.lr"]} == {"0.2": "complete", "0.99": "fail"}
-    assert "FAILED: it ended with status 1: error: it diverged." in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "FAILED: it ended with status 1: error: it diverged." in said
+    (log,) = [path for path in Path("runs/lrs").glob("trial_*/log.txt") if "it diverged" in path.read_text()]
+    last = f"Failed: 1 of 2 trials, which are not run again; see {log}"
+    assert said.splitlines()[-1] == last
+    assert run(file) == 1, "it is still failed"
+    assert capsys.readouterr().out.splitlines()[-1] == last
+    assert len(calls()) == 2
+
+
+def test_all_failures_are_named(stand_in: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(write(**grid(0.97, 0.98, 0.99))) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1] == "Failed: 3 of 3 trials, which are not run again; see runs/lrs/trial_{0,1,2}/log.txt"
+
+
+def test_what_the_command_line_refuses_stops_the_sweep(stand_in: Path) -> None:
+    """The others would be refused too where an option does not exist, or be run in vain."""
+    with pytest.raises(
+        UsageError, match=r"^trial 0, model\.lr [abc]: model\.lr=[abc] must be a number\. \(runs/lrs/trial_0"
+    ):
+        main([write(**grid("a", "b", "c"))])
+    assert len(calls()) == 1
+
+
+def test_a_metric_that_is_not_logged_is_answered_with_those_that_are(
+    stand_in: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(write(metric={"name": "val/loss"}), "--trials", "1") == 1
+    assert "runs/lrs/trial_0 has no val/loss in metrics.csv; there are: val/acc\n" in capsys.readouterr().out
+
+
+def test_no_trials_leave_nothing(stand_in: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, before = write(), {*Path().rglob("*")}
+    with pytest.raises(UsageError, match=r"--trials -1 must be 0 or more"):
+        main([file, "--trials", "-1"])
+    assert run(file, "--trials", "0") == 0
+    assert capsys.readouterr().out == "No trials yet.\n"
+    assert {*Path().rglob("*")} == before
+
+
+def test_pictures_of_equal_trials_are_drawn_without_a_warning(tmp_path: Path) -> None:
+    study = optuna.create_study()
+    for _ in range(2):
+        study.add_trial(
+            optuna.trial.create_trial(
+                params={"x": 0.5}, distributions={"x": optuna.distributions.FloatDistribution(0, 1)}, value=1.0
+            )
+        )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sweep.pictures(study, "val/acc", tmp_path)
+    assert not [str(one.message) for one in caught if "identical" in str(one.message)]
 
 
 def drawn(folder: Path, *words: str) -> list[str]:
@@ -295,7 +405,10 @@ def test_half_a_line_is_no_value(tmp_path: Path) -> None:
 
 def begin(file: str) -> subprocess.Popen[bytes]:
     """The command in a process of its own; its trials are stand-ins."""
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from lightning_meta.cli.sweep import main; main([{file!r}])"
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from lightning_meta.cli import sweep; "
+        f"sweep.resolve = lambda words: {{}}; sweep.main([{file!r}])"
+    )
     return subprocess.Popen([sys.executable, "-P", "-c", code], stdout=subprocess.PIPE)
 
 
@@ -309,7 +422,7 @@ def test_a_trial_that_was_stopped_goes_on_and_none_is_run_twice(stand_in: Path) 
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=60)[0].decode()
     assert process.returncode == 128 + signal.SIGTERM, said
-    assert "Not finished: trials" in said
+    assert re.search(r"^Not finished: trial \d; the same command goes on\.$", said, re.MULTILINE)
     stopped = next(call["--name"] for call in calls() if call["--model.lr"] == "0.1")
     Path("slow").unlink()
     assert run(file) == 0
@@ -331,9 +444,59 @@ def test_processes_beside_each_other_share_the_trials(stand_in: Path) -> None:
 
 def test_another_sweep_of_this_name_is_refused(stand_in: Path) -> None:
     assert run(write(), "--trials", "1") == 0
-    with pytest.raises(ConfigError, match=r"optuna\.journal has the trials of another sweep"):
-        main([write(parameters={"model.lr": {"min": 0.0, "max": 0.5}}), "--trials", "2"])
-    assert run(write(parameters={"model.lr": {"min": 0.0, "max": 0.5}}), "--trials", "1", "--storage", "b") == 0
+    other = {"parameters": {"model.lr": {"min": 0.0, "max": 0.5}}}
+    with pytest.raises(
+        ConfigError, match=r"optuna\.journal has the trials of another sweep.* Give lrs\.yaml another name"
+    ):
+        main([write(**other), "--trials", "2"])
+    assert run(write("others", **other), "--trials", "1", "--storage", "runs/lrs/optuna.journal") == 0
+
+
+def test_a_folder_has_the_trials_of_one_storage(stand_in: Path) -> None:
+    """Else the stand-in's curve of a former trial 0, 0.2, would be taken for that of the new one."""
+    assert run(write(**grid(0.2))) == 0
+    refused = r"^runs/lrs has trials \(of runs/lrs/optuna\.journal\) that are not those of "
+    for words in ([], ["--storage", "b"], ["--storage", "b"]):
+        if not words:
+            Path("runs/lrs/optuna.journal").rename("former")
+        with pytest.raises(ConfigError, match=refused + (words[1] if words else r"runs/lrs/optuna\.journal")):
+            main([write(**grid(0.9)), *words])
+    assert len(calls()) == 1
+    assert run(write(**grid(0.2)), "--storage", "former") == 0, "as the message says"
+    Path("runs/lrs").rename("runs/away")
+    assert run(write(**grid(0.9)), "--storage", "b") == 0, "as the message says"
+    assert [row["val/acc"] for row in rows()] == ["0.9"]
+    with pytest.raises(ConfigError, match=r"^runs/lrs has trials \(of b\) that are not those of former"):
+        main([write(**grid(0.2)), "--storage", "former"])
+
+
+def test_trials_of_an_unknown_storage_are_not_taken_over(stand_in: Path) -> None:
+    assert run(write(**grid(0.2))) == 0
+    Path("runs/lrs/study.txt").unlink()  # as before there was one
+    assert run(write(**grid(0.2))) == 0
+    assert len(calls()) == 1
+    Path("runs/lrs/study.txt").unlink()
+    Path("runs/lrs/optuna.journal").unlink()
+    with pytest.raises(ConfigError, match=r"^runs/lrs has trials that are not those of runs/lrs/optuna\.journal"):
+        main([write(**grid(0.9))])
+
+
+@pytest.mark.parametrize("content", ["hello", "hello\nworld\n", "[1, 2]\n", "{}\n", "7"])
+def test_files_that_are_no_journals_are_left_alone(content: str, stand_in: Path) -> None:
+    Path("notes").write_text(content)
+    with pytest.raises(ConfigError, match=r"^--storage notes is another file than a journal .*; give a name that"):
+        main([write(**grid(0.2)), "--storage", "notes"])
+    assert Path("notes").read_text() == content
+    assert not Path("runs").exists()
+
+
+def test_a_storage_is_a_file(stand_in: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^--storage lightning_meta: Is a directory; give a file"):
+        main([write(**grid(0.2)), "--storage", "lightning_meta"])
+    with pytest.raises(
+        ConfigError, match=r"^--storage lrs\.yaml/x: .*; give a file, in a folder that can be written to"
+    ):
+        main([write(**grid(0.2)), "--storage", "lrs.yaml/x"])
 
 
 # ---- a real training ------------------------------------------------------------------------------------------------
@@ -364,3 +527,28 @@ def test_trainings_are_tried(tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert test
     cli.main(test[1].split())
     assert [*Path("runs/rates").rglob("result.json")]
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (
+            {"model.inner_lrr": {"values": [0.1]}},
+            "error: model: 'inner_lrr' is not accepted by MAML. Did you mean inner_lr?",
+        ),
+        ({"model.inner_lr": {"values": ["abc"]}}, "error: model.inner_lr=abc must be a number"),
+        ({"modle.inner_lr": {"min": 0.1, "max": 0.2}}, "error: option --modle.inner_lr"),
+    ],
+)
+def test_what_is_misspelt_is_found_before_the_first_trial(
+    space: dict[str, Any],
+    message: str,
+    tiny: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["${interpreter}", "-m", "${program}", "fit", "--config", str(tiny), "${args}"]
+    assert run(write("rates", command=command, parameters=space, run_cap=2)) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("Seed set")]
+    assert len(lines) == 1
+    assert lines[0].startswith(message)
+    assert not Path("runs").exists()
