@@ -110,7 +110,9 @@ def explain(message: str, command: str, options: Sequence[str]) -> str:
     if classes and (match := re.search(r"arguments are required: (.+)", message)):
         return f"{keys}: {classes[-1]} needs {match[1]}: --{keys}.{match[1].split(',')[0]} VALUE"
     if match := NO_SUCH.search(message):
-        before = re.findall(r"Problem with given class_path '([^']+)'", message[: match.start()])
+        before = re.findall(
+            r"(?:Problem with given class_path '|Expected a path but )([^' ]+)", message[: match.start()]
+        )
         return no_such(keys, before[-1] if match["of_class"] else next(filter(None, match.groups())))
     got = re.search(r"(?:Got value|Given value): (.*)", message)
     place = f"{keys}{f'={got[1]}' if got else ''}"
