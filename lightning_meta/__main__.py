@@ -13,7 +13,7 @@ commands:
   dashboard  save a W&B workspace and a report where runs are compared: dashboard --entity E --project P
   compare    put tested runs side by side: compare RUN [RUN ...], each the folder of a run
   results    write the tables of numbers in README and docs anew from the result files: results [--check]
-  list       name what there is: list [algorithms | data | experiments | backbones | 'protonet*']
+  list       name what there is: list [algorithms | data | experiments | backbones | sweeps | 'protonet*']
   benchmark  measure: benchmark speed, outer steps against those of other libraries; benchmark growth, their time and
              memory against their sizes; benchmark fit, what the Trainer adds; benchmark precision, the meta-gradient
              under bf16-mixed against fp32; benchmark optimizer_cost EXPERIMENT, a learned optimizer against Adam

@@ -6,6 +6,9 @@ import signal
 # Windows has not all of them.
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
 
+# In the environment of a process that another command of ours has started, and starts again to go on with it.
+CHILD = "LIGHTNING_META_CHILD"
+
 
 def leave_signals_to_the_main_process(worker: int) -> None:
     """For the workers of a `DataLoader`: one that ends before the step in progress ends the training without saving.

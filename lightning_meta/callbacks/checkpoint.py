@@ -22,7 +22,7 @@ from lightning_meta import checkpoints
 from lightning_meta.errors import UserError
 from lightning_meta.modules import MetaModule
 from lightning_meta.ranks import gather
-from lightning_meta.signals import STOP_SIGNALS
+from lightning_meta.signals import CHILD, STOP_SIGNALS
 
 
 class EpisodicCheckpoint(ModelCheckpoint):
@@ -180,9 +180,10 @@ class EpisodicCheckpoint(ModelCheckpoint):
     def _stop_if_asked(self, trainer: pl.Trainer) -> None:
         if self._stopping:
             number = max(gather(self._signal))
+            go_on = f"; to go on, add to the command: --ckpt_path {self.last_model_path}"
             rank_zero_info(
-                f"Stopped by {signal.Signals(number).name} after step {trainer.global_step}; to go on, add to the "
-                f"command: --ckpt_path {self.last_model_path}"
+                f"Stopped by {signal.Signals(number).name} after step {trainer.global_step}"
+                f"{'.' if CHILD in os.environ else go_on}"
             )
             # One rank is enough to tell a launcher, which would kill the others for it.
             sys.exit(128 + number if trainer.is_global_zero else 0)

@@ -1,5 +1,6 @@
 """A command in a process of its own, to which signals are handed on."""
 
+import os
 import signal
 import subprocess
 import time
@@ -7,7 +8,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import IO, NamedTuple
 
-from lightning_meta.signals import STOP_SIGNALS
+from lightning_meta.signals import CHILD, STOP_SIGNALS
 
 # Statuses of a process that was asked to stop: of one that saved, and of one that was not training then.
 STOPPED = {status for number in STOP_SIGNALS for status in (128 + number, -number)}
@@ -40,8 +41,9 @@ def run(
     received: list[int] = []
     # A session of its own, so that Ctrl-C reaches this process alone and comes to it once.
     process = subprocess.Popen(
-        [*words], pass_fds=keep_open, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-    )
+        [*words], pass_fds=keep_open, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+        env=os.environ | {CHILD: "1"},
+    )  # fmt: skip
 
     def hand_on(number: int, frame: FrameType | None) -> None:
         received.append(number)

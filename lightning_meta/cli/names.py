@@ -1,4 +1,4 @@
-"""What there is, by name: algorithms, data, experiments, backbones. Names stand wherever paths of configs or runs do.
+"""What there is, by name: algorithms, data, experiments, backbones, sweeps. Names stand where paths of configs do.
 
 python -m lightning_meta list [KIND | PATTERN ...]
 """
@@ -34,6 +34,7 @@ KINDS = {
     "data": ("data", "datamodules"),
     "experiments": ("experiment", None),
     "backbones": (None, "backbones"),
+    "sweeps": ("sweep", None),
 }
 PAPER = re.compile(r'(?P<authors>[A-Z][^:"]*?): "[^"]+" \((?P<year>\d{4})\)(?:, (?P<arxiv>arXiv:[\d.]*\d))?')
 IN_BRACKETS = re.compile(r"\(([^()]*arXiv:[\d.]*\d)[^()]*\)")
@@ -114,14 +115,19 @@ def _with_path(option: str, value: str) -> str:
 
 
 def run_folder(place: Path, having: str = "config.yaml") -> Path:
-    """The folder of a run: as it is named, or the newest one with such a file of an experiment's, by its name too."""
-    if (place / having).is_file():
+    """The folder of a run: as it is named, or the newest one with such a file of an experiment's, by its name too.
+
+    Args:
+        place: of the run or of the experiment, or its name.
+        having: the file's name, or a pattern such as `**/*.ckpt`.
+    """
+    if (place / "config.yaml").is_file():
         return place
     versions = [
-        (int(path.parent.name.removeprefix("version_")), path.parent)
+        (int(version[1]), path)
         for folder in (place, RUNS / place)
-        for path in folder.glob(f"version_*/{having}")
-        if path.parent.name.removeprefix("version_").isdigit()
+        for path in folder.glob("version_*")
+        if (version := re.fullmatch(r"version_(\d+)", path.name)) and any(path.glob(having))
     ]
     return max(versions)[1] if versions else place
 
@@ -261,7 +267,10 @@ def listing(kinds: Sequence[str], patterns: Sequence[str], width: int | None) ->
         blocks.append("\n".join([f"{kind} ({len(chosen)})", *(f"  {line}"[:width] for line in lines)]))
     if not blocks:
         known = [one.name for kind in kinds for one in entries(kind)]
-        raise ConfigError(f"nothing is named {' or '.join(patterns)}.{suggestion(patterns[0], [*known, *KINDS])}")
+        raise ConfigError(
+            f"nothing is named {' or '.join(patterns)}.{suggestion(patterns[0], [*known, *KINDS])} Kinds: "
+            f"{', '.join(KINDS)}; all names: python -m lightning_meta list"
+        )
     return "\n\n".join(blocks)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lightning_meta import checkpoints
 from lightning_meta.backbones import norm_protocol
-from lightning_meta.cli.names import run_folder
+from lightning_meta.cli.names import RUNS, run_folder
 from lightning_meta.core import Batch
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.core.sampling import choose, episode_keys
@@ -49,6 +49,21 @@ class Task(NamedTuple):
     support: Batch
     query: Tensor
     files: list[Path]
+
+
+def trained_run(place: Path) -> Path:
+    """The folder of a run: as it is named, or the newest one with a checkpoint of an experiment's, by its name too.
+
+    Raises `ConfigError` where only seeds of the experiment were trained.
+    """
+    run = run_folder(place, having="**/*.ckpt")
+    if (run / "config.yaml").is_file():
+        return run
+    seeds = [seed for folder in (place, RUNS / place) for seed in folder.glob("seed_*") if any(seed.rglob("*.ckpt"))]
+    if seeds:
+        named = ", ".join(str(seed) for seed in sorted(seeds, key=lambda seed: (len(seed.name), seed.name)))
+        raise ConfigError(f"of {place} only seeds were trained; give one of them: {named}.")
+    return run_folder(place)
 
 
 def load_run(run: Path, checkpoint: Path | None = None) -> tuple[EpisodicModule[Any], ClassificationDataModule, Path]:
@@ -209,7 +224,7 @@ def main(arguments: Sequence[str]) -> None:
         help="exchange dark and light. Runs on Omniglot and Glyphs take images for dark ink on light paper",
     )
     given = parser.parse_args(arguments)
-    run = run_folder(given.run)
+    run = run_folder(given.run) if given.ckpt_path else trained_run(given.run)
     module, data, checkpoint = load_run(run, given.ckpt_path)
     task = read_task(given.support, given.query, data, given.invert)
     check(module, task)

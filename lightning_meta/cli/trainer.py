@@ -187,10 +187,13 @@ class MetaCLI(LightningCLI):
         """
 
     def _set_seed(self) -> None:
+        self._check_seed()
+        super()._set_seed()
+
+    def _check_seed(self) -> None:
         seed = self.config[self.subcommand].seed_everything
         if seed is not None and not 0 <= seed < 2**32:
             raise ConfigError(f"seed_everything={seed} must be between 0 and {2**32 - 1}.")
-        super()._set_seed()
 
     def instantiate_classes(self) -> None:
         try:
@@ -259,6 +262,8 @@ class MetaCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """A resumed training goes on with its W&B run and in its folder; a replay writes nothing."""
+        # Here it is said once, before other processes are started and a folder is made.
+        self.datamodule.share_of(self.trainer.num_devices * self.trainer.num_nodes)
         self.datamodule.test_after_fit = self.config[self.subcommand].test_after_fit
         checkpoint, replay = (self.config[self.subcommand][key] for key in ("ckpt_path", "replay"))
         if checkpoint and replay is None:
@@ -451,6 +456,9 @@ def main(args: ArgsType = None) -> Any:
 
 class _Resolved(MetaCLI):
     """Reads a command, checks it and fills in what follows from it, but makes and runs nothing."""
+
+    def _set_seed(self) -> None:
+        self._check_seed()
 
     def instantiate_classes(self) -> None:
         pass

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
 
-from lightning_meta.cli.names import first_sentence_of, named, suggestion
+from lightning_meta.cli.names import KINDS, first_sentence_of, named, suggestion
 
 PROGRAM = "python -m lightning_meta"
 TRAINER = {  # commands of the Trainer, and what they do
@@ -41,7 +41,7 @@ settings that are changed most:
   --seeds N,N,...           of fit: trains each seed, and reports mean and interval over seeds
   --ckpt_path PLACE         best or last, of the experiment's newest run; a checkpoint; or a run by folder or name: its
                             last one for fit, its best one for tests
-  --trainer.logger NAME     csv, wandb or wandb_checkpoints
+  --trainer.logger NAME     {loggers}
   --trainer.accelerator cpu|gpu, --trainer.devices N, --trainer.strategy ddp, --trainer.precision bf16-mixed
   --trainer debug           a few steps on the CPU that look for mistakes
   --name NAME               of the run's folder, runs/NAME/version_<n>
@@ -57,7 +57,9 @@ All options, those of the Trainer last:
 def command_help(command: str) -> str:
     """What stands above the options of a command of the Trainer."""
     usage = f"usage: {PROGRAM} {command} --config NAME [--KEY VALUE ...]"
-    return f"{usage}\n\n{TRAINER[command]}\n\n{SETTINGS.format(program=PROGRAM, command=command)}"
+    *loggers, last = named("logger")
+    settings = SETTINGS.format(program=PROGRAM, command=command, loggers=f"{', '.join(loggers)} or {last}")
+    return f"{usage}\n\n{TRAINER[command]}\n\n{settings}"
 
 
 def benchmark_help(benchmarks: Mapping[str, str]) -> str:
@@ -108,7 +110,9 @@ def explain(message: str, command: str, options: Sequence[str]) -> str:
     if classes and (match := re.search(r"arguments are required: (.+)", message)):
         return f"{keys}: {classes[-1]} needs {match[1]}: --{keys}.{match[1].split(',')[0]} VALUE"
     if match := NO_SUCH.search(message):
-        before = re.findall(r"Problem with given class_path '([^']+)'", message[: match.start()])
+        before = re.findall(
+            r"(?:Problem with given class_path '|Expected a path but )([^' ]+)", message[: match.start()]
+        )
         return no_such(keys, before[-1] if match["of_class"] else next(filter(None, match.groups())))
     got = re.search(r"(?:Got value|Given value): (.*)", message)
     place = f"{keys}{f'={got[1]}' if got else ''}"
@@ -133,11 +137,22 @@ def no_such(keys: str, given: str) -> str:
     path = Path(given)
     given = str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else given
     kind = KIND.get(keys.rpartition(".")[-1], "")
-    name = path.stem if path.suffix == ".yaml" else given.rpartition(".")[-1]
-    known = named(kind) if kind else []
-    all_names = f" All: {PROGRAM} list {kind}" if kind in ("experiments", "algorithms", "data", "backbones") else ""
-    all_names = all_names or (f" There are: {', '.join(known)}." if known else "")
-    return f"{keys}={given}: no file, class or name of a config is called so.{suggestion(name, known)}{all_names}"
+    module, dot, name = given.rpartition(".")
+    if kind:
+        known = named(kind)
+        near = suggestion(path.stem if path.suffix == ".yaml" else name, known)
+        all_names = f" All: {PROGRAM} list {kind}" if kind in KINDS else f" There are: {', '.join(known)}."
+    else:
+        near, all_names = suggestion(name, classes_in(module), module + dot), ""
+    return f"{keys}={given}: no file, class or name of a config is called so.{near}{all_names}"
+
+
+def classes_in(module: str) -> list[str]:
+    """The names of those that can be imported from a module; nothing where there is no such module."""
+    try:
+        return [name for name, value in vars(resolve_name(module)).items() if isinstance(value, type)]
+    except (ImportError, AttributeError, ValueError):
+        return []
 
 
 def settings_of(class_path: str) -> list[str]:

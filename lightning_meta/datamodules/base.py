@@ -72,14 +72,18 @@ class TaskDataModule(pl.LightningDataModule):
         """What training tasks are drawn from: stated in the `result.json` of every later test."""
         return self.name
 
+    def share_of(self, devices: int) -> int:
+        """How many tasks of a meta-batch each of so many devices plays."""
+        if self.meta_batch_size % devices:
+            raise ConfigError(
+                f"meta_batch_size={self.meta_batch_size} is global and must be a multiple of the {devices} devices; "
+                f"take {self.meta_batch_size // devices * devices or devices}, say."
+            )
+        return self.meta_batch_size // devices
+
     def train_dataloader(self) -> EpisodeLoader:
         rank, world_size = self._rank_and_world_size()
-        if self.meta_batch_size % world_size:
-            raise ConfigError(
-                f"meta_batch_size={self.meta_batch_size} is global and must be a multiple of the {world_size} devices; "
-                f"take {self.meta_batch_size // world_size * world_size or world_size}, say."
-            )
-        share = self.meta_batch_size // world_size
+        share = self.share_of(world_size)
         max_steps, steps = self.trainer.max_steps if self.trainer else -1, self.updates_per_epoch
         if max_steps > 0 and max_steps % steps:
             rank_zero_warn(

@@ -30,7 +30,8 @@ class TestReport(pl.Callback):
     """Every report that applies to the run, at the end of its test.
 
     A report that stands among the callbacks itself, with arguments of its own, is not made here once more:
-    `--trainer.callbacks+ lightning_meta.reports.AdaptationCurve --trainer.callbacks.episodes 500`.
+    `--trainer.callbacks+ lightning_meta.reports.AdaptationCurve --trainer.callbacks.episodes 500`. Of several
+    `TestReport`s the last one draws, so that a command may choose anew what a config has chosen.
 
     Args:
         only: names of the reports to make. None: all but those that wait to be asked for, such as `SupportUse`.
@@ -51,8 +52,10 @@ class TestReport(pl.Callback):
         return [path for report in self.reports for path in report.paths]
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        alone = {type(callback) for callback in trainer.callbacks}  # type: ignore[attr-defined]
-        self.reports = [report for report in self.reports if type(report) not in alone]
+        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        last = [callback for callback in callbacks if isinstance(callback, TestReport)][-1]
+        alone = {type(callback) for callback in callbacks}
+        self.reports = [report for report in self.reports if type(report) not in alone and self is last]
         self._each("on_test_start", trainer, pl_module)
 
     def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:

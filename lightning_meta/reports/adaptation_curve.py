@@ -35,7 +35,7 @@ class AdaptationCurve(Report):
     """
 
     def __init__(self, episodes: int = 100, max_steps: int = 10) -> None:
-        super().__init__()
+        super().__init__(episodes=episodes, max_steps=max_steps)
         self.episodes, self.max_steps = episodes, max_steps
 
     def applies(self, tested: Tested) -> bool:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from pytorch_lightning.loggers import WandbLogger
 
 from lightning_meta.datamodules.base import TaskDataModule
+from lightning_meta.errors import require_at_least
 from lightning_meta.modules import MetaModule
 from lightning_meta.reports.tested import Tested
 
@@ -22,13 +23,17 @@ class Report(pl.Callback):
     Pictures are written to `<log_dir>/pictures/<name>.png` and sent to W&B where it is among the loggers. Rank zero
     draws alone. A dry run (`fast_dev_run`) has no log directory and draws nothing.
 
+    Args:
+        **counts: those of its arguments that count something, which must be at least 1.
+
     Attributes:
         paths: of the pictures of the last test.
     """
 
     unasked: ClassVar[bool] = True  # False: costs too much for every test, so `TestReport` waits to be asked for it
 
-    def __init__(self) -> None:
+    def __init__(self, **counts: int | None) -> None:
+        require_at_least(1, **{f"{type(self).__name__}.{name}": count for name, count in counts.items()})
         self.paths: list[Path] = []
         self.tested: Tested | None = None  # while a test runs to which the report applies
 

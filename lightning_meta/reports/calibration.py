@@ -31,7 +31,7 @@ class Calibration(Report):
     """
 
     def __init__(self, bins: int = 15) -> None:
-        super().__init__()
+        super().__init__(bins=bins)
         self.bins = bins
         self.sums = torch.empty(0)
 

@@ -36,7 +36,7 @@ class Completions(Report):
     """
 
     def __init__(self, images: int = 3, pixels: Sequence[int] = (10, 100, 300, 1000)) -> None:
-        super().__init__()
+        super().__init__(images=images, pixels=min(pixels, default=None))
         self.images, self.pixels = images, tuple(pixels)
 
     def applies(self, tested: Tested) -> bool:

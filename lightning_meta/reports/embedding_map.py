@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from lightning_meta.compat import tree_map
 from lightning_meta.core import Batch
 from lightning_meta.core.prototypes import class_means
+from lightning_meta.errors import require_at_least
 from lightning_meta.reports.base import Report
 from lightning_meta.reports.fonts import NAME, drawable, families, short
 from lightning_meta.reports.style import GREY, INK, LABEL, SMALL, new_figure, tidy
@@ -36,6 +37,7 @@ class EmbeddingMap(Report):
 
     def __init__(self, episode: int = 0) -> None:
         super().__init__()
+        require_at_least(0, episode=episode)
         self.episode = episode
 
     def applies(self, tested: Tested) -> bool:

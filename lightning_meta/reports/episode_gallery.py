@@ -41,7 +41,7 @@ class EpisodeGallery(Report):
     """
 
     def __init__(self, episodes: int = 2) -> None:
-        super().__init__()
+        super().__init__(episodes=episodes)
         self.episodes = episodes
 
     def applies(self, tested: Tested) -> bool:

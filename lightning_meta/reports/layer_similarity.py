@@ -42,7 +42,7 @@ class LayerSimilarity(Report):
     """
 
     def __init__(self, episodes: int = 50) -> None:
-        super().__init__()
+        super().__init__(episodes=episodes)
         self.episodes = episodes
 
     def applies(self, tested: Tested) -> bool:

@@ -57,7 +57,7 @@ class LearningCurves(Report):
     """
 
     def __init__(self, tuning_episodes: int = 100, rates: Sequence[float] = RATES) -> None:
-        super().__init__()
+        super().__init__(tuning_episodes=tuning_episodes)
         self.tuning_episodes, self.rates = tuning_episodes, tuple(rates)
         self.search: list[dict[str, Any]] = []
         self.baselines: dict[str, Baseline] = {}

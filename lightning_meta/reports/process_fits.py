@@ -43,7 +43,7 @@ class ProcessFits(Report):
     """
 
     def __init__(self, tasks: int = 4) -> None:
-        super().__init__()
+        super().__init__(tasks=tasks)
         self.tasks = tasks
         self.scores: dict[str, EpisodicMean] = {}
 

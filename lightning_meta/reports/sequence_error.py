@@ -39,7 +39,7 @@ class SequenceError(Report):
     """
 
     def __init__(self, episodes: int = 1000) -> None:
-        super().__init__()
+        super().__init__(episodes=episodes)
         self.episodes = episodes
 
     def applies(self, tested: Tested) -> bool:

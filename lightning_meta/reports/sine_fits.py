@@ -12,6 +12,7 @@ from lightning_meta.core import Batch, Episode
 from lightning_meta.core.sampling import episode_keys
 from lightning_meta.datamodules.episodes import STREAM
 from lightning_meta.datamodules.functions.sinusoid import SinusoidSource
+from lightning_meta.errors import require_at_least
 from lightning_meta.reports.base import Report
 from lightning_meta.reports.style import BLUE, GREY, INK, LABEL, VERMILLION, new_figure, tidy
 from lightning_meta.reports.tested import Tested
@@ -36,7 +37,8 @@ class SineFits(Report):
     """
 
     def __init__(self, tasks: int = 3, steps: Sequence[int] = (0, 1, 10)) -> None:
-        super().__init__()
+        super().__init__(tasks=tasks)
+        require_at_least(0, steps=min(steps, default=None))
         self.tasks, self.steps = tasks, tuple(steps)
 
     def applies(self, tested: Tested) -> bool:

@@ -37,7 +37,7 @@ class SupportUse(Report):
     unasked = False
 
     def __init__(self, split: Split = "train", episodes: int = 1000) -> None:
-        super().__init__()
+        super().__init__(episodes=episodes)
         self.split, self.episodes = split, episodes
 
     def applies(self, tested: Tested) -> bool:

@@ -304,7 +304,10 @@ def find_runs(
         pattern = Path(pattern).stem if pattern.endswith(".yaml") else pattern
         matching = fnmatch.filter(configs, pattern)
         if not matching:
-            raise ConfigError(f"no experiment of {experiments} is named {pattern}.{suggestion(pattern, configs)}")
+            raise ConfigError(
+                f"no experiment of {experiments} is named {pattern}.{suggestion(pattern, configs)} All: "
+                "python -m lightning_meta reproduce --list"
+            )
         chosen |= {name: configs[name] for name in matching}
 
     def run(name: str, config: Path, seed: int) -> Run:

@@ -65,6 +65,10 @@ SETTINGS = [
         "--trainer.callbacks pytorch_lightning.callbacks.EarlyStopping --trainer.callbacks.monitor val/f1",
         ["val/f1", "val/acc"],
     ),
+    (
+        "--trainer.callbacks+ lightning_meta.reports.AdaptationCurve --trainer.callbacks.episodes=-5",
+        ["AdaptationCurve.episodes=-5 must be at least 1"],
+    ),
     ("--trainer.logger.save_dir a_file", ["Not a directory", "a_file", "--trainer.logger.save_dir"]),
     ("--trainer.logger.save_dir /proc/nonesuch", ["/proc/nonesuch", "--trainer.logger.save_dir"]),
     ("--trainer.logger lightning_meta.loggers.OwnFolderCSVLogger --trainer.logger.save_dir a_file", ["a_file"]),
@@ -84,6 +88,18 @@ def test_settings_that_cannot_be(
     for text in expected:
         assert text in message
     assert not list(Path().rglob("*.ckpt"))
+
+
+def test_devices_that_do_not_share_a_meta_batch_are_told_before_they_start(
+    tiny: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(pl.Trainer, "fit", lambda *_, **__: pytest.fail("processes are started"))
+    two = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--data.meta_batch_size", "5"]
+    message = line(["fit", "--config", str(tiny), *two], capsys)
+    assert message == "error: meta_batch_size=5 is global and must be a multiple of the 2 devices; take 4, say."
+    assert not Path("runs").exists()
 
 
 def save_weights_only(path: Path) -> None:

@@ -162,6 +162,11 @@ def test_the_newest_run_of_an_experiment(tmp_path: Path, monkeypatch: pytest.Mon
         ("--data.train.n_wayy 3", ["'train.n_wayy'", "Did you mean train.n_way"]),
         ("--model.inner_lr abc", ["model.inner_lr=abc must be a number"]),
         ("--model.task_mode x", ["model.task_mode=x must be one of auto, vmap, loop"]),
+        (
+            "--trainer.callbacks+ lightning_meta.reports.SupportUs",
+            ["lightning_meta.reports.SupportUs", "Did you mean lightning_meta.reports.SupportUse?"],
+        ),
+        ("--model.optimizer torch.optim.AdamX", ["model.optimizer=torch.optim.AdamX: ", "mean torch.optim.Adam"]),
         ("--trainer.precision x", ["trainer.precision=x", "bf16-mixed"]),
         ("--replay=-1", ["replay=-1 must be >=0"]),
         ("--trainer.logger pytorch_lightning.loggers.TensorBoardLogger", ["save_dir", "--trainer.logger.save_dir"]),
@@ -247,6 +252,17 @@ def test_a_pattern_chooses_from_the_list(capsys: pytest.CaptureFixture[str]) -> 
     assert len(names) == 1 + len([name for name in named("experiments") if name.startswith("protonet")])
     with pytest.raises(ConfigError, match=r"nothing is named protonett\. Did you mean protonet"):
         list_names(["protonett"])
+    with pytest.raises(ConfigError, match=r"nothing is named nonsense\..* Kinds: algorithms, .*lightning_meta list"):
+        list_names(["nonsense"])
+
+
+def test_sweeps_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    list_names(["sweeps"])
+    title, *lines = capsys.readouterr().out.splitlines()
+    files = sorted(path.stem for path in (ROOT / "configs/sweep").glob("*.yaml"))
+    assert title == f"sweeps ({len(files)})"
+    assert [text.split()[0] for text in lines] == files
+    assert all(len(text.split()) > 5 for text in lines), "each says what it varies"
 
 
 # ---- help -----------------------------------------------------------------------------------------------------------
@@ -260,6 +276,8 @@ def test_help_begins_with_what_is_changed_most_and_ends_with_the_trainer(
         main([name, "--help"])
     text = capsys.readouterr().out
     assert text.startswith(f"usage: python -m lightning_meta {name} --config NAME")
+    (loggers,) = re.findall(r"--trainer\.logger NAME +(.+)", text)
+    assert set(re.split(r", | or ", loggers)) == {path.stem for path in (ROOT / "configs/logger").glob("*.yaml")}
     places = [
         text.index(part)
         for part in (TRAINER[name], "\n  --config NAME", "--model NAME", "--data NAME", "--trainer.max_steps N",

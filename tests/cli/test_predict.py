@@ -17,7 +17,16 @@ from torch import Tensor
 from lightning_meta.algorithms import MAML, ProtoNet, RelationNet
 from lightning_meta.checkpoints import best_or_last
 from lightning_meta.cli import main, predict
-from lightning_meta.cli.predict import Task, check, doubt, load_run, probabilities, read_task, treatment
+from lightning_meta.cli.predict import (
+    Task,
+    check,
+    doubt,
+    load_run,
+    probabilities,
+    read_task,
+    trained_run,
+    treatment,
+)
 from lightning_meta.core import Batch, TaskOutput
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.datamodules import CIFARFS, Glyphs, ImageFolder, Omniglot
@@ -327,6 +336,35 @@ def test_query_images_are_played_together_where_they_depend_on_each_other(
     torch.testing.assert_close(together, whole)
     parts = [module.predict(module.adapt(given.support), part)[:, :2] for part in given.query.split(2)]
     assert torch.allclose(together, torch.cat(parts), atol=1e-5) == alike
+
+
+def test_by_name_the_newest_run_with_a_checkpoint_is_taken_or_a_seed_is_asked_for(
+    at_work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = best_or_last(Path("runs/maml/version_0")).resolve()
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str, *files: str) -> Path:
+        folder = Path("runs", name)
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "config.yaml").touch()
+        for file in files:
+            (folder / "checkpoints" / file).symlink_to(trained)
+        return folder
+
+    run("mine/version_0", "last.ckpt")
+    newest, tested = run("mine/version_10", "last.ckpt"), run("mine/version_11")
+    assert trained_run(Path("mine")) == trained_run(Path("runs/mine")) == newest
+    assert trained_run(tested) == tested, "as it is named"
+    only_tested = run("theirs/version_3")
+    assert trained_run(Path("theirs")) == only_tested
+    assert trained_run(Path("none")) == Path("none")
+    for seed in (10, 2):
+        run(f"theirs/seed_{seed}/version_0", "last.ckpt")
+    run("theirs/seed_3/version_0")
+    with pytest.raises(ConfigError, match=r"^of theirs only seeds .*: runs/theirs/seed_2, runs/theirs/seed_10\.$"):
+        predict.main(["theirs", "--support", "two", "--query", "query"])
+    assert trained_run(Path("theirs/seed_2")) == Path("runs/theirs/seed_2/version_0")
 
 
 def test_images_are_made_like_those_of_the_data(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ import csv
 import json
 import os
 import signal
+import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
 from math import sqrt
 from pathlib import Path
@@ -17,7 +19,7 @@ import torch
 
 from lightning_meta import cli
 from lightning_meta.__main__ import main
-from lightning_meta.cli import seeds
+from lightning_meta.cli import children
 from lightning_meta.cli.children import Ended
 from lightning_meta.cli.names import GROUP
 from lightning_meta.errors import ConfigError, UsageError
@@ -45,7 +47,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
             return Ended(end.code if isinstance(end.code, int) else 1, 0)
         return Ended(0, 0)
 
-    monkeypatch.setattr(seeds.children, "run", run)
+    monkeypatch.setattr(children, "run", run)
     return commands
 
 
@@ -128,8 +130,8 @@ def test_a_failure_does_not_stop_the_others(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    works = seeds.children.run
-    monkeypatch.setattr(seeds.children, "run", lambda words, **_: Ended(3, 0) if words[-1] == "0" else works(words))
+    works = children.run
+    monkeypatch.setattr(children, "run", lambda words, **_: Ended(3, 0) if words[-1] == "0" else works(words))
     assert fit("--config", str(tiny), "--seeds", "0,1") == 1
     said = capsys.readouterr().out
     assert "seed 0 FAILED: it ended with status 3" in said
@@ -157,6 +159,8 @@ def test_a_seed_that_another_process_trains_is_left_to_it(
     [
         (["--seeds", "0,x"], r"--seeds 0,x: give different whole numbers"),
         (["--seeds", "1,1"], r"--seeds 1,1: give different whole numbers"),
+        (["--seeds", "1,01"], r"--seeds 1,01: give different whole numbers"),
+        (["--seeds", "0,4294967296"], r"--seeds 0,4294967296: .* numbers from 0 to 4294967295"),
         (["--seeds", "1", "--seed_everything", "2"], r"--seed_everything is each seed's own"),
         (["--seeds", "1", "--ckpt_path", "last"], r"--ckpt_path is each seed's own"),
         (["--seeds", "1", "--test_after_fit", "false"], r"leave test_after_fit true"),
@@ -167,6 +171,34 @@ def test_mistakes_are_named(words: list[str], message: str, tiny: Path) -> None:
     with pytest.raises((UsageError, ConfigError), match=message):
         main(["fit", "--config", str(tiny), *words])
     assert not Path("runs").exists()
+
+
+def test_seeds_are_checked_without_torch() -> None:
+    code = (
+        "import sys\nfrom lightning_meta.__main__ import main\n"
+        "try: main(['fit', '--config', 'x', '--seeds', 'a,b'])\nexcept Exception as error: print(error)\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout[:13]) == (0, "--seeds a,b: ")
+
+
+def test_what_a_group_is_resolved_from_is_not_said_twice(
+    tiny: Path,  # noqa: F811
+    here: list[list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Neither Lightning's doubts of `args` nor of the seed, which are each training's own."""
+    words = ["fit", "--config", str(tiny), "--seeds", "0"]
+    monkeypatch.setattr("sys.argv", ["lightning_meta", *words])
+    monkeypatch.setattr(children, "run", lambda *_, **__: Ended(1, 0))
+    monkeypatch.setattr("pytorch_lightning.cli.seed_everything", lambda *_, **__: pytest.fail("a seed is set"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        with pytest.raises(SystemExit):
+            main(words)
+    assert capsys.readouterr().err == ""
 
 
 def test_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +219,11 @@ class Stop(pl.Callback):
 
 
 @pytest.mark.slow
-def test_stopped_and_begun_again_it_comes_to_the_same(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_stopped_and_begun_again_it_comes_to_the_same(
+    tiny: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     """In processes of its own; the third of four steps is within an epoch of four."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     text = tiny.read_text().replace("steps_per_epoch: 2", "steps_per_epoch: 4")
@@ -196,6 +232,10 @@ def test_stopped_and_begun_again_it_comes_to_the_same(tiny: Path, monkeypatch: p
         text.replace("callbacks: [", 'callbacks: [{"class_path": "tests.cli.test_seeds.Stop"}, ')
     )
     assert fit("--config", "stops.yaml", "--seeds", "7,8") == 128 + signal.SIGTERM
+    said = "".join(capfd.readouterr())
+    assert "Stopped by SIGTERM after step 3." in said
+    assert "--ckpt_path" not in said, "which --seeds refuses"
+    assert "the same command goes on" in said
     last = Path("runs/stops/seed_7/version_0/checkpoints/last.ckpt")
     assert torch.load(last, weights_only=True)["global_step"] == 3
     assert not Path("runs/stops/seed_8/version_0").exists()

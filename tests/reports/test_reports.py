@@ -1,5 +1,6 @@
 """All reports together: which runs they apply to, and how they are chosen."""
 
+import inspect
 import json
 import re
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from lightning_meta import callbacks, reports
 from lightning_meta.algorithms import MAML, ConditionalNeuralProcess, LSTMLearner, LSTMOptimizer, ProtoNet
 from lightning_meta.backbones import MLP
-from lightning_meta.callbacks import EpisodeTable, RunSummary
+from lightning_meta.callbacks import EpisodeTable, RunSummary, Throughput
 from lightning_meta.datamodules import GaussianProcess, ImageCompletion, QuadraticOptimizees, Quadratics
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicMSE
@@ -104,6 +105,35 @@ def test_reports_are_chosen_by_name(tmp_path: Path) -> None:
     assert (tmp_path / "support_use.csv").exists()
     with pytest.raises(ConfigError, match=r"no report SineFit; there are AdaptationCurve, .* Did you mean SineFits\?"):
         reports.TestReport(skip=["SineFit"])
+
+
+COUNTS = [
+    (name, argument)
+    for name, report in reports.REPORTS.items()
+    for argument, parameter in inspect.signature(report).parameters.items()
+    if isinstance(parameter.default, int)
+]
+
+
+@pytest.mark.parametrize(("name", "argument"), COUNTS)
+def test_no_number_of_a_report_is_negative(name: str, argument: str) -> None:
+    with pytest.raises(ConfigError, match=rf"\b{argument}=-5 must be at least [01]\.$"):
+        reports.REPORTS[name](**{argument: -5})
+
+
+def test_numbers_within_a_list_of_a_report_are_none_that_cannot_be() -> None:
+    assert {name for name, _ in COUNTS} == set(reports.REPORTS)
+    with pytest.raises(ConfigError, match=r"Completions\.pixels=0 must be at least 1"):
+        reports.Completions(pixels=[10, 0])
+    with pytest.raises(ConfigError, match=r"steps=-1 must be at least 0"):
+        reports.SineFits(steps=[0, -1])
+
+
+def test_the_last_choice_of_reports_counts(tmp_path: Path) -> None:
+    first, last = reports.TestReport(), reports.TestReport(only=["Calibration"])
+    run_test(tmp_path, ProtoNet(conv4()), blobs(), first, EpisodeTable(), last, Throughput())
+    assert [path.stem for path in (tmp_path / "pictures").iterdir()] == ["calibration"]
+    assert (first.paths, last.paths) == ([], [tmp_path / "pictures/calibration.png"])
 
 
 def test_a_report_with_arguments_of_its_own_is_made_once(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_experiments_are_named_by_patterns_and_seeds(folder: Path) -> None:
     assert [run.name for run in runs(folder)] == ["maml_a", "maml_b", "protonet_a"]
     assert [run.name for run in runs(folder, "protonet_a", "maml_*")] == ["protonet_a", "maml_a", "maml_b"]
     assert [run.name for run in runs(folder, "maml_a", seeds=(0, 1))] == ["maml_a", "maml_a_seed1"]
-    with pytest.raises(ConfigError, match=r"no experiment of .* is named mmal_a. Did you mean maml_a"):
+    with pytest.raises(ConfigError, match=r"named mmal_a\. Did you mean maml_a.*reproduce --list"):
         runs(folder, "mmal_a")
 
 
