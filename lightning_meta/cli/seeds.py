@@ -30,15 +30,15 @@ def split(words: Sequence[str]) -> tuple[list[int], list[str]]:
         (asked if option.words[0].startswith(OPTION) and option.key == OPTION[2:] else rest).append(option)
     if own := [option for option in rest if option.key in OWN]:
         raise UsageError(f"--{own[0].key} is each seed's own; leave it out where {OPTION} is given.")
-    return numbers_of(asked[-1]), [word for option in rest for word in option.words]
+    return numbers_of(asked[-1].value), [word for option in rest for word in option.words]
 
 
-def numbers_of(option: Option) -> list[int]:
-    given = option.value.split(",")
+def numbers_of(value: str) -> list[int]:
+    """Seeds as they are given, `0,1,2`. Raises `UsageError`."""
+    given = value.split(",")
     numbers = [int(number) for number in given if number.isdecimal() and int(number) < 2**32]
     if len(set(numbers)) < len(given):
         raise UsageError(
-            f"{OPTION} {option.value}: give different whole numbers from 0 to {2**32 - 1} with commas between: "
-            f"{OPTION} 0,1,2"
+            f"{OPTION} {value}: give different whole numbers from 0 to {2**32 - 1} with commas between: {OPTION} 0,1,2"
         )
     return numbers

@@ -28,6 +28,7 @@ from typing import NoReturn
 import torch
 
 from lightning_meta.cli.names import with_paths
+from lightning_meta.cli.seeds import numbers_of
 from lightning_meta.errors import ConfigError, UserError
 from lightning_meta.reproduce.exchange import Left, find, opened, pack, take_checkpoint, take_result
 from lightning_meta.reproduce.queue import Queue
@@ -113,7 +114,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, Sequence[str]]:
     )
     parser.add_argument("--threads", type=int, metavar="N", help="of each job (cores / jobs)")
     parser.add_argument("--hours", type=float, metavar="H", help="stop within this time, ready to go on (no limit)")
-    parser.add_argument("--seeds", type=_words, default=["0"], metavar="S,S", help="seed_everything (%(default)s)")
+    parser.add_argument("--seeds", default="0", metavar="S,S", help="seed_everything (%(default)s)")
     parser.add_argument("--suffix", default="", metavar="NAME", help="of what settings after -- make")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--list", action="store_true", help="print how far each is, and end")
@@ -134,7 +135,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, Sequence[str]]:
 
 def main(arguments: Sequence[str]) -> None:
     given, extra = parse(arguments)
-    seeds = [int(seed) for seed in given.seeds]
+    seeds = numbers_of(given.seeds)
     recipes = find_runs(given.names, given.experiments, given.runs, None, seeds, [])
     runs = find_runs(given.names, given.experiments, given.runs, given.results, seeds, extra, given.suffix)
     check_place(runs, recipes)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lightning_meta.errors import UsageError
 from lightning_meta.reproduce.command import main
 from lightning_meta.reproduce.runs import find_runs
 from lightning_meta.signals import STOP_SIGNALS
@@ -198,3 +199,9 @@ def test_the_results_of_the_recipes_are_for_the_recipes(folder: Path) -> None:
     assert json.loads(Path("experiments/results/a.json").read_text())["trained_steps"] == 2
     (folder / "result.json").write_text(json.dumps(RESULT))
     assert reproduce() == 0, "the short one is not the recipe's"
+
+
+@pytest.mark.parametrize("seeds", ["a", "0,0", "-1", "0,"])
+def test_seeds_that_are_none_are_refused(seeds: str) -> None:
+    with pytest.raises(UsageError, match=rf"--seeds {seeds}: give different whole numbers from 0 to 4294967295"):
+        main([f"--seeds={seeds}", "--list"])
