@@ -546,7 +546,7 @@ def play(search: Search, trial: "Trial", values: Mapping[str, Scalar], file: int
         status, received = children.run(command, keep_open=[file], watch=curve.watch, log=log)
     curve.read()
     known = [value for value in curve.values if not math.isnan(value)]
-    if curve.pruned:
+    if curve.pruned and status:  # else it had come to its end when it was asked to stop
         study.tell(trial, state=states.PRUNED)
         say(name, f"pruned after {len(curve.values)} validations, {sweep.metric} {curve.values[-1]:.4f}")
     elif received or status in children.STOPPED:
