@@ -43,7 +43,7 @@ from lightning_meta.errors import UsageError, in_one_line
 TOOLS = {  # modules of lightning_meta
     ("predict",): "cli.predict",
     ("reproduce",): "reproduce.command",
-    ("sweep",): "cli.sweep",
+    ("sweep",): "sweep.command",
     ("dashboard",): "cli.dashboard",
     ("compare",): "results.compare",
     ("results",): "results.pages",

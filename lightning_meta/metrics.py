@@ -125,5 +125,9 @@ class EpisodicLogLikelihood(EpisodicMetric):
 
 
 def metric_of(name: str) -> type[EpisodicMetric]:
-    """How values of a metric are written, by its name in a file of results; one of somebody else as plain numbers."""
-    return next((cls for cls in EpisodicMetric.__subclasses__() if cls.name == name), EpisodicMetric)
+    """How values are written that a file of results has by this name: a metric's, or those of parts, such as `mse_5`.
+
+    Those of a metric of somebody else are written as plain numbers.
+    """
+    known = (cls for cls in EpisodicMetric.__subclasses__() if f"{name}_".startswith(f"{cls.name}_"))
+    return next(known, EpisodicMetric)

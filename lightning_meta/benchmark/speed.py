@@ -18,11 +18,11 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache, partial
 from math import exp, log
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from matplotlib.figure import Figure
@@ -77,6 +77,11 @@ class Cell:
     @property
     def is_conv_maml(self) -> bool:
         return self.algorithm == "MAML" and self.data != "sinusoid"
+
+    @property
+    def is_main(self) -> bool:
+        """Of the cells that an aim is for: second-order MAML, 5-way on Omniglot, with a meta-batch of usual size."""
+        return self.is_conv_maml and self.data == "omniglot" and self.shape.n_way == 5 and self.meta_batch_size >= 16
 
 
 def grid() -> list[Cell]:
@@ -134,6 +139,12 @@ class Row:
     peak_mib: dict[str, float]
     gflop: float
     sampling_seconds: dict[str, float]
+
+    @classmethod
+    def read(cls, record: Mapping[str, Any]) -> Self:
+        """From an entry of `speed.json`."""
+        cell = record["cell"] | {"shape": EpisodeShape(*record["cell"]["shape"])}
+        return cls(Cell(**cell), **{field.name: record[field.name] for field in fields(cls) if field.name != "cell"})
 
     def ratios(self, peer: str) -> list[float]:
         """How many times as fast ours was, in each alternation."""
@@ -339,26 +350,37 @@ def table(rows: Sequence[Row], rate: float) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def summary(rows: Sequence[Row]) -> str:
-    """Geometric means of the ratios, and the worst cell."""
-    lines = []
+def means(rows: Sequence[Row]) -> str:
+    """Geometric means of the ratios by group of cells, with the least, as Markdown."""
     plain, compiled = ([row for row in rows if row.cell.compiled == choice] for choice in (False, True))
     replaced = {replace(row.cell, compiled=False) for row in compiled}
+    on_images = [row for row in plain if row.cell.is_conv_maml]
     groups: dict[str, list[Row]] = {
-        "second-order MAML on images": [row for row in plain if row.cell.is_conv_maml],
+        "second-order MAML on images": on_images,
+        "of them 5-way Omniglot with 16 and 32 tasks": [row for row in on_images if row.cell.is_main],
         "ANIL": [row for row in plain if row.cell.algorithm == "ANIL"],
+        "learning to compare": [row for row in plain if row.cell.algorithm in COMPARE],
         "sine waves": [row for row in plain if row.cell.data == "sinusoid"],
         "sine waves, compiled": compiled,
         "all cells": plain,
         "all cells, sine waves compiled": [row for row in plain if row.cell not in replaced] + compiled,
     }
-    for group, members in groups.items():
-        for peer in PEERS["MAML"]:
-            if raced := [row for row in members if peer in row.seconds]:
-                worst = min(raced, key=lambda row: row.ratio(peer))
-                mean = geometric_mean([row.ratio(peer) for row in raced])
-                lines.append(f"- {group}: {mean:.2f} times {peer}; least {worst.ratio(peer):.2f} ({worst.cell.name})")
-    return "\n".join(lines)
+    peers = [peer for peer in PEERS["MAML"] if any(peer in row.seconds for row in rows)]
+    lines = [["cells", *(f"times {peer}" for peer in peers)], ["---"] * (1 + len(peers))]
+    lines += [[group, *(_mean(members, peer) for peer in peers)] for group, members in groups.items() if members]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _mean(rows: Sequence[Row], peer: str) -> str:
+    ratios = [row.ratio(peer) for row in rows if peer in row.seconds]
+    return f"{geometric_mean(ratios):.2f} (least {min(ratios):.2f})" if ratios else "-"
+
+
+def committed_tables(path: Path = COMMITTED) -> dict[str, str]:
+    """`cells` and `means` of the figures that are kept with the code."""
+    record = json.loads(path.read_text())
+    rows = [Row.read(row) for row in record["rows"]]
+    return {"cells": table(rows, record["gflop_per_second"]), "means": means(rows)}
 
 
 def machine() -> str:
@@ -446,7 +468,7 @@ def main(arguments: Sequence[str]) -> None:
             f"{cell.name}: " + ", ".join(f"{n} {rows[-1].tasks_per_second(n):.1f}/s" for n in rows[-1].seconds),
             flush=True,
         )
-    print("", table(rows, rate), "", summary(rows), sep="\n")
+    print("", table(rows, rate), "", means(rows), sep="\n")
     given.out.mkdir(parents=True, exist_ok=True)
     record = {
         "machine": machine(),

@@ -9,16 +9,11 @@ from matplotlib.ticker import MaxNLocator
 from pytorch_lightning.loggers import WandbLogger
 
 from lightning_meta.core import mean_and_ci95_over
+from lightning_meta.metrics import metric_of
 from lightning_meta.reports.base import Report
 from lightning_meta.reports.style import BLUE, SMALL, VERMILLION, Curve, new_figure, tidy
 from lightning_meta.reports.tables import rows_of, write_csv
 from lightning_meta.reports.tested import Tested
-
-Y_LABELS = {
-    "loss": "query loss",
-    "acc": "query accuracy (fraction)",
-    "mse": "query mean squared error",
-}
 
 
 class AdaptationCurve(Report):
@@ -90,10 +85,12 @@ def adaptation_curve(
     figure = new_figure(4.6 * len(curves), 3.8, f"{title}\nmean and 95 % interval over {episodes} episodes")
     panels = figure.subplots(1, len(curves), squeeze=False)[0]
     for axes, (name, (mean, ci95)) in zip(panels, curves.items(), strict=True):
-        mean, ci95 = mean.cpu(), ci95.cpu().nan_to_num(0)  # a single episode has no interval
+        written = metric_of(name)
+        mean = written.scale * mean.cpu()
+        ci95 = written.scale * ci95.cpu().nan_to_num(0)  # a single episode has no interval
         axes.fill_between(steps, mean - ci95, mean + ci95, color=BLUE, alpha=0.2, linewidth=0)
         axes.plot(steps, mean, color=BLUE, marker="o", markersize=3.5, linewidth=1.5)
-        tidy(axes, "inner steps", Y_LABELS.get(name, f"query {name}"))
+        tidy(axes, "inner steps", f"query {written.label(name)}")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if inner_steps is not None:
             axes.axvline(inner_steps, color=VERMILLION, linestyle="--", linewidth=1)

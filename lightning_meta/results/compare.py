@@ -99,7 +99,10 @@ def folders(place: Path) -> list[Path]:
     """Of the runs that a place or a name means: a run, the newest of an experiment, or those of a group of seeds."""
     group = next((file for file in (place / GROUP, RUNS / place / GROUP) if file.is_file()), None)
     if group is None:
-        return [run_folder(place, "result.json")]
+        seeds = sorted({seed for folder in (place, RUNS / place) for seed in folder.glob("seed_*")})
+        if seeds and not (tested := [seed for seed in seeds if any(seed.glob("version_*/result.json"))]):
+            raise DataError(f"{place}: none of its {len(seeds)} seeds has been tested; wait for the first one.")
+        return [run_folder(seed, "result.json") for seed in tested] if seeds else [run_folder(place, "result.json")]
     listed = [Path(seed["run"]) for seed in json.loads(group.read_text())["seeds"]]
     return [group.parent.joinpath(*run.parts[-2:]) for run in listed]  # seed_<n>/version_<k>, wherever the group is
 
@@ -167,24 +170,26 @@ def comparison(table: Sequence[Row], metric: str) -> Figure:
     """Means with 95 % intervals over episodes at the left; at the right the differences from the first method.
 
     An interval of a difference that leaves out zero is drawn in vermillion. A method without a difference (the first,
-    or one that was tested on other episodes) has no mark there.
+    or one that was tested on other episodes) has no mark there; where no method has one, there is no right side.
     """
     names = [row.method.replace(" --", "\n--") for row in table]  # an option on each line
     lines = sum(name.count("\n") + 2 for name in names)
-    figure = new_figure(11, 1.4 + 0.2 * lines, "Methods on frozen episodes, 95 % intervals")
-    means, differences = figure.subplots(1, 2, sharey=True)
+    paired = any(row.difference is not None for row in table)
+    figure = new_figure(11 if paired else 7, 1.4 + 0.2 * lines, "Methods on frozen episodes, 95 % intervals")
+    means, *differences = figure.subplots(1, 2 if paired else 1, sharey=True, squeeze=False)[0]
     written = metric_of(metric)
     scale = written.scale
     for place, row in enumerate(table):
         means.errorbar(scale * row.mean, place, xerr=scale * row.ci95, fmt="o", color=BLUE, capsize=3, markersize=5)
-        if row.difference is not None and row.difference_ci95 is not None:
-            colour = VERMILLION if abs(row.difference) > row.difference_ci95 else GREY
-            differences.errorbar(
-                scale * row.difference, place, xerr=scale * row.difference_ci95, fmt="o", color=colour, capsize=3
-            )
-    differences.axvline(0, color=GREY, linewidth=1)
+        for axes in differences:
+            if row.difference is not None and row.difference_ci95 is not None:
+                colour = VERMILLION if abs(row.difference) > row.difference_ci95 else GREY
+                spread = scale * row.difference_ci95
+                axes.errorbar(scale * row.difference, place, xerr=spread, fmt="o", color=colour, capsize=3)
     tidy(means, written.label(metric))
-    tidy(differences, written.label("difference from the first"))
+    for axes in differences:
+        axes.axvline(0, color=GREY, linewidth=1)
+        tidy(axes, written.label("difference from the first"))
     means.set_yticks(range(len(table)), names, fontsize=SMALL)
     means.set_ylim(len(table) - 0.5, -0.5)
     return figure

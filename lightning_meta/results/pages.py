@@ -1,4 +1,4 @@
-"""Write the tables of numbers in README and docs anew, from the result files.
+"""Write the numbers in README and docs anew, from the result files.
 
 python -m lightning_meta results [--check] [PAGE ...]
 
@@ -6,6 +6,14 @@ A table stands between two comments. The first one says which results it has, by
 
     <!-- results: protonet_omniglot_5w1s maml_omniglot_5w1s -->
     <!-- end of results -->
+
+A single number stands between two as well. The first one says which result it is of, and which of its values; without
+one, the score:
+
+    <!-- value: mann_omniglot_5w10s acc_presentation_2 -->76.08 ± 1.13 %<!-- end -->
+
+Tables of speed (`<!-- speed: cells -->`, `<!-- speed: means -->`, up to `<!-- end of speed -->`) are those of
+`lightning_meta/benchmark/speed.json`.
 """
 
 import argparse
@@ -14,27 +22,39 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_meta.errors import DataError
-from lightning_meta.results.table import short_table, table
+from lightning_meta.results.table import short_table, table, value
 
 EXPERIMENTS = Path("configs/experiment")
 PLACE = re.compile(r"(<!-- results: (.+?) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+SPEED = re.compile(r"(<!-- speed: (cells|means) -->\n).*?(<!-- end of speed -->)", re.DOTALL)
+VALUE = re.compile(r"(<!-- value: (\S+)(?: (\S+))? -->).*?(<!-- end -->)")
 
 
 def refreshed(text: str, folder: Path = EXPERIMENTS) -> str:
-    """A page with its tables as the results of a folder make them."""
+    """A page with its tables and numbers as the results of a folder make them."""
 
     def fill(place: re.Match[str]) -> str:
         names = place[2].split()
         made = table(folder) if names == ["all"] else short_table(folder, names)
         return f"{place[1]}\n{made}\n\n{place[3]}"
 
-    return PLACE.sub(fill, text)
+    def number(place: re.Match[str]) -> str:
+        return f"{place[1]}{value(folder, place[2], place[3])}{place[4]}"
+
+    return SPEED.sub(speed, VALUE.sub(number, PLACE.sub(fill, text)))
+
+
+def speed(place: re.Match[str]) -> str:
+    """A table of speed, in its place."""
+    from lightning_meta.benchmark.speed import committed_tables
+
+    return f"{place[1]}\n{committed_tables()[place[2]]}\n\n{place[3]}"
 
 
 def pages() -> list[Path]:
-    """Those of the repository that have a table of results."""
+    """Those of the repository that have numbers from results."""
     found = [Path("README.md"), *sorted(Path("docs").rglob("*.md")), *sorted(Path("configs").rglob("*.md"))]
-    return [page for page in found if PLACE.search(page.read_text())]
+    return [page for page in found if any(kind.search(page.read_text()) for kind in (PLACE, VALUE, SPEED))]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -42,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
         "python -m lightning_meta results", description=(__doc__ or "").split("\n\n", 1)[0],
         epilog=(__doc__ or "").split("\n\n", 2)[2], formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("pages", nargs="*", type=Path, metavar="PAGE", help="Markdown files (all that have tables)")
+    parser.add_argument("pages", nargs="*", type=Path, metavar="PAGE", help="Markdown files (all with numbers)")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is out of date")
     given = parser.parse_args(arguments)
     stale = []
@@ -56,4 +76,4 @@ def main(arguments: Sequence[str]) -> None:
                 page.write_text(after)
     if stale and given.check:
         raise DataError(f"{', '.join(stale)}: out of date; run python -m lightning_meta results.")
-    print(f"written: {', '.join(stale)}" if stale else "All tables are as the results make them.")
+    print(f"written: {', '.join(stale)}" if stale else "All numbers are as the results make them.")

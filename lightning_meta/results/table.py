@@ -147,6 +147,23 @@ def short_table(folder: Path, names: Sequence[str]) -> str:
     return "\n".join([SHORT_HEADER, *rows])
 
 
+def value(folder: Path, name: str, key: str | None = None) -> str:
+    """A value of the result file `name` with its interval, in the unit of its metric: its score, or what `key` names.
+
+    Raises:
+        DataError: there is no such file, or no such value with an interval in it.
+    """
+    results = _read(folder)[1]
+    if name not in results:
+        raise DataError(f"{folder} has no result file {name}.json.")
+    found = results[name] | (results[name].get("logs") or {})
+    key = key or found["metric"]
+    if not {key, f"{key}_ci95"} <= found.keys():
+        known = sorted(k for k in found if f"{k}_ci95" in found)
+        raise DataError(f"{name}.json has no value {key} with an interval; it has {', '.join(known)}.")
+    return metric_of(key).text(found[key], found[f"{key}_ci95"])
+
+
 def _read(folder: Path) -> tuple[dict[str, Path], dict[str, Any]]:
     """Experiment files and the contents of result files, by name."""
     files = sorted(folder.rglob("results/*.json"), key=lambda path: path.stem)

@@ -1,5 +1,6 @@
 """The speed comparison: what it compares is the same, and what it reports is what it measured."""
 
+import dataclasses
 import json
 import sys
 from dataclasses import replace
@@ -17,7 +18,7 @@ from lightning_meta.benchmark.speed import (
     check_gradients,
     contenders,
     geometric_mean,
-    summary,
+    means,
     table,
 )
 from lightning_meta.core.episode import EpisodeShape
@@ -98,10 +99,18 @@ def test_compiled_cells_replace_the_others_in_one_mean_only() -> None:
     waves = Cell("MAML", "sinusoid", EpisodeShape(1, 10, 10), 1, 25)
     ratios = {SMALL: 2.0, waves: 8.0, replace(waves, compiled=True): 18.0}
     rows = [Row(cell, {"ours": [1.0], "plain": [ratio]}, {}, 1.0, {}) for cell, ratio in ratios.items()]
-    lines = summary(rows).splitlines()
-    assert any(line.startswith("- all cells: 4.00 times plain") for line in lines)
-    assert any(line.startswith("- all cells, sine waves compiled: 6.00 times plain") for line in lines)
-    assert any(line.startswith("- sine waves, compiled: 18.00 times plain") for line in lines)
+    lines = means(rows).splitlines()
+    assert lines[0] == "| cells | times plain |"
+    assert "| all cells | 4.00 (least 2.00) |" in lines
+    assert "| all cells, sine waves compiled | 6.00 (least 2.00) |" in lines
+    assert "| sine waves, compiled | 18.00 (least 18.00) |" in lines
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    row = measured([1.0, 2.0, 4.0], [2.0, 6.0, 8.0])
+    record = {"gflop_per_second": 2.0, "rows": [dataclasses.asdict(row) | {"name": row.cell.name}]}
+    (tmp_path / "speed.json").write_text(json.dumps(record))
+    assert speed.committed_tables(tmp_path / "speed.json") == {"cells": table([row], 2.0), "means": means([row])}
 
 
 def test_an_unknown_cell_is_refused() -> None:

@@ -11,10 +11,10 @@ import yaml
 from wandb import wandb_agent
 
 from lightning_meta.cli import main
-from lightning_meta.cli.sweep import read
 from lightning_meta.datamodules import Glyphs
 from lightning_meta.datamodules.class_bank import ClassBank
 from lightning_meta.reports import Report
+from lightning_meta.sweep.file import read
 
 ROOT = Path(__file__).parents[2]
 SWEEPS = sorted((ROOT / "configs" / "sweep").glob("*.yaml"))

@@ -57,9 +57,9 @@ def test_adaptation_curve_has_line_band_and_training_steps() -> None:
     mean, ci95 = torch.linspace(0.2, 0.9, 11), torch.full((11,), 0.1)
     figure = adaptation_curve(range(11), {"loss": (1 - mean, ci95), "acc": (mean, ci95)}, episodes=100, inner_steps=5)
     assert "over 100 episodes" in figure.get_suptitle()
-    assert [axes.get_ylabel() for axes in figure.axes] == ["query loss", "query accuracy (fraction)"]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["query loss", "query acc (%)"]
     curve, mark = figure.axes[1].lines
-    assert curve.get_ydata() == pytest.approx(mean.numpy())
+    assert curve.get_ydata() == pytest.approx(100 * mean.numpy())
     assert mark.get_xdata() == [5, 5]
     band = figure.axes[1].collections[0].get_paths()[0].vertices
-    assert band[:, 1].min() == pytest.approx(0.1) and band[:, 1].max() == pytest.approx(1.0)
+    assert band[:, 1].min() == pytest.approx(10) and band[:, 1].max() == pytest.approx(100)

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from lightning_meta.errors import DataError
-from lightning_meta.results.compare import comparison, load, main, pool, rows
+from lightning_meta.results.compare import comparison, folders, load, main, pool, rows
 
 A, B = [0.5, 0.7, 0.9, 0.6], [0.6, 0.7, 1.0, 0.8]
 
 
 def run(root: Path, name: str, scores: list[float], **changes: Any) -> Path:
     folder = root / name
-    folder.mkdir()
+    folder.mkdir(parents=True)
     result = dict(
         experiment="maml_glyphs_5w1s", command="python -m lightning_meta fit --config configs/experiment/x.yaml",
         data="Glyphs", metric="acc", n_way=5, k_shot=1, n_query=15, episode_seed=0, seed=0, episodes=len(scores),
@@ -110,6 +110,19 @@ def test_figure_marks_each_mean_and_difference(tmp_path: Path) -> None:
     means, differences = comparison(rows(pool([load(folder) for folder in folders])), "acc").axes
     assert [container.lines[0].get_xdata()[0] for container in means.containers] == pytest.approx([67.5, 77.5])
     assert [container.lines[0].get_xdata()[0] for container in differences.containers] == pytest.approx([10.0])
+
+
+def test_the_figure_has_no_side_for_differences_where_there_are_none(tmp_path: Path) -> None:
+    (means,) = comparison(rows(pool([load(run(tmp_path, "a", A))])), "acc").axes
+    assert len(means.containers) == 1
+
+
+def test_the_seeds_of_a_group_that_is_not_finished_are_those_that_were_tested(tmp_path: Path) -> None:
+    (tmp_path / "group" / "seed_1" / "version_0").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"group: none of its 1 seeds has been tested; wait"):
+        folders(tmp_path / "group")
+    tested = run(tmp_path / "group" / "seed_0", "version_0", A)
+    assert folders(tmp_path / "group") == [tested]
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

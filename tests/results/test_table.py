@@ -1,10 +1,11 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from lightning_meta.errors import DataError
-from lightning_meta.results.pages import main, pages, refreshed
+from lightning_meta.results.pages import PLACE, VALUE, main, pages, refreshed
 from lightning_meta.results.table import options, paper_figure, row, table
 
 ROOT = Path(__file__).parents[2]
@@ -108,6 +109,30 @@ def test_a_page_has_the_rows_that_it_names(folder: Path) -> None:
     assert refreshed(made, folder) == made
     with pytest.raises(DataError, match=r"has no result file anil\.json"):
         refreshed(PAGE.replace("maml", "anil"), folder)
+
+
+def test_a_number_in_a_sentence_is_that_of_its_result(folder: Path) -> None:
+    result = RESULT | {"logs": {"mse_5": 0.12345, "mse_5_ci95": 0.01, "acc_presentation_2": 0.5, "lr": 0.1}}
+    (folder / "results" / "maml.json").write_text(json.dumps(result))
+    sentence = "It reads <!-- value: maml -->1<!-- end -->, and <!-- value: maml mse_5 --><!-- end --> after five."
+    assert refreshed(sentence, folder) == (
+        "It reads <!-- value: maml -->89.71 ± 0.59 %<!-- end -->, "
+        "and <!-- value: maml mse_5 -->0.1235 ± 0.0100<!-- end --> after five."
+    )
+    with pytest.raises(DataError, match=r"has no result file anil\.json"):
+        refreshed(sentence.replace("maml", "anil"), folder)
+    with pytest.raises(DataError, match=r"maml\.json has no value lr with an interval; it has acc, mse_5\."):
+        refreshed(sentence.replace("mse_5", "lr"), folder)
+
+
+def test_every_interval_in_the_pages_is_a_result_file_s() -> None:
+    """But for those of side measurements, which say that no file holds them, and what commands print."""
+    written = re.compile(rf"{PLACE.pattern}|{VALUE.pattern}|```.*?```", re.DOTALL)
+    texts = {page: page.read_text() for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))}
+    del texts[ROOT / "docs" / "side_measurements.md"]
+    assert len(texts) > 15
+    by_hand = {page.name: re.findall(r"\d ± \d\S*", written.sub("", text)) for page, text in texts.items()}
+    assert {name: found for name, found in by_hand.items() if found} == {}
 
 
 def test_pages_out_of_date_are_named_and_written(

@@ -20,10 +20,13 @@ import yaml
 from wandb import wandb_agent
 
 from lightning_meta import cli
-from lightning_meta.cli import sweep
 from lightning_meta.cli.children import Ended
-from lightning_meta.cli.sweep import Curve, Parameter, Search, main, parameter, pruner, read
 from lightning_meta.errors import ConfigError, UsageError
+from lightning_meta.sweep import file, report, trial
+from lightning_meta.sweep.command import main
+from lightning_meta.sweep.file import Parameter, parameter, read
+from lightning_meta.sweep.study import Search, pruner
+from lightning_meta.sweep.trial import Curve
 from tests.cli.test_trainer import ROOT, tiny  # noqa: F401 - a fixture
 from tests.configs.test_sweeps import GRIDS
 
@@ -91,7 +94,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "lightning_meta/__main__.py").write_text(STAND_IN)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    monkeypatch.setattr(sweep, "resolve", lambda words: {})  # it is no training
+    monkeypatch.setattr(file, "resolve", lambda words: {})  # it is no training
     return tmp_path
 
 
@@ -332,7 +335,7 @@ def test_pictures_of_equal_trials_are_drawn_without_a_warning(tmp_path: Path) ->
         )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        sweep.pictures(study, "val/acc", tmp_path)
+        report.pictures(study, "val/acc", tmp_path)
     assert not [str(one.message) for one in caught if "identical" in str(one.message)]
 
 
@@ -407,8 +410,8 @@ def test_half_a_line_is_no_value(tmp_path: Path) -> None:
 def begin(file: str) -> subprocess.Popen[bytes]:
     """The command in a process of its own; its trials are stand-ins."""
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from lightning_meta.cli import sweep; "
-        f"sweep.resolve = lambda words: {{}}; sweep.main([{file!r}])"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from lightning_meta.sweep import command, file; "
+        f"file.resolve = lambda words: {{}}; command.main([{file!r}])"
     )
     return subprocess.Popen([sys.executable, "-P", "-c", code], stdout=subprocess.PIPE)
 
@@ -511,7 +514,7 @@ def test_trainings_are_tried(tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys
         cli.main([*words[3:]])
         return Ended(0, 0)
 
-    monkeypatch.setattr(sweep.children, "run", here)
+    monkeypatch.setattr(trial.children, "run", here)
     command = ["${interpreter}", "-m", "${program}", "fit", "--config", str(tiny), "${args}"]
     space = {"model.inner_lr": {"distribution": "log_uniform_values", "min": 0.01, "max": 1.0}}
     assert run(write("rates", method="bayes", command=command, parameters=space, run_cap=2)) == 0

@@ -1,0 +1,1 @@
+"""Sweeps without a server: the files that `wandb agent` takes, run through Optuna."""
