@@ -4,10 +4,12 @@ import csv
 import gzip
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, Protocol, TextIO, runtime_checkable
+
+from torch import Tensor
 
 from lightning_meta.errors import ConfigError, DataError
 from lightning_meta.extras import need
@@ -17,6 +19,58 @@ JSON_LINES = (".jsonl", ".json")
 PARQUET = ".parquet"
 
 Row = dict[str, Any]
+
+
+class Examples(NamedTuple):
+    """Rows of a user's file.
+
+    Attributes:
+        rows: as they are in the file.
+        x: inputs `(E, ...)`, as those of the data set.
+        targets: one for each row, as in the file; none where the rows are not labelled.
+    """
+
+    rows: list[Row]
+    x: Tensor
+    targets: list[Any]
+
+
+@runtime_checkable
+class ReadsRows(Protocol):
+    """A datamodule that makes examples of files of rows. For `predict`."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what a checkpoint has of this data, its `state_dict`; no file is read."""
+
+    def read_examples(self, path: Path, labelled: bool) -> Examples:
+        """The rows of a file. Raises `DataError`."""
+
+
+def read_examples(
+    path: Path, columns: Iterable[str], target: str | None, encode: Callable[[list[Row]], Tensor]
+) -> Examples:
+    """The rows of a file that has these columns, and of `target` a value in each row where it is not None.
+
+    Raises:
+        DataError: the file is missing or unreadable, or lacks a column or a value.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} is no file; give a table with a row for each example.")
+    wanted, rows = {*columns, *([target] if target else [])}, []
+    with open_rows(path) as found:
+        for line, row in found:
+            if not wanted <= row.keys():
+                lacking, there = sorted(wanted - row.keys()), [str(column) for column in row]
+                raise ValueError(
+                    f"line {line} has no column {', '.join(map(repr, lacking))}; its columns are {', '.join(there)}. "
+                    f"{other_delimiter(path, there, wanted)}".rstrip()
+                )
+            if target and row[target] in (None, ""):
+                raise ValueError(f"line {line} must have a value of {target}")
+            rows.append(row)
+    if not rows:
+        raise DataError(f"{path} has no rows.")
+    return Examples(rows, encode(rows), [row[target] for row in rows] if target else [])
 
 
 @contextmanager

@@ -63,6 +63,11 @@ class RowEncoder:
         return cls(scales, categories)
 
     @property
+    def columns(self) -> list[str]:
+        """Names of the columns that are read."""
+        return [*self.scales, *self.categories]
+
+    @property
     def features(self) -> list[str]:
         """Names of the features, in their order."""
         gaps = [f"{column} missing" for column, scale in self.scales.items() if scale.has_gaps]

@@ -23,7 +23,17 @@ from lightning_meta.datamodules.class_split import (
     shortened,
 )
 from lightning_meta.datamodules.episodes import TaskSource
-from lightning_meta.datamodules.rows import DELIMITERS, JSON_LINES, PARQUET, Row, open_rows, other_delimiter, suffix
+from lightning_meta.datamodules.rows import (
+    DELIMITERS,
+    JSON_LINES,
+    PARQUET,
+    Examples,
+    Row,
+    open_rows,
+    other_delimiter,
+    read_examples,
+    suffix,
+)
 from lightning_meta.datamodules.tables.row_encoder import RowEncoder, Scale, is_missing, number
 from lightning_meta.datamodules.task_bank import GroupedClassBank, TaskBank
 from lightning_meta.errors import ConfigError, DataError
@@ -242,7 +252,16 @@ class Tables(EpisodicDataModule):
         if state_dict == self.state_dict():
             return
         log.info("Scales and categories are those of the checkpoint, in place of those of %s.", self.path)
-        inputs, target = RowEncoder.from_state_dict(state_dict["inputs"]), state_dict["target"]
-        self.encoding = Encoding(inputs, None if target is None else Scale(*target))
+        self.restore(state_dict)
         for split in self.sources:  # Lightning sets up before it loads
             self.sources[split] = self.load_split(split)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        target = state["target"]
+        self.encoding = Encoding(
+            RowEncoder.from_state_dict(state["inputs"]), None if target is None else Scale(*target)
+        )
+
+    def read_examples(self, path: Path, labelled: bool) -> Examples:
+        inputs = self.encoding.inputs
+        return read_examples(path, inputs.columns, self.target if labelled else None, inputs.encode)

@@ -7,6 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
+from torch import Tensor
+
 from lightning_meta.core.episode import Split
 from lightning_meta.core.tokenizer import FIRST, Tokenizer
 from lightning_meta.datamodules.class_bank import ClassBank
@@ -20,7 +22,7 @@ from lightning_meta.datamodules.class_split import (
     shortened,
 )
 from lightning_meta.datamodules.classification import ClassificationDataModule
-from lightning_meta.datamodules.rows import open_rows, other_delimiter
+from lightning_meta.datamodules.rows import Examples, Row, open_rows, other_delimiter, read_examples
 from lightning_meta.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -169,10 +171,19 @@ class TextClasses(ClassificationDataModule):
         if (words, buckets) == (self.tokenizer.words, self.tokenizer.buckets):
             return
         log.info("Vocabulary: %d words of the checkpoint, in place of those of the file.", len(words))
-        self.tokenizer = Tokenizer(words, self.length, buckets)
+        self.restore(state_dict)
         # Lightning sets up before it loads.
         for split, source in self.sources.items():
             self.sources[split] = self.load_split(split).to(cast(ClassBank, source).inputs.device)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.tokenizer = Tokenizer(state["words"], self.length, state["buckets"])
+
+    def read_examples(self, path: Path, labelled: bool) -> Examples:
+        def encode(rows: list[Row]) -> Tensor:
+            return self.tokenizer.encode([str(row[self.text_column]) for row in rows])
+
+        return read_examples(path, [self.text_column], self.class_column if labelled else None, encode)
 
 
 def read_table(path: Path, text_column: str, class_column: str) -> Iterator[tuple[str, str]]:
