@@ -25,6 +25,7 @@ class EpisodicMetric(Metric):
     name: str
     mode: Literal["min", "max"]
     scale, unit, digits = 1, "", 4  # of a value in words
+    companions: "tuple[type[EpisodicMetric], ...]" = ()  # what is logged beside it in validation and test
     total: Tensor
     total_of_squares: Tensor
     count: Tensor
@@ -100,10 +101,28 @@ class EpisodicAccuracy(EpisodicMetric):
         return (preds.argmax(-1) == targets).double().mean(-1)
 
 
+class EpisodicR2(EpisodicMetric):
+    """Coefficient of determination of the query predictions, per episode: 1 - squared error / variance of the targets.
+
+    The variance is that of the episode's own query targets: 0 is as good as their mean, which nobody is told. Where
+    they are all equal, it is 1 for predictions without an error and 0 for others, as in scikit-learn.
+    """
+
+    name, mode = "r2", "max"
+
+    @staticmethod
+    def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
+        preds, targets = preds.double().flatten(1), targets.double().flatten(1)
+        error = (preds - targets).square().sum(1)
+        variance = (targets - targets.mean(1, keepdim=True)).square().sum(1)
+        return torch.where(variance > 0, 1 - error / variance, (error == 0).double())
+
+
 class EpisodicMSE(EpisodicMetric):
     """Mean squared error of the query predictions, per episode."""
 
     name, mode = "mse", "min"
+    companions = (EpisodicR2,)
 
     @staticmethod
     def per_episode(preds: Tensor, targets: Tensor) -> Tensor:

@@ -73,6 +73,7 @@ def test_your_data() -> None:
     made = run("your_data")
     assert made["of_images"]["test/acc"] > 0.5, "squares of different colours at different heights"
     assert made["of_texts"]["test/acc"] > 0.3, "a third by chance"
+    assert made["of_tables"]["test/mse"] < 1, "that of the mean of all machines"
     episodes = made["lines"].dataset("test").batches([range(3)])
     x, y = next(iter(episodes)).query
     slopes = (y[:, 1:] - y[:, :-1]) / (x[:, 1:] - x[:, :-1])

@@ -1,4 +1,4 @@
-# # Your own images, texts and functions
+# # Your own images, texts, tables and functions
 #
 # ## Images
 #
@@ -12,11 +12,11 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 
-from lightning_meta.algorithms import MAML, ProtoNet
+from lightning_meta.algorithms import MAML, CommonMean, ProtoNet
 from lightning_meta.backbones import MLP, Conv4, EmbeddingAverage
 from lightning_meta.core import Batch, Episode
 from lightning_meta.core.sampling import uniform
-from lightning_meta.datamodules import ClassSplit, EpisodicDataModule, ImageFolder, TextClasses
+from lightning_meta.datamodules import ClassSplit, EpisodicDataModule, ImageFolder, Tables, TextClasses
 from lightning_meta.datamodules.episodes import TaskSource
 from lightning_meta.metrics import EpisodicMSE
 
@@ -86,11 +86,37 @@ trainer.fit(protonet, datamodule=texts)
 # python -m lightning_meta fit --config protonet_clinc150_5w1s --data text_classes --data.file my_texts.csv
 # ```
 #
-# ## Functions, tables, anything that can be drawn
+# ## Tables
+#
+# The rows of a task are its examples; a column names the task (or, without one, each file of a folder is a task), and
+# a column is to be predicted: numbers, or with `n_way` 2 and more classes. Other columns are inputs: numbers are scaled,
+# words are categories, gaps are allowed. What is learned of them, such as the scales, comes from the training tasks.
+
+machines = ["machine,speed,material,wear"]
+for machine in range(20):
+    for _ in range(12):
+        speed, material = generator.uniform(1, 5), generator.choice(["steel", "wood"])
+        wear = (1 + machine / 20) * speed + (3 if material == "steel" else 0) + generator.normal(0, 0.1)
+        machines.append(f"m{machine},{speed:.2f},{material},{wear:.2f}")
+Path("my_table.csv").write_text("\n".join(machines))
+
+table = Tables("my_table.csv", target="wear", task="machine", k_shot=4, n_query=8, **SIZES)
+linear = MLP(in_features=3, hidden=[])  # speed, and a feature for each material
+common_mean = CommonMean(linear)
+trainer = pl.Trainer(**TRAINER, **QUIET)
+trainer.fit(common_mean, datamodule=table)
+(of_tables,) = trainer.test(common_mean, datamodule=table)
+
+# ```bash
+# python -m lightning_meta fit --config common_mean_school_10s --data tables --data.path my_table.csv \
+#   --data.target wear --data.task machine --data.k_shot 4 --data.n_query 8 --model.backbone.in_features 3
+# ```
+#
+# ## Functions, anything that can be drawn
 #
 # Where tasks are made and not stored, write how one is drawn. `keys` has a row of random numbers for each episode, and
 # all chance must come from them: then episode 7 is the same on every machine, in every run. Here a task is a straight
-# line; from a table it would be some rows of one group.
+# line.
 
 
 class Lines(TaskSource):
@@ -116,4 +142,5 @@ maml = MAML(MLP(hidden=[20]), n_way=1, inner_lr=0.05, loss_fn=torch.nn.functiona
 trainer = pl.Trainer(**TRAINER, **QUIET)
 trainer.fit(maml, datamodule=lines)
 (of_lines,) = trainer.test(maml, datamodule=lines)
-print(f"images {of_images['test/acc']:.2f}, texts {of_texts['test/acc']:.2f}, lines {of_lines['test/mse']:.3f} MSE")
+print(f"images {of_images['test/acc']:.2f}, texts {of_texts['test/acc']:.2f}")
+print(f"tables {of_tables['test/mse']:.3f} MSE, lines {of_lines['test/mse']:.3f} MSE")

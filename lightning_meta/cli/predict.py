@@ -1,12 +1,14 @@
 """A trained meta-learner in use: a few labelled images of each class, and what it takes other images for.
 
-python -m lightning_meta predict RUN --support FOLDER --query FOLDER [--out FOLDER]
+python -m lightning_meta predict RUN --support PLACE --query PLACE [--out FOLDER] [--json]
 
-RUN is the folder of a training run, `runs/<experiment>/version_<n>`. The support folder has a folder of images for each
-class, named as the class, `<support>/<class>/*.png`; the query folder has the images to be classified.
+RUN is the folder of a training run, `runs/<experiment>/version_<n>`. Of images, the support folder has a folder for
+each class, named as the class, `<support>/<class>/*.png`, and the query folder has the images to be classified. Of
+texts and tables both are files with the columns of the training data; the query's need not have the target.
 """
 
 import argparse
+import json
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -21,19 +23,21 @@ from torch import Tensor
 from lightning_meta import checkpoints
 from lightning_meta.backbones import norm_protocol
 from lightning_meta.cli.names import RUNS, run_folder
+from lightning_meta.cli.predict_rows import predict_rows
 from lightning_meta.core import Batch
 from lightning_meta.core.episode import EpisodeShape
-from lightning_meta.core.sampling import choose, episode_keys
 from lightning_meta.datamodules.base import TaskDataModule
 from lightning_meta.datamodules.classification import ClassificationDataModule
 from lightning_meta.datamodules.images.image_folder import image_files, sub_folders, visible_files
+from lightning_meta.datamodules.rows import ReadsRows, Row
 from lightning_meta.errors import ConfigError, DataError
-from lightning_meta.metrics import EpisodicAccuracy
+from lightning_meta.metrics import EpisodicAccuracy, EpisodicLogLikelihood, EpisodicMSE
 from lightning_meta.modules import EpisodicModule, StreamModule
 from lightning_meta.reports.fonts import drawable
 from lightning_meta.reports.prediction_gallery import prediction_gallery
 from lightning_meta.reports.tables import write_csv
 
+NUMBERS = (EpisodicMSE, EpisodicLogLikelihood)
 CHUNK = 200  # query images at once, where predictions do not depend on each other
 UNEVEN = 1.5  # times its share of the query images: a class with more of them than that
 GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")  # of Pillow
@@ -66,12 +70,14 @@ def trained_run(place: Path) -> Path:
     return run_folder(place)
 
 
-def load_run(run: Path, checkpoint: Path | None = None) -> tuple[EpisodicModule[Any], ClassificationDataModule, Path]:
+def load_run(run: Path, checkpoint: Path | None = None) -> tuple[EpisodicModule[Any], Any, Path]:
     """The trained module of a run in evaluation mode, its data module (without data), and the checkpoint's path.
+
+    The data module is a `ClassificationDataModule`, or what `ReadsRows`.
 
     Raises:
         DataError: `run` has no config or no checkpoint.
-        ConfigError: the checkpoint is damaged or not the run's, or the run did not learn to classify images.
+        ConfigError: the checkpoint is damaged or not the run's, or the run learned nothing that is asked for by files.
     """
     if not (run / "config.yaml").is_file():
         lacks = "has no config.yaml" if run.is_dir() else "does not exist"
@@ -79,7 +85,7 @@ def load_run(run: Path, checkpoint: Path | None = None) -> tuple[EpisodicModule[
     config = yaml.safe_load((run / "config.yaml").read_text())
     data, model = config["data"], config["model"]["class_path"]
     checkpoint = checkpoint or checkpoints.best_or_last(run)
-    checkpoints.read_of(checkpoint, model)
+    state = checkpoints.read_of(checkpoint, model)
     package, _, name = model.rpartition(".")
     try:
         module = getattr(import_module(package), name).load_from_checkpoint(checkpoint, map_location="cpu")
@@ -87,8 +93,13 @@ def load_run(run: Path, checkpoint: Path | None = None) -> tuple[EpisodicModule[
         reason = " ".join(map(str.strip, str(error).splitlines()[:2]))
         raise ConfigError(f"{checkpoint} does not fit {model} as it is now: {reason}") from error
     datamodule = instantiate_module(TaskDataModule, {"_class_path": data["class_path"]} | data["init_args"])
-    if not (isinstance(module.metric, EpisodicAccuracy) and isinstance(datamodule, ClassificationDataModule)):
-        raise ConfigError(f"{run} is {name} on {datamodule.name}; predict is for runs that learned to classify images.")
+    classifies = isinstance(module.metric, EpisodicAccuracy)
+    if isinstance(datamodule, ReadsRows) and (classifies or isinstance(module.metric, NUMBERS)):
+        datamodule.restore(state[type(datamodule).__qualname__])
+    elif not (classifies and isinstance(datamodule, ClassificationDataModule)):
+        raise ConfigError(
+            f"{run} is {name} on {datamodule.name}; predict is for images and texts by class, and for tables."
+        )
     return module, datamodule, checkpoint
 
 
@@ -194,27 +205,41 @@ def probabilities(module: EpisodicModule[Any], task: Task) -> Tensor:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module.to(device)
     support, query = Batch(*(leaf.to(device) for leaf in task.support)), task.query.to(device)
-    if isinstance(module, StreamModule):
-        size = len(support.y)
-        order_S = torch.from_numpy(choose(episode_keys(0, 0, [0]), size, size)[0]).to(device)
-        support = Batch(support.x[order_S], support.y[order_S])
     with torch.no_grad():
-        adapted = module.adapt(support)
+        adapted = module.adapt(module.ordered(support) if isinstance(module, StreamModule) else support)
     parts = [query] if "transductive" in norm_protocol(module) else query.split(CHUNK)
     return torch.cat([module.predict(adapted, part)[:, : len(task.classes)] for part in parts]).cpu()
+
+
+def write(out: Path, rows: Sequence[Row], as_json: bool) -> str:
+    """Write predictions; the files in words."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    write_csv(out / "predictions.csv", [{name: row.get(name) for name in columns} for row in rows])
+    if not as_json:
+        return f"{out}/predictions.csv"
+    (out / "predictions.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return f"{out}/predictions.csv, predictions.json"
 
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         "python -m lightning_meta predict",
-        description="Classify images with a trained meta-learner, from a few labelled images of each class.",
+        description="Classify images or texts, or predict rows of tables, from a few labelled examples.",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a training run, or its experiment's name")
     parser.add_argument(
-        "--support", type=Path, required=True, metavar="FOLDER", help="folder with a folder of images for each class"
+        "--support",
+        type=Path,
+        required=True,
+        metavar="PLACE",
+        help="folder with a folder of images for each class; of texts and tables a file",
     )
     parser.add_argument(
-        "--query", type=Path, required=True, metavar="FOLDER", help="folder of the images to be classified"
+        "--query",
+        type=Path,
+        required=True,
+        metavar="PLACE",
+        help="folder of images, or file of rows, in question",
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the files go (RUN/predictions)")
     parser.add_argument("--ckpt_path", type=Path, metavar="FILE", help="checkpoint (the run's best one)")
@@ -223,19 +248,26 @@ def main(arguments: Sequence[str]) -> None:
         action="store_true",
         help="exchange dark and light. Runs on Omniglot and Glyphs take images for dark ink on light paper",
     )
+    parser.add_argument("--json", action="store_true", help="write predictions.json too")
     given = parser.parse_args(arguments)
     run = run_folder(given.run) if given.ckpt_path else trained_run(given.run)
     module, data, checkpoint = load_run(run, given.ckpt_path)
+    out = given.out or run / "predictions"
+    title = f"{type(module).__name__}, trained on {data.name}"
+    if isinstance(data, ReadsRows):
+        found, described = predict_rows(module, data, given.support, given.query)
+        files = write(out, found, given.json)
+        facts = [("support", described), ("query", f"{len(found)} rows"), ("files", files)]
+        print("\n".join([f"{title}: {checkpoint}", *(f"{name:<13} {fact}" for name, fact in facts)]))
+        return
     task = read_task(given.support, given.query, data, given.invert)
     check(module, task)
     confidence, label = probabilities(module, task).max(1)
-    out = given.out or run / "predictions"
     rows = [
         {"file": path.name, "predicted": task.classes[c], "probability": round(p, 6)}
         for path, c, p in zip(task.files, label.tolist(), confidence.tolist(), strict=True)
     ]
-    write_csv(out / "predictions.csv", rows)
-    title = f"{type(module).__name__}, trained on {data.name}"
+    files = write(out, rows, given.json)
     names = [path.name for path in task.files]
     figure = prediction_gallery(task.support, task.query, task.classes, label, confidence, title, names)
     figure.savefig(out / "predictions.png")
@@ -250,6 +282,6 @@ def main(arguments: Sequence[str]) -> None:
         *(("images", line) for line in treatment(given.support, given.query, task.query.shape[1])),
         ("normalisation", f"{protocol}{together}"),
         ("warning", doubt(protocol, data.shapes["test"], task, label)),
-        ("files", f"{out}/predictions.csv, predictions.png"),
+        ("files", f"{files}, predictions.png"),
     ]
     print("\n".join([f"{title}: {checkpoint}", *(f"{name:<13} {fact}" for name, fact in facts if fact)]))

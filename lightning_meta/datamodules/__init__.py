@@ -16,6 +16,8 @@ from lightning_meta.datamodules.images.omniglot import Omniglot
 from lightning_meta.datamodules.images.torchvision_images import CIFAR10, MNIST, TorchvisionImages
 from lightning_meta.datamodules.optimizees.image_optimizees import ImageOptimizees
 from lightning_meta.datamodules.optimizees.optimizees import OptimizeeDataModule, QuadraticOptimizees
+from lightning_meta.datamodules.tables.school import School
+from lightning_meta.datamodules.tables.tables import Tables
 from lightning_meta.datamodules.text.text_classes import CLINC150, HuffPost, TextClasses
 
 __all__ = [
@@ -38,8 +40,10 @@ __all__ = [
     "OptimizeeDataModule",
     "QuadraticOptimizees",
     "Quadratics",
+    "School",
     "Sinusoid",
     "SinusoidWithIdentity",
+    "Tables",
     "TaskDataModule",
     "TextClasses",
     "TorchvisionImages",

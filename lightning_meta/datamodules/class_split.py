@@ -57,22 +57,24 @@ def check_split(split: ClassSplit) -> None:
         raise ConfigError(f"split.seed={split.seed} must not be negative.")
 
 
-def read_lists(lists: dict[Split, Path]) -> dict[Split, list[str]]:
-    """The lines of the text files that name the classes of each split. Empty lines are passed over."""
+def read_lists(lists: dict[Split, Path], what: str = "classes") -> dict[Split, list[str]]:
+    """The lines of the text files that name the classes, or tasks, of each split. Empty lines are passed over."""
     names: dict[Split, list[str]] = {}
     for split, path in lists.items():
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()  # -sig: some editors on Windows write a mark
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(
-                f"{path}, the list of the {split} classes, cannot be read ({error}); --data.split.{split} must be a "
+                f"{path}, the list of the {split} {what}, cannot be read ({error}); --data.split.{split} must be a "
                 f"text file, with a path from the folder of the data or an absolute one."
             ) from error
         names[split] = [line.strip() for line in lines if line.strip()]
     return names
 
 
-def share_out(names: list[str], fractions: tuple[float, ...], seed: int) -> dict[Split, list[str]]:
+def share_out(
+    names: list[str], fractions: tuple[float, ...], seed: int, what: str = "classes"
+) -> dict[Split, list[str]]:
     """Split `names` at random: a pure function of the names, the fractions and the seed."""
     order = choose(episode_keys(seed, SHUFFLE, [0]), len(names), len(names))[0]
     ends = np.rint(np.cumsum([0, *fractions]) * len(names)).astype(int)
@@ -83,25 +85,31 @@ def share_out(names: list[str], fractions: tuple[float, ...], seed: int) -> dict
     for split, share in zip(SPLITS, fractions, strict=True):
         if share and not splits[split]:
             raise DataError(
-                f"a fraction of {share:g} of {len(names)} classes leaves none for {split}; raise it in split.fractions "
-                "or add classes."
+                f"a fraction of {share:g} of {len(names)} {what} leaves none for {split}; raise it in split.fractions "
+                f"or add {what}."
             )
     return splits
 
 
-def check_classes(names: dict[Split, list[str]], places: dict[Split, str]) -> None:
-    """Raise `DataError` if a split has no classes, or a class is named twice; `places` say where they are named."""
+def check_classes(
+    names: dict[Split, list[str]], places: dict[Split, str], one: str = "a class", more: str = "classes"
+) -> None:
+    """Raise `DataError` if a split has no classes (or tasks: `one`, `more`), or one is named twice.
+
+    `places` say where they are named.
+    """
     for split, of_split in names.items():
         if not of_split:
-            raise DataError(f"{places[split]} has no classes; {split} episodes need at least n_way of them.")
+            need = "at least n_way of them" if more == "classes" else "some"
+            raise DataError(f"{places[split]} has no {more}; {split} episodes need {need}.")
     count = Counter(name for of_split in names.values() for name in of_split)
     repeated = [name for name, times in count.items() if times > 1]
     if repeated:
         first = repeated[0]
         where = [places[split] for split, of_split in names.items() for name in of_split if name == first]
         raise DataError(
-            f"a class must be in one split, or the test would be on classes seen in training; but {first} is in "
-            f"{' and in '.join(where)} (classes named more than once: {shortened(repeated)}). Keep each in one place."
+            f"{one} must be in one split, or the test would be on {more} seen in training; but {first} is in "
+            f"{' and in '.join(where)} ({more} named more than once: {shortened(repeated)}). Keep each in one place."
         )
 
 

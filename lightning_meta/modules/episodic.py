@@ -190,7 +190,9 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
     def measure(self, tasks: Episode) -> tuple[dict[str, Tensor], dict[str, Any]]:
         out = self.play(tasks) if torch.compiler.is_compiling() else self.play_as_it_can(tasks)
         score = self.metric.per_episode(out.preds, tasks.query.y)
-        values = {"loss": out.loss, self.metric.name: score, **out.logs}
+        also = () if self.training else self.metric.companions
+        others = {other.name: other.per_episode(out.preds, tasks.query.y) for other in also}
+        values = {"loss": out.loss, self.metric.name: score, **others, **out.logs}
         return values, {"preds": out.preds} | ({"buffers": out.buffers} if self.training else {})
 
     def predict_step(self, tasks: Episode, batch_idx: int) -> Tensor:

@@ -2,6 +2,10 @@
 
 from typing import TypeVar
 
+import torch
+
+from lightning_meta.core import Batch
+from lightning_meta.core.sampling import choose, episode_keys
 from lightning_meta.modules.episodic import EpisodicModule
 
 Adapted = TypeVar("Adapted")
@@ -16,3 +20,10 @@ class StreamModule(EpisodicModule[Adapted]):
     """
 
     needs = frozenset({"stream"})
+
+    @staticmethod
+    def ordered(support: Batch) -> Batch:
+        """A support set of a user's own in a random order, the same every time."""
+        size = len(support.y)
+        order_S = torch.from_numpy(choose(episode_keys(0, 0, [0]), size, size)[0]).to(support.y.device)
+        return Batch(support.x[order_S], support.y[order_S])

@@ -23,6 +23,7 @@ from lightning_meta.datamodules import (
     EpisodicDataModule,
     Glyphs,
     Omniglot,
+    School,
     TextClasses,
 )
 from lightning_meta.datamodules.class_bank import ClassBank
@@ -56,11 +57,19 @@ def random_bank(data: ClassificationDataModule, split: Split) -> ClassBank:
     return ClassBank.from_classes(torch.randint(256, (70, 20, *size), dtype=torch.uint8, generator=generator))
 
 
+def random_rows() -> dict[str, list[dict[str, float]]]:
+    """Of ten schools, in the place of `School.rows`."""
+    values = torch.rand(10, 25, 28, generator=torch.Generator().manual_seed(0)).tolist()
+    names = [*(f"x{k}" for k in range(27)), "score"]
+    return {str(task): [dict(zip(names, row, strict=True)) for row in rows] for task, rows in enumerate(values)}
+
+
 @pytest.fixture(autouse=True)
 def _random_images_and_no_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     for data in (CIFARFS, Glyphs, MNIST, Omniglot, TextClasses):
         monkeypatch.setattr(data, "prepare_data", lambda self: None)
         monkeypatch.setattr(data, "load_source", random_bank)
+    monkeypatch.setattr(School, "rows", random_rows())
     monkeypatch.setattr("sys.argv", ["lightning_meta"])
     monkeypatch.chdir(tmp_path)
     yield

@@ -1,15 +1,13 @@
 """A few-shot data set from labelled text: any table of texts with a column that names their classes."""
 
-import csv
-import gzip
-import json
 import logging
-import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, cast
+
+from torch import Tensor
 
 from lightning_meta.core.episode import Split
 from lightning_meta.core.tokenizer import FIRST, Tokenizer
@@ -24,12 +22,10 @@ from lightning_meta.datamodules.class_split import (
     shortened,
 )
 from lightning_meta.datamodules.classification import ClassificationDataModule
+from lightning_meta.datamodules.rows import Examples, Row, open_rows, other_delimiter, read_examples
 from lightning_meta.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
-
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
-JSON_LINES = (".jsonl", ".json")
 
 
 class TextClasses(ClassificationDataModule):
@@ -175,10 +171,19 @@ class TextClasses(ClassificationDataModule):
         if (words, buckets) == (self.tokenizer.words, self.tokenizer.buckets):
             return
         log.info("Vocabulary: %d words of the checkpoint, in place of those of the file.", len(words))
-        self.tokenizer = Tokenizer(words, self.length, buckets)
+        self.restore(state_dict)
         # Lightning sets up before it loads.
         for split, source in self.sources.items():
             self.sources[split] = self.load_split(split).to(cast(ClassBank, source).inputs.device)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.tokenizer = Tokenizer(state["words"], self.length, state["buckets"])
+
+    def read_examples(self, path: Path, labelled: bool) -> Examples:
+        def encode(rows: list[Row]) -> Tensor:
+            return self.tokenizer.encode([str(row[self.text_column]) for row in rows])
+
+        return read_examples(path, [self.text_column], self.class_column if labelled else None, encode)
 
 
 def read_table(path: Path, text_column: str, class_column: str) -> Iterator[tuple[str, str]]:
@@ -188,57 +193,19 @@ def read_table(path: Path, text_column: str, class_column: str) -> Iterator[tupl
         DataError: the file cannot be read, or a row has no text or no class.
         ConfigError: the suffix of the file is not known.
     """
-    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    if suffix not in (*DELIMITERS, *JSON_LINES):
-        known = ", ".join((*JSON_LINES, *DELIMITERS))
-        raise ConfigError(f"{path}: a table of texts ends in one of {known}, or in one of them and .gz.")
-    try:
-        # -sig: some editors on Windows write a mark. newline: as the csv module asks.
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="") as lines:
-            rows = csv_rows(lines, DELIMITERS[suffix]) if suffix in DELIMITERS else json_rows(lines)
-            for number, row in rows:
-                text, name = row.get(text_column), row.get(class_column)
-                if not isinstance(text, str) or not isinstance(name, str | int) or name == "":
-                    columns = [str(key) for key in row]
-                    other = [mark for mark in ";,\t|" if {text_column, class_column} <= {*columns[0].split(mark)}]
-                    remedy = (
-                        f"Columns of a {suffix} are parted by {DELIMITERS[suffix]!r}, not by {other[0]!r}: save it so"
-                        if other and suffix in DELIMITERS
-                        else "Name others with --data.text_column and --data.class_column"
-                    )
-                    raise ValueError(
-                        f"line {number} must have a text in the column {text_column!r} and a class in "
-                        f"{class_column!r}; its columns are {shortened(columns)}. {remedy}"
-                    )
-                yield text, str(name)
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not in UTF-8, it has a byte {error.object[error.start]:#x}. Save it in UTF-8; one from Western "
-            "Windows is changed by: iconv -f cp1252 -t utf-8 OLD > NEW."
-        ) from error
-    except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
-        raise DataError(f"{path} cannot be read: {error}.") from error
-
-
-def csv_rows(lines: TextIO, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Number of the last line and content of each row."""
-    reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
-    for row in reader:
-        yield reader.line_num, row
-
-
-def json_rows(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Number and content of each line that is not empty."""
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"line {number} is no JSON ({error}); JSON lines have one object on each line") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"line {number} is no JSON object; JSON lines have one on each line")
-        yield number, row
+    with open_rows(path) as rows:
+        for number, row in rows:
+            text, name = row.get(text_column), row.get(class_column)
+            if not isinstance(text, str) or not isinstance(name, str | int) or name == "":
+                columns = [str(key) for key in row]
+                remedy = other_delimiter(path, columns, {text_column, class_column}) or (
+                    "Name others with --data.text_column and --data.class_column"
+                )
+                raise ValueError(
+                    f"line {number} must have a text in the column {text_column!r} and a class in "
+                    f"{class_column!r}; its columns are {shortened(columns)}. {remedy}"
+                )
+            yield text, str(name)
 
 
 class CLINC150(TextClasses):
