@@ -89,8 +89,8 @@ trainer.fit(protonet, datamodule=texts)
 # ## Tables
 #
 # The rows of a task are its examples; a column names the task (or, without one, each file of a folder is a task), and
-# a column is to be predicted: numbers, or with `n_way` 2 and more classes. Other columns are inputs: numbers are scaled,
-# words are categories, gaps are allowed. What is learned of them, such as the scales, comes from the training tasks.
+# a column is to be predicted: numbers, or with `n_way` 2 and more classes. Other columns are inputs: numbers are
+# scaled, words are categories, gaps are allowed. What is learned of them comes from the training tasks.
 
 machines = ["machine,speed,material,wear"]
 for machine in range(20):

@@ -30,7 +30,8 @@ model: {class_path: CommonMean, init_args: {backbone: {class_path: MLP, init_arg
     "texts": """
 data: {class_path: TextClasses, init_args: {file: texts.csv, split: {fractions: [0.4, 0.3, 0.3]}, n_way: 2, k_shot: 1,
   n_query: 2, min_count: 1, length: 4, vocabulary: 50, steps_per_epoch: 2, val_episodes: 2, test_episodes: 2}}
-model: {class_path: ProtoNet, init_args: {backbone: {class_path: EmbeddingAverage, init_args: {embedding_dim: 8, word_vectors: random}}}}
+model: {class_path: ProtoNet, init_args: {backbone: {class_path: EmbeddingAverage,
+  init_args: {embedding_dim: 8, word_vectors: random}}}}
 """,
 }  # fmt: skip
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
