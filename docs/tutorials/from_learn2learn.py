@@ -27,8 +27,8 @@ theirs = F.cross_entropy(learner(query.x), query.y)
 theirs.backward()
 their_gradient = network.layers[0].weight.grad.clone()
 
-# **Here** `adapt` returns what it has learned and changes nothing. The same two calls are what a training step maps over
-# a whole meta-batch; first order is `first_order=True`, Meta-SGD is `MetaSGD`, and so on.
+# **Here** `adapt` returns what it has learned and changes nothing. The same two calls are what a training step maps
+# over a whole meta-batch; first order is `first_order=True`, Meta-SGD is `MetaSGD`, and so on.
 
 network.zero_grad()
 phi = model.adapt(support)
