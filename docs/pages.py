@@ -11,6 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import yaml
 from mkdocs.structure.files import File, Files
 
 from lightning_meta.results.table import short_table
@@ -18,6 +19,7 @@ from lightning_meta.results.table import short_table
 ROOT = Path(__file__).parents[1]
 ALGORITHMS = ROOT / "lightning_meta" / "algorithms"
 EXPERIMENTS = ROOT / "configs" / "experiment"
+PEERS = "<!-- made by docs/pages.py from docs/peers.json -->"
 REFERENCE = ("core", "modules", "backbones", "datamodules", "reports")
 
 
@@ -36,6 +38,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Links that leave docs/ lead to the page made of their file, or become its name."""
+    markdown = markdown.replace(PEERS, peers())
     folder = posixpath.dirname(page.file.src_uri)
     pages = {"../README.md": "index.md", "../CONTRIBUTING.md": "contributing.md"}
 
@@ -66,11 +69,33 @@ def family(package: Path) -> str:
     return "\n\n".join([f"# {title}", *(section(path) for path in files)])
 
 
+def peers() -> str:
+    """For each library a table: what it calls a method, the class here, and its config's name."""
+    here = {name: path for path in sorted(ALGORITHMS.glob("*/*.py")) for name in classes_of(path)}
+    configs = {
+        yaml.safe_load(path.read_text())["class_path"].rpartition(".")[2]: path.stem
+        for path in sorted((ROOT / "configs" / "model").glob("*.yaml"), reverse=True)
+    }
+    parts = []
+    for library, methods in json.loads((ROOT / "docs" / "peers.json").read_text()).items():
+        rows = [f"## {library}", "", "| its name | here | `--model` |", "|---|---|---|"]
+        for theirs, ours in methods.items():
+            name, note = (ours[0], ", ".join(ours[1:])) if ours else ("", "")
+            link = f"[{name}](algorithms/{here[name].parent.name}.md)" if ours else "no"
+            rows.append(f"| {theirs} | {link}{f', {note}' if note else ''} | {f'`{configs[name]}`' if ours else ''} |")
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts)
+
+
+def classes_of(path: Path) -> list[str]:
+    return [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)]
+
+
 def section(path: Path) -> str:
     head, _, rest = docstring(path).partition("\n")
     name, _, summary = head.partition(": ")
     parts = [f"## {name}", summary[:1].upper() + summary[1:], rest.strip(), f"File: `{path.relative_to(ROOT)}`"]
-    classes = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)]
+    classes = classes_of(path)
     folder = EXPERIMENTS / path.parent.name
     results = sorted(folder.glob("results/*.json"))
     mine = [result.stem for result in results if json.loads(result.read_text()).get("algorithm") in classes]

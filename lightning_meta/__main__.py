@@ -6,7 +6,8 @@ commands:
   fit        meta-train, then test the best checkpoint on the frozen test episodes; several seeds: --seeds 0,1,2
   validate   evaluate a checkpoint (--ckpt_path FILE) on the validation episodes
   test       evaluate a checkpoint on the test episodes
-  predict    classify your own images: predict RUN --support FOLDER --query FOLDER, RUN being the folder of a run
+  predict    classify your own images, or rows of a table: predict RUN --support PLACE --query PLACE
+  export     write an adapted model for use without this package: export RUN --support PLACE --out FILE.pt2 | FILE.onnx
   reproduce  train and test every experiment that has no result yet: reproduce [NAME ...] [--jobs N] [--list]; what it
              has done on another machine: reproduce --export FILE there, reproduce --import FILE here
   sweep      try settings, chosen by the validation episodes: sweep FILE [--trials N], a file of W&B's format
@@ -42,6 +43,7 @@ from lightning_meta.errors import UsageError, in_one_line
 
 TOOLS = {  # modules of lightning_meta
     ("predict",): "cli.predict",
+    ("export",): "cli.export",
     ("reproduce",): "reproduce.command",
     ("sweep",): "sweep.command",
     ("dashboard",): "cli.dashboard",

@@ -1,5 +1,6 @@
 """Tutorials run as they stand, on noise in place of the letters; their commands are accepted; they become pages."""
 
+import json
 import re
 import runpy
 import shlex
@@ -11,11 +12,13 @@ import pytest
 import torch
 
 from lightning_meta.cli import main
+from lightning_meta.cli.trainer import resolve
 from lightning_meta.core.episode import Split
 from lightning_meta.datamodules import Glyphs
 from lightning_meta.datamodules.class_bank import ClassBank
 from lightning_meta.reproduce.command import parse
 from lightning_meta.reproduce.runs import find_runs
+from tests.conftest import needs_learn2learn
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "docs" / "tutorials").glob("*.py"))
@@ -99,6 +102,29 @@ def test_use_a_trained_one() -> None:
     torch.testing.assert_close(again, made["module"].predict(made["adapted"], made["images"]))
 
 
+@needs_learn2learn
+def test_from_learn2learn() -> None:
+    """The script compares the gradients itself; here that they are of second order, and not zero."""
+    made = run("from_learn2learn")
+    torch.testing.assert_close(made["ours"], made["theirs"])
+    assert made["their_gradient"].abs().max() > 1e-3
+
+
+def test_options_in_place_of_those_of_libfewshot_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    page = (ROOT / "docs" / "which_method.md").read_text()
+    values = {
+        "--model": "maml", "--model.backbone": "Conv4", "--model.optimizer": "Adam", "--data": "image_folder",
+        "--model.lr_scheduler": "lightning_meta.schedules.CosineAnnealing", "--data.root": "my_images",
+        "--trainer.strategy": "ddp", "--model.optimizer.lr": "0.1", "--model.inner_lr": "0.1",
+    }  # fmt: skip
+    options = [*dict.fromkeys(re.findall(r"--[a-z_.]+", page.partition("## Coming from LibFewShot")[2]))]
+    assert len(options) > 20
+    words = [word for option in options if option != "--ckpt_path" for word in (option, values.get(option, "5"))]
+    config = resolve(["fit", "--config", "maml_glyphs_5w1s", *words])
+    assert config["data"]["class_path"].endswith("ImageFolder") and config["data"]["init_args"]["k_shot"] == 5
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_command_line_accepts(command: str, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.chdir(ROOT)
@@ -132,6 +158,20 @@ def test_a_script_becomes_text_and_code(monkeypatch: pytest.MonkeyPatch) -> None
     assert tutorial(script) == (
         "# Title\n\nText.\n\n```python\nimport os\n\n\ndef f():\n    # why\n    return 1\n\n    # more\n```\n\nEnd."
     )
+
+
+def test_methods_of_other_libraries_are_those_that_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mkdocs")
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    monkeypatch.delitem(sys.modules, "pages", raising=False)
+    from pages import PEERS, peers
+
+    assert PEERS in (ROOT / "docs" / "which_method.md").read_text()
+    rows = re.findall(r"^\| .* \| \[(\w+)\]\(algorithms/(\w+)\.md\).* \| `(\w+)` \|$", peers(), re.MULTILINE)
+    assert ("ProtoNet", "compare", "protonet") in rows and len(rows) > 30
+    assert all((ROOT / "configs" / "model" / f"{config}.yaml").is_file() for _, _, config in rows)
+    known = {name for methods in json.loads((ROOT / "docs" / "peers.json").read_text()).values() for name in methods}
+    assert len(known) > 40
 
 
 def test_every_tutorial_has_a_test_and_a_place_on_the_site() -> None:

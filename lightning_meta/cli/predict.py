@@ -103,13 +103,15 @@ def load_run(run: Path, checkpoint: Path | None = None) -> tuple[EpisodicModule[
     return module, datamodule, checkpoint
 
 
-def read_task(support: Path, query: Path, data: ClassificationDataModule, invert: bool = False) -> Task:
+def read_task(support: Path, query: Path | None, data: ClassificationDataModule, invert: bool = False) -> Task:
     """Read the images of two folders and make them like those of `data`; `invert` exchanges dark and light.
+
+    Without a query folder the task has no query images.
 
     Raises `DataError` where a folder or its images are missing, or images cannot be read: all of them at once.
     """
     for folder, option in ((support, "--support"), (query, "--query")):
-        if not folder.is_dir():
+        if folder is not None and not folder.is_dir():
             raise DataError(f"{folder} is no folder; {option} must be one.")
     classes = sub_folders(support)
     if len(classes) < 2:
@@ -118,7 +120,7 @@ def read_task(support: Path, query: Path, data: ClassificationDataModule, invert
             "<class>/."
         )
 
-    of_class, files = [image_files(support / name) for name in classes], image_files(query)
+    of_class, files = [image_files(support / name) for name in classes], image_files(query) if query else []
     labels = torch.tensor([label for label, paths in enumerate(of_class) for _ in paths])
     shown = [path for paths in of_class for path in paths]
     images, errors = [], []
@@ -191,7 +193,7 @@ def check(module: EpisodicModule[Any], task: Task) -> None:
     module.check_input_shape(task.support.x.shape[1:], "what the run's data module makes of an image")
     module.check_shots(shots)
     try:
-        module.check_task(EpisodeShape(len(task.classes), max(shots), len(task.files)), "test")
+        module.check_task(EpisodeShape(len(task.classes), max(shots), max(len(task.files), 1)), "test")
     except ConfigError as error:
         raise ConfigError(
             f"the support folder has {len(task.classes)} classes ({', '.join(task.classes)}), which this checkpoint "

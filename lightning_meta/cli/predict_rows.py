@@ -1,20 +1,64 @@
 """A trained meta-learner on rows of tables: texts, or numbers and categories."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lightning_meta.core import Batch
 from lightning_meta.core.episode import EpisodeShape
-from lightning_meta.datamodules.rows import Examples, ReadsRows, Row
+from lightning_meta.datamodules.rows import ReadsRows, Row
+from lightning_meta.datamodules.tables.row_encoder import Scale
 from lightning_meta.datamodules.tables.tables import Tables
 from lightning_meta.errors import DataError
 from lightning_meta.metrics import EpisodicAccuracy
 from lightning_meta.modules import EpisodicModule, StreamModule
 
 NORMAL_95 = 1.96  # standard deviations to either side
+
+
+class Known(NamedTuple):
+    """A user's labelled rows.
+
+    Attributes:
+        support: inputs and targets, of classes side by side.
+        classes: their names in the order of labels; none where targets are numbers.
+        scale: of targets that are numbers.
+        described: in words.
+    """
+
+    support: Batch
+    classes: list[str]
+    scale: Scale | None
+    described: str
+
+
+def read_known(module: EpisodicModule[Any], data: ReadsRows, path: Path) -> Known:
+    """Read the support set of a user.
+
+    Raises:
+        DataError: of the file.
+        ConfigError: the module cannot play this task.
+    """
+    rows, x, targets = data.read_examples(path, labelled=True)
+    module.check_input_shape(x.shape[1:], str(path))
+    if isinstance(module.metric, EpisodicAccuracy):
+        names = sorted({str(target) for target in targets})
+        if len(names) < 2:
+            raise DataError(f"{path} has rows of one class, {names[0]}; give rows of two or more.")
+        labels = torch.tensor([names.index(str(target)) for target in targets])
+        order, shots = labels.argsort(stable=True), labels.bincount().tolist()
+        module.check_shots(shots)
+        described = f"{len(names)} classes, from {min(shots)} to {max(shots)} rows each"
+        return Known(Batch(x[order], labels[order]), names, None, described)
+    assert isinstance(data, Tables) and data.encoding.target is not None
+    scale = data.encoding.target
+    try:
+        y = torch.tensor([[(float(target) - scale.mean) / scale.std] for target in targets])
+    except ValueError as error:
+        raise DataError(f"{path}: {data.target} must be a number in each row: {error}.") from error
+    return Known(Batch(x, y), [], scale, f"{len(rows)} rows")
 
 
 def predict_rows(module: EpisodicModule[Any], data: ReadsRows, support: Path, query: Path) -> tuple[list[Row], str]:
@@ -27,43 +71,27 @@ def predict_rows(module: EpisodicModule[Any], data: ReadsRows, support: Path, qu
         DataError: of the files.
         ConfigError: the module cannot play this task.
     """
-    known, asked = data.read_examples(support, labelled=True), data.read_examples(query, labelled=False)
-    module.check_input_shape(known.x.shape[1:], str(support))
-    if isinstance(module.metric, EpisodicAccuracy):
-        return _classes(module, known, asked, support)
-    assert isinstance(data, Tables) and data.encoding.target is not None
-    mean, std, _ = data.encoding.target
-    try:
-        targets_S1 = torch.tensor([[(float(target) - mean) / std] for target in known.targets])
-    except ValueError as error:
-        raise DataError(f"{support}: {data.target} must be a number in each row: {error}.") from error
+    known, asked = read_known(module, data, support), data.read_examples(query, labelled=False)
+    if known.classes:
+        most = int(known.support.y.bincount().max())
+        module.check_task(EpisodeShape(len(known.classes), most, len(asked.rows)), "test")
     with torch.no_grad():
-        preds = module.predict(module.adapt(Batch(known.x, targets_S1)), asked.x)
-    center_Q, spread_Q = (preds[:, 0, 0], preds[:, 0, 1]) if preds.ndim == 3 else (preds[:, 0], None)
-    columns = {"predicted": center_Q * std + mean}
-    if spread_Q is not None:
-        reach_Q = NORMAL_95 * spread_Q * std
-        columns |= {"low": columns["predicted"] - reach_Q, "high": columns["predicted"] + reach_Q}
-    return _joined(asked.rows, columns), f"{len(known.rows)} rows"
+        adapted = module.adapt(module.ordered(known.support) if isinstance(module, StreamModule) else known.support)
+    preds = module.predict(adapted, asked.x)
+    if known.scale is None:
+        confidence, label = preds[:, : len(known.classes)].max(1)
+        names = [known.classes[c] for c in label.tolist()]
+        rows = [row | {"predicted": name} for row, name in zip(asked.rows, names, strict=True)]
+        return _joined(rows, {"probability": confidence}), known.described
+    return _joined(asked.rows, _on_scale(preds, known.scale)), known.described
 
 
-def _classes(module: EpisodicModule[Any], known: Examples, asked: Examples, support: Path) -> tuple[list[Row], str]:
-    names = sorted({str(target) for target in known.targets})
-    if len(names) < 2:
-        raise DataError(f"{support} has rows of one class, {names[0]}; give rows of two or more.")
-    labels = torch.tensor([names.index(str(target)) for target in known.targets])
-    order = labels.argsort(stable=True)  # as episodes have them, class by class
-    learned = Batch(known.x[order], labels[order])
-    shots = labels.bincount().tolist()
-    module.check_shots(shots)
-    module.check_task(EpisodeShape(len(names), max(shots), len(asked.rows)), "test")
-    with torch.no_grad():
-        adapted = module.adapt(module.ordered(learned) if isinstance(module, StreamModule) else learned)
-    confidence, label = module.predict(adapted, asked.x)[:, : len(names)].max(1)
-    rows = _joined(asked.rows, {"probability": confidence})
-    found = [names[c] for c in label.tolist()]
-    described = f"{len(names)} classes, from {min(shots)} to {max(shots)} rows each"
-    return [row | {"predicted": name} for row, name in zip(rows, found, strict=True)], described
+def _on_scale(preds: Tensor, scale: Scale) -> dict[str, Tensor]:
+    """Columns of numbers `(Q,)`: predictions `(Q, 1)`, or `(Q, 1, 2)` with standard deviations and so an interval."""
+    if preds.ndim == 2:
+        return {"predicted": preds[:, 0] * scale.std + scale.mean}
+    centre, reach = preds[:, 0, 0] * scale.std + scale.mean, NORMAL_95 * scale.std * preds[:, 0, 1]
+    return {"predicted": centre, "low": centre - reach, "high": centre + reach}
 
 
 def _joined(rows: list[Row], columns: dict[str, Tensor]) -> list[Row]:

@@ -13,7 +13,7 @@ TRAINER = {  # commands of the Trainer, and what they do
     "validate": "Evaluate a checkpoint on the frozen validation episodes.",
     "test": "Evaluate a checkpoint on the frozen test episodes.",
 }
-TOOLS = ("predict", "reproduce", "sweep", "dashboard", "compare", "results", "list", "benchmark")
+TOOLS = ("predict", "export", "reproduce", "sweep", "dashboard", "compare", "results", "list", "benchmark")
 # What people call them who come from elsewhere.
 OTHER_WORDS = {
     "train": "fit",

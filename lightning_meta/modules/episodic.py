@@ -97,7 +97,9 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
             )
         classifies = isinstance(self.metric, EpisodicAccuracy)
         # `query_loss` wants targets, on which its predictions do not depend.
-        y = x.new_zeros(len(x), dtype=torch.long) if classifies else x.new_zeros(len(x), outputs)
+        # The size is taken from the shape, which torch.export can follow.
+        queries = x.shape[0]
+        y = x.new_zeros(queries, dtype=torch.long) if classifies else x.new_zeros(queries, outputs)
         preds = self.query_loss(adapted, Batch(x, y)).preds
         return preds.softmax(-1) if classifies else preds
 
