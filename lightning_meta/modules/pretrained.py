@@ -87,6 +87,13 @@ class PretrainedModule(EmbeddingModule[Any], Generic[Head]):
         loss = self.naming_loss(logits_BC, torch.cat([head.y, query.y]))
         return TaskOutput(loss, logits_BC[len(head.y) :])
 
+    def _mode(self, x: Tensor) -> Literal["vmap", "loop"]:
+        """A head is a few products of small matrices, which vmap takes faster than a loop however many they are.
+
+        (One CPU core, 100 tasks of 75 queries with 256 features: a step of TIM 24 ms, in a loop 235 ms.)
+        """
+        return super()._mode(x) if self.training or self.task_mode != "auto" else "vmap"
+
     def prepared(self, features_BD: Tensor) -> Tensor:
         """Features as a head sees them."""
         if self.features == "raw":
