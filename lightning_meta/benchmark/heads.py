@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_meta import checkpoints
 from lightning_meta.backbones import Backbone, norm_protocol
@@ -50,7 +50,7 @@ HEADER = (
     "| method | queries read | accuracy (%) | rank | difference from the best inductive | ms per episode |\n"
     "|---|---|---|---|---|---|"
 )
-PLACE = re.compile(r"(<!-- heads -->\n).*?(<!-- end of heads -->)", re.DOTALL)
+PLACE = re.compile(r"(<!-- heads: (\d+)-shot -->\n).*?(<!-- end of heads -->)", re.DOTALL)
 
 
 class Features(Backbone):
@@ -252,10 +252,14 @@ def frozen(module: Any, of: Path) -> EmbeddingModule[Any]:
     return module
 
 
-def folder_of_images(root: Path, backbone: Backbone) -> ImageFolder:
+def folder_of_images(root: Path, backbone: nn.Module, shape: EpisodeShape) -> ImageFolder:
     """All classes of a folder for testing, images as the backbone takes them."""
-    channels, size, _ = backbone.in_shape
-    return ImageFolder(str(root), image_size=size, channels=channels, split=ClassSplit(fractions=[0, 0, 1]))
+    in_shape: tuple[int, ...] = getattr(backbone, "in_shape", ())
+    if len(in_shape) != 3:
+        raise ConfigError(f"--folder is for images, but the backbone takes inputs of shape {in_shape}; leave it out.")
+    channels, size, _ = in_shape
+    split = ClassSplit(fractions=(0, 0, 1))
+    return ImageFolder(str(root), image_size=size, channels=channels, split=split, **shape._asdict())
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -276,14 +280,17 @@ def main(arguments: Sequence[str]) -> None:
     )  # fmt: skip
     parser.add_argument("--folder", type=Path, help="test on your own images, <folder>/<class>/ (the run's data)")
     parser.add_argument("--out", type=Path, default=Path("runs/heads"), help="where the files go (%(default)s)")
-    parser.add_argument("--page", type=Path, help="a Markdown file, between whose comments on heads the tables go")
+    parser.add_argument("--page", type=Path, help="a Markdown file with places for tables, see docs/heads.md")
     given = parser.parse_args(arguments)
     require_at_least(1, episodes=given.episodes, **{f"shots {k}": k for k in given.shots})
     checkpoint = given.run if given.run.is_file() else None
     run = (checkpoints.run_of(checkpoint) or checkpoint.parent) if checkpoint else trained_run(given.run)
     loaded, data, checkpoint = load_run(run, checkpoint)
     module = frozen(loaded, checkpoint)
-    tested = folder_of_images(given.folder, module.backbone) if given.folder else data
+    as_tested = data.shapes["test"]
+    n_way, n_query = given.n_way or as_tested.n_way, given.n_query or as_tested.n_query
+    smallest = EpisodeShape(n_way, min(given.shots), n_query)
+    tested = folder_of_images(given.folder, module.backbone, smallest) if given.folder else data
     bank, width = embedded(module, tested)
     heads = {name: make(name, width) for name in given.methods or all_methods()}
     if any(isinstance(head, PretrainedModule) and head.features == "cl2n" for head in heads.values()):
@@ -292,7 +299,6 @@ def main(arguments: Sequence[str]) -> None:
         for head in heads.values():
             if isinstance(head, PretrainedModule):
                 head.center_on(center)
-    n_way, n_query = given.n_way or tested.shapes["test"].n_way, given.n_query or tested.shapes["test"].n_query
     rows = []
     for k_shot in given.shots:
         shape = EpisodeShape(n_way, k_shot, n_query)
@@ -303,10 +309,11 @@ def main(arguments: Sequence[str]) -> None:
             found_rows = compare(heads, Episodes(bank, shape, tested.seed, given.unbalanced), given.episodes)
             best = next((row for row in found_rows if not row.transductive), None)
             rows += [row for row in found_rows if row.transductive or row is best]
-    text = markdown(rows, f"{type(module).__name__}'s backbone on {tested.name}, {n_way}-way")
+    what = f"{type(module).__name__}'s backbone on {tested.name}, {n_way}-way"
+    text = markdown(rows, what)
     write(text, rows, checkpoint, given.out)
     if given.page:
-        into_page(text, given.page)
+        into_page({k: markdown([row for row in rows if row.k_shot == k], what) for k in given.shots}, given.page)
     print(
         f"{text}\n\n± are 95 % intervals over episodes, of differences paired. Files: {given.out}/heads.md, .csv, .json"
     )
@@ -330,11 +337,17 @@ def write(text: str, rows: Sequence[Row], checkpoint: Path, out: Path) -> None:
     (out / "heads.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
-def into_page(text: str, page: Path) -> None:
-    """Put the tables between the comments of a page."""
+def into_page(texts: Mapping[int, str], page: Path) -> None:
+    """Put the tables of each number of shots into their place in a page; the places of others stay as they are."""
     before = page.read_text() if page.is_file() else ""
-    if not PLACE.search(before):
+    if not {int(shots) for _, shots, _ in PLACE.findall(before)} & texts.keys():
         raise DataError(
-            f"{page} has no place for the tables, <!-- heads --> and <!-- end of heads --> on lines of their own."
+            f"{page} has no place for the tables; it needs lines <!-- heads: {min(texts)}-shot --> and "
+            "<!-- end of heads -->."
         )
-    page.write_text(PLACE.sub(lambda place: f"{place[1]}\n{text}\n\n{place[2]}", before))
+
+    def fill(place: re.Match[str]) -> str:
+        text = texts.get(int(place[2]))
+        return place[0] if text is None else f"{place[1]}\n{text}\n\n{place[3]}"
+
+    page.write_text(PLACE.sub(fill, before))

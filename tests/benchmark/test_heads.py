@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from lightning_meta import algorithms
 from lightning_meta.benchmark import heads
@@ -110,7 +111,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_command_scores_as_test_does_and_pairs_the_differences(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Path("page.md").write_text("Before.\n\n<!-- heads -->\nold\n<!-- end of heads -->\n\nAfter.\n")
+    Path("page.md").write_text("Before.\n\n<!-- heads: 2-shot -->\nold\n<!-- end of heads -->\n\nAfter.\n")
     words = "baseline --methods simple_shot rfs tim:steps=5,inner_lr=0.01 --shots 2 --episodes 7 --page page.md"
     heads.main(words.split())
     text = capsys.readouterr().out
@@ -133,7 +134,7 @@ def test_the_command_scores_as_test_does_and_pairs_the_differences(
     for row in (*inductive, rows["balanced", tim]):
         assert float(row["difference"]) == pytest.approx(float(row["acc"]) - best, abs=1e-9)
     page = Path("page.md").read_text()
-    assert page.startswith("Before.\n\n<!-- heads -->\nBaseline's backbone on Blobs, 3-way, 2-shot")
+    assert page.startswith("Before.\n\n<!-- heads: 2-shot -->\n\nBaseline's backbone on Blobs, 3-way, 2-shot")
     assert page.endswith("<!-- end of heads -->\n\nAfter.\n")
     assert "old" not in page
     assert all(f"| `{method}` |" in text for _, method in rows)
@@ -141,12 +142,26 @@ def test_the_command_scores_as_test_does_and_pairs_the_differences(
     assert all(math.isfinite(float(row["ms_per_episode"])) for row in rows.values())
 
 
-def test_a_page_without_a_place_is_left_alone(tmp_path: Path) -> None:
+def test_images_of_ones_own_are_tested_on(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, grey in (("dark", 20), ("middle", 120), ("light", 220)):
+        (trained / "photos" / name).mkdir(parents=True)
+        for number in range(6):
+            Image.new("L", (20, 24), grey + 3 * number).save(trained / "photos" / name / f"{number}.png")
+    words = "baseline --folder photos --methods simple_shot:features=l2n bd_cspn --shots 1 --episodes 4"
+    heads.main(words.split())
+    assert "on ImageFolder, 3-way, 1-shot, queries balanced, 4 episodes" in capsys.readouterr().out
+
+
+def test_a_page_gets_the_tables_that_it_has_places_for(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("Text.\n")
-    with pytest.raises(DataError, match=r"page\.md has no place"):
-        into_page("table", page)
-    assert page.read_text() == "Text.\n"
+    one, five = (f"<!-- heads: {k}-shot -->\nold {k}\n<!-- end of heads -->\n" for k in (1, 5))
+    page.write_text(f"{one}{five}")
+    into_page({5: "new", 20: "of no place"}, page)
+    assert page.read_text() == one + "<!-- heads: 5-shot -->\n\nnew\n\n<!-- end of heads -->\n"
+    before = page.read_text()
+    with pytest.raises(DataError, match=r"page\.md has no place.*heads: 3-shot"):
+        into_page({3: "table"}, page)
+    assert page.read_text() == before
 
 
 def test_features_that_depend_on_the_episode_are_refused() -> None:
