@@ -286,6 +286,10 @@ def main(arguments: Sequence[str]) -> None:
     checkpoint = given.run if given.run.is_file() else None
     run = (checkpoints.run_of(checkpoint) or checkpoint.parent) if checkpoint else trained_run(given.run)
     loaded, data, checkpoint = load_run(run, checkpoint)
+    if not isinstance(data, ClassificationDataModule):
+        raise ConfigError(
+            f"{run} is on {data.name}; heads are compared on classes: give a run that learned to classify."
+        )
     module = frozen(loaded, checkpoint)
     as_tested = data.shapes["test"]
     n_way, n_query = given.n_way or as_tested.n_way, given.n_query or as_tested.n_query
