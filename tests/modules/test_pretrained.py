@@ -8,8 +8,10 @@ import torch
 import yaml
 
 from lightning_meta import algorithms
-from lightning_meta.algorithms import BDCSPN
+from lightning_meta.algorithms import BDCSPN, SimpleShot
 from lightning_meta.cli import main
+from lightning_meta.cli.predict import Task, probabilities
+from lightning_meta.core import Batch
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.errors import ConfigError
 from lightning_meta.modules import PretrainedModule, TransductiveModule
@@ -95,6 +97,20 @@ def test_a_single_query_is_refused_where_all_are_read_together() -> None:
     module.check_task(EpisodeShape(3, 2, 2), "test")
     with pytest.raises(ConfigError, match=r"BDCSPN .*test episodes have n_query=1"):
         module.check_task(EpisodeShape(3, 2, 1), "test")
+
+
+@pytest.mark.parametrize("algorithm", [BDCSPN, SimpleShot])
+def test_predict_keeps_queries_together_only_where_they_are_read_so(
+    algorithm: type[PretrainedModule], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With two at once, the probabilities are still those of all at once."""
+    monkeypatch.setattr("lightning_meta.cli.predict.CHUNK", 2)
+    module = algorithm(conv4("running"), n_classes=12, features="l2n").eval()
+    support = Batch(torch.rand(6, 1, 16, 16), torch.arange(3).repeat(2))
+    task = Task(["a", "b", "c"], support, torch.rand(7, 1, 16, 16), [])
+    with torch.no_grad():
+        together = module.predict(module.adapt(support), task.query)[:, :3]
+    torch.testing.assert_close(probabilities(module, task), together, rtol=1e-4, atol=1e-5)
 
 
 def test_the_transductive_ones_are_those_of_their_family() -> None:
