@@ -17,7 +17,8 @@ commands:
   list       name what there is: list [algorithms | data | experiments | backbones | sweeps | 'protonet*']
   benchmark  measure: benchmark speed, outer steps against those of other libraries; benchmark growth, their time and
              memory against their sizes; benchmark fit, what the Trainer adds; benchmark precision, the meta-gradient
-             under bf16-mixed against fp32; benchmark optimizer_cost EXPERIMENT, a learned optimizer against Adam
+             under bf16-mixed against fp32; benchmark optimizer_cost EXPERIMENT, a learned optimizer against Adam;
+             benchmark heads RUN, all heads for frozen features on one trained backbone
 
 examples:
   python -m lightning_meta fit --config maml_glyphs_5w1s
@@ -55,6 +56,7 @@ TOOLS = {  # modules of lightning_meta
     ("benchmark", "growth"): "benchmark.growth",
     ("benchmark", "fit"): "benchmark.fit",
     ("benchmark", "optimizer_cost"): "benchmark.optimizer_cost",
+    ("benchmark", "heads"): "benchmark.heads",
 }
 
 

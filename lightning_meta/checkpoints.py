@@ -120,15 +120,18 @@ def run_of(checkpoint: Path) -> Path | None:
     return next((folder for folder in checkpoint.resolve().parents if (folder / "config.yaml").is_file()), None)
 
 
-def find(keyword: str, experiment: Path, model: str) -> Path:
+def find(keyword: str, experiment: Path, model: str, or_another: bool = False) -> Path:
     """`last` or `best` of the newest run of an experiment that trained a module of this class.
 
     Args:
         keyword: one of `KEYWORDS`.
         experiment: the folder of the runs.
         model: class path.
+        or_another: where no run trained a module of this class, take the newest of the others.
     """
     of_model = [one for one in below(experiment) if one.model in (None, model)]
+    if not of_model and or_another:
+        of_model = below(experiment)
     newest = last(of_model)
     if newest is None:
         others = sorted({str(one.model) for one in below(experiment)})

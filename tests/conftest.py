@@ -68,6 +68,20 @@ def random_episodes(n_tasks: int = 3, n_way: int = 3, k_shot: int = 2, n_query: 
     return Episode(batch(k_shot), batch(n_query))
 
 
+def feature_episodes(n_way: int = 3, k_shot: int = 2, n_query: int = 5, width: int = 8, noise: float = 0.5) -> Episode:
+    """Three tasks of random float64 features, no less than zero, that scatter around their classes; mixed labels."""
+    generator = torch.Generator().manual_seed(0)
+    centers_TNW = torch.rand(3, n_way, width, generator=generator, dtype=torch.float64)
+
+    def batch(per_class: int) -> Batch:
+        labels = torch.arange(n_way).repeat(per_class)
+        y = torch.stack([labels[torch.randperm(len(labels), generator=generator)] for _ in range(3)])
+        scatter = torch.randn(3, len(labels), width, generator=generator, dtype=torch.float64)
+        return Batch((centers_TNW[torch.arange(3)[:, None], y] + noise * scatter).relu(), y)
+
+    return Episode(batch(k_shot), batch(n_query))
+
+
 def sinusoids() -> Sinusoid:
     """As many episodes as in `blobs`, quick to play."""
     return Sinusoid(meta_batch_size=4, steps_per_epoch=4, val_episodes=5, test_episodes=7)

@@ -202,6 +202,11 @@ def check(module: EpisodicModule[Any], task: Task) -> None:
         ) from error
 
 
+def reads_jointly(module: EpisodicModule[Any]) -> bool:
+    """Whether a prediction depends on the other query images, by the head or by the normalisation."""
+    return module.transductive or "transductive" in norm_protocol(module)
+
+
 def probabilities(module: EpisodicModule[Any], task: Task) -> Tensor:
     """Of each query image for each class, `(Q, N)`."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -209,7 +214,7 @@ def probabilities(module: EpisodicModule[Any], task: Task) -> Tensor:
     support, query = Batch(*(leaf.to(device) for leaf in task.support)), task.query.to(device)
     with torch.no_grad():
         adapted = module.adapt(module.ordered(support) if isinstance(module, StreamModule) else support)
-    parts = [query] if "transductive" in norm_protocol(module) else query.split(CHUNK)
+    parts = [query] if reads_jointly(module) else query.split(CHUNK)
     return torch.cat([module.predict(adapted, part)[:, : len(task.classes)] for part in parts]).cpu()
 
 
@@ -276,7 +281,7 @@ def main(arguments: Sequence[str]) -> None:
     pairs = zip(drawable(task.classes, "class"), task.classes, strict=True)
     renamed = [(shown, name) for shown, name in pairs if shown != name]
     shots, protocol = task.support.y.bincount(), norm_protocol(module)
-    together = " (a prediction depends on which query images are given together)" if "transductive" in protocol else ""
+    together = " (a prediction depends on which query images are given together)" if reads_jointly(module) else ""
     facts = [
         ("support", f"{len(task.classes)} classes, from {shots.min()} to {shots.max()} images each"),
         ("query", f"{len(task.files)} images of {' x '.join(map(str, task.query.shape[1:]))}"),

@@ -45,7 +45,7 @@ from lightning_meta.errors import (
 )
 from lightning_meta.extras import check
 from lightning_meta.loggers import RUN_ID, OfflineFirstWandbLogger, TrackioLogger
-from lightning_meta.modules import MetaModule
+from lightning_meta.modules import EmbeddingModule, MetaModule
 from lightning_meta.provenance import Provenance
 
 log = logging.getLogger(__name__)
@@ -236,8 +236,14 @@ class MetaCLI(LightningCLI):
         link_values(config)
         name_run(config)
         if config.get("ckpt_path"):
-            config.ckpt_path = find_checkpoint(config, "last" if self.subcommand == "fit" else "best")
-            checkpoint = checkpoints.read_of(Path(config.ckpt_path), config.model.class_path)
+            borrows = self.subcommand != "fit" and issubclass(model, EmbeddingModule)
+            config.ckpt_path = find_checkpoint(config, "last" if self.subcommand == "fit" else "best", borrows)
+            if borrows:
+                checkpoint = checkpoints.read(Path(config.ckpt_path))
+                if other := model.another(checkpoint):
+                    log.info("the backbone is that of %s, %s.", config.ckpt_path, other)
+            else:
+                checkpoint = checkpoints.read_of(Path(config.ckpt_path), config.model.class_path)
             if self.subcommand == "fit" and "optimizer_states" not in checkpoint:
                 raise ConfigError(
                     f"checkpoint {config.ckpt_path} holds weights alone (save_weights_only), so that training cannot "
@@ -385,8 +391,11 @@ def name_run(config: Namespace) -> None:
         config.trainer.default_root_dir = str(next(folder for folder in folders if not folder.exists()))
 
 
-def find_checkpoint(config: Namespace, of_run: str) -> str:
-    """The file that `--ckpt_path` means: a file, `best` or `last`, or a run by folder or name, whose `of_run` it is."""
+def find_checkpoint(config: Namespace, of_run: str, borrows: bool) -> str:
+    """The file that `--ckpt_path` means: a file, `best` or `last`, or a run by folder or name, whose `of_run` it is.
+
+    A run that is named may be another algorithm's if the model `borrows` backbones.
+    """
     given, model = str(config.ckpt_path), config.model.class_path
     if given in checkpoints.KEYWORDS:
         folder = folder_of_runs(config)
@@ -397,7 +406,7 @@ def find_checkpoint(config: Namespace, of_run: str) -> str:
         return str(checkpoints.find(given, folder, model))
     folder = next((place for place in (Path(given), RUNS / given) if place.is_dir()), None)
     if folder is not None:
-        return str(checkpoints.find(of_run, folder, model))
+        return str(checkpoints.find(of_run, folder, model, borrows))
     if not Path(given).is_file():
         runs = [path.name for path in RUNS.glob("*") if path.is_dir()]
         near = suggestion(given, [*checkpoints.KEYWORDS, *runs])

@@ -6,6 +6,7 @@ from lightning_meta.modules.embedding import EmbeddingModule
 from lightning_meta.modules.episodic import EpisodicModule
 from lightning_meta.modules.fixed_way import FixedWayModule
 from lightning_meta.modules.learned_rates import LearnedRates
+from lightning_meta.modules.pretrained import PretrainedModule, TransductiveModule
 from lightning_meta.modules.stream import StreamModule
 from lightning_meta.modules.truncated import TruncatedModule
 
@@ -16,6 +17,8 @@ __all__ = [
     "FixedWayModule",
     "LearnedRates",
     "MetaModule",
+    "PretrainedModule",
     "StreamModule",
+    "TransductiveModule",
     "TruncatedModule",
 ]

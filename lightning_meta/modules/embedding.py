@@ -168,6 +168,25 @@ class EmbeddingModule(EpisodicModule[Embedded], Generic[Head]):
         super().teardown(stage)
         self._data_has_features = False
 
+    @classmethod
+    def another(cls, checkpoint: dict[str, Any]) -> str | None:
+        """The name of the algorithm whose checkpoint it is; None where it is this one, or not known."""
+        name = checkpoint.get("hyper_parameters", {}).get("_class_path", "").rpartition(".")[-1]
+        return None if name in ("", cls.__name__) else name
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Of another algorithm's checkpoint, which can be tested but not trained further, the backbone is taken."""
+        super().on_load_checkpoint(checkpoint)
+        if other := self.another(checkpoint):
+            weights = {name: w for name, w in checkpoint["state_dict"].items() if name.startswith("backbone.")}
+            if lacking := self.state_dict().keys() - weights:
+                raise ConfigError(
+                    f"{type(self).__name__} needs {', '.join(sorted(lacking)[:3])}, which a checkpoint of {other} has "
+                    "not; give one of the same algorithm with the same backbone, or test an algorithm that trains "
+                    "nothing but a backbone of these settings, such as SimpleShot."
+                )
+            checkpoint["state_dict"] = weights
+
     @torch.no_grad()
     def features_of(self, examples: Tensor) -> Tensor:
         """Features `(E, D)` of all examples `(E, ...)` of a data set, from the file that has them or from the backbone.
@@ -180,14 +199,15 @@ class EmbeddingModule(EpisodicModule[Embedded], Generic[Head]):
         if path.exists():
             return torch.load(path, weights_only=True).to(examples.device)
         device = next(self.backbone.parameters()).device
-        parts = []
-        for rows in examples.split(ROWS):
-            rows = rows.to(device)
-            parts.append(self._features(rows.float().div(255) if rows.dtype == torch.uint8 else rows))
+        parts = [self.embedded(rows.to(device)) for rows in examples.split(ROWS)]
         features = torch.cat(parts).to(examples.device)
         with whole_or_not_at_all(path) as unfinished:
             torch.save(features.cpu(), unfinished)
         return features
+
+    def embedded(self, examples: Tensor) -> Tensor:
+        """Features `(E, D)` of examples as a `ClassBank` holds them, in the module's present mode."""
+        return self._features(examples.float().div(255) if examples.dtype == torch.uint8 else examples)
 
 
 def fingerprint(tensors: Iterable[Tensor], text: str) -> str:

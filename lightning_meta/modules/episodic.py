@@ -45,6 +45,7 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
 
     plays = EpisodicDataModule
     needs: ClassVar[frozenset[Need]] = frozenset()  # of its episodes, beyond the ordinary; the datamodule reads it
+    transductive: ClassVar[bool] = False  # whether the head itself reads the query set, whatever the normalisation
 
     def __init__(self, metric: EpisodicMetric | None = None, adapt_in_fp32: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)

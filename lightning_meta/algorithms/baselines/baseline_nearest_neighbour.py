@@ -10,40 +10,32 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from lightning_meta.algorithms.baselines.baseline import Baseline, Fitted
 from lightning_meta.backbones import Backbone
-from lightning_meta.core import Batch, Params
+from lightning_meta.core import Batch
 from lightning_meta.core.prototypes import cosine_similarities
+from lightning_meta.modules import PretrainedModule
 
 
-class BaselineNearestNeighbour(Baseline):
+class BaselineNearestNeighbour(PretrainedModule[Batch]):
     """Baseline's training; in evaluation one nearest neighbour by cosine in place of a fitted head.
 
     Args:
-        backbone, n_classes: of `Baseline`.
+        backbone, n_classes: of `PretrainedModule`.
         scale: of the cosines when they are turned into probabilities; it does not change which class is the likeliest.
-        **kwargs: of `EmbeddingModule`.
+        **kwargs: of `PretrainedModule`.
     """
 
     def __init__(self, backbone: Backbone, n_classes: int | None = None, scale: float = 10.0, **kwargs: Any) -> None:
-        super().__init__(backbone, n_classes, eval_inner_steps=0, **kwargs)
-        del self.eval_inner_steps  # nothing is fitted, so there is no adaptation to draw a curve of
+        super().__init__(backbone, n_classes, **kwargs)
         self.scale = scale
 
-    def adapt_head(self, support: Batch) -> Batch | Fitted:
-        """In training, as in `Baseline`, the support set itself."""
-        if self.training:
-            return support
-        head = {"examples": support.x.detach(), "labels": support.y}
-        present_C = F.one_hot(support.y, len(support.y)).any(0)
-        return Fitted(head, present_C)
+    def fit_head(self, support: Batch) -> Batch:
+        """Nothing is fitted: the examples are the head."""
+        return support
 
-    def logits(self, head: Params, features_BD: Tensor) -> Tensor:
-        """In evaluation, a class's score is that of its nearest example."""
-        if "examples" not in head:
-            return super().logits(head, features_BD)
-        scores_QS = self.scale * cosine_similarities(features_BD, head["examples"])
-        slots_C = torch.arange(len(head["labels"]), device=scores_QS.device)
-        return torch.where(head["labels"] == slots_C[:, None], scores_QS[:, None], -torch.inf).amax(-1)
+    def scores(self, support: Batch, query_QD: Tensor) -> Tensor:
+        """A class's score is that of its nearest example."""
+        scores_QS = self.scale * cosine_similarities(query_QD, support.x)
+        slots_C = torch.arange(len(support.y), device=scores_QS.device)
+        return torch.where(support.y == slots_C[:, None], scores_QS[:, None], -torch.inf).amax(-1)
