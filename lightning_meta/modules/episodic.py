@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from lightning_meta.backbones.base import Backbone, FittedBackbone, check_input_shape
+from lightning_meta.backbones.base import Backbone, FittedBackbone
 from lightning_meta.core import (
     Batch,
     Episode,
@@ -227,4 +227,6 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
 
     def check_input_shape(self, shape: Sequence[int], source: str) -> None:
         """Raise `ConfigError` unless the backbone takes single inputs of this shape, which `source` has."""
-        check_input_shape(getattr(self, "backbone", None), shape, source)
+        backbone = getattr(self, "backbone", None)
+        if isinstance(backbone, Backbone):
+            backbone.check_input_shape(shape, source)

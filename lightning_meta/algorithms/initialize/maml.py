@@ -10,13 +10,13 @@ else, such as schedules and the number of query examples, is a setting and stand
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from lightning_meta.backbones import Backbone, support_statistics
+from lightning_meta.backbones import Backbone, as_backbone, support_statistics
 from lightning_meta.core import SGD, Batch, InnerOptimizer, Params, TaskOutput, trainable, unroll
 from lightning_meta.core.episode import EpisodeShape, Split
 from lightning_meta.errors import ConfigError
@@ -28,7 +28,7 @@ class MAML(FixedWayModule[Params]):
     """Adapt all weights by gradient descent on the support loss; meta-learn where the descent starts.
 
     Args:
-        backbone: feature extractor; a linear head is added.
+        backbone: feature extractor; a linear head is added. Any network will do, see `Wrapped`.
         n_way: outputs of the head: classes per episode, or 1 for scalar regression. On the command line it follows
             `data.n_way`.
         inner_lr: step size of the inner loop (alpha).
@@ -63,12 +63,13 @@ class MAML(FixedWayModule[Params]):
         self.n_way = self.required_way(n_way)
         self.inner_steps, self.first_order, self.loss_fn = inner_steps, first_order, loss_fn
         self.eval_inner_steps = inner_steps if eval_inner_steps is None else eval_inner_steps
-        self.learner = nn.Sequential(backbone, linear(backbone.out_features, self.n_way, head_init))
+        extractor = as_backbone(backbone, norm="transductive")
+        self.learner = nn.Sequential(extractor, linear(extractor.out_features, self.n_way, head_init))
         self.inner_optimizer = inner_optimizer_for(self.theta, inner_lr, inner_optimizer or SGD)
 
     @property
-    def backbone(self) -> nn.Module:
-        return self.learner[0]
+    def backbone(self) -> Backbone:
+        return cast(Backbone, self.learner[0])
 
     def theta(self) -> Params:
         """Where the inner loop starts: the parameters of the learner that it moves, by name; none that are frozen."""
