@@ -21,7 +21,7 @@ from lightning_meta.extras import need
 log = logging.getLogger(__name__)
 CLASSIFIERS = ("fc", "classifier", "head", "heads")  # what networks of torchvision call theirs
 # Pixels of images that are tried where nobody said what a network takes; the first two tell whether its features grow.
-SIZES = (28, 84, 32, 64, 96, 128, 160, 192, 224, 256, 299, 384)
+SIZES = (28, 84, 32, 64, 96, 128, 224, 16, 48, 80, 105, 160, 192, 256, 299, 384)
 FIRST = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.RNNBase, nn.MultiheadAttention, nn.Embedding, nn.EmbeddingBag)
 TOO_SMALL = re.compile(r"too small|can't be greater than|non-empty|size of 0|smaller than")  # torch, of an input
 
@@ -85,8 +85,9 @@ class Wrapped(Backbone):
         """Of what is not there."""
         if name == "out_features":
             raise ConfigError(
-                f"how many features {self.name} gives is not known without the shape of an input; give it: in_shape: "
-                f"[channels, height, width], or what it takes. ({self.unknown})"
+                f"how many features {self.name} gives is not known without the shape of an input; say it: "
+                "--model.backbone.in_shape [channels,height,width], Wrapped(network, in_shape=...) in Python. "
+                f"({self.unknown or 'Nothing tells what it takes.'})"
             )
         return super().__getattr__(name)
 
@@ -98,8 +99,6 @@ class Wrapped(Backbone):
         if "in_shape" in self.__dict__:
             found = {self.in_shape: self._features_of(self.in_shape, "which is its in_shape")}
         else:
-            if any(isinstance(parameter, UninitializedParameter) for parameter in self.parameters()):
-                raise ConfigError(f"{self.name} has lazy layers, whose size is that of an input; give its in_shape.")
             found = self._tried(_shapes(self.network))
         widths = sorted({prod(features) for features in found.values()})
         declared = getattr(original, "out_features", None)
@@ -108,7 +107,7 @@ class Wrapped(Backbone):
         elif not widths and isinstance(declared, int):
             self.out_features = declared
         elif widths:
-            self.unknown = "; ".join(f"{prod(features)} for {shape}" for shape, features in found.items())
+            self.unknown = "; ".join(f"{prod(features)} for {shape}" for shape, features in found.items()) + "."
         if len(found) == 1:
             self.in_shape = next(iter(found))
         if len(set(found.values())) == 1 and len(features := next(iter(found.values()))) == 3:
@@ -186,6 +185,11 @@ class Wrapped(Backbone):
                 f"{self.name} is compiled, and its code cannot be seen; give the module that it was made of. (To "
                 "compile a training: compile_training: true.)"
             )
+        if any(isinstance(parameter, UninitializedParameter) for parameter in network.parameters()):
+            raise ConfigError(
+                f"{self.name} has lazy layers, whose sizes are not known yet; put an input through it first: "
+                "network(torch.zeros(2, channels, height, width))."
+            )
         try:
             return deepcopy(network)
         except Exception as error:
@@ -257,7 +261,7 @@ def _shapes(network: nn.Module) -> Iterator[tuple[int, ...]]:
     elif isinstance(first, nn.Linear):
         yield (first.in_features,)
     elif isinstance(first, nn.RNNBase):  # images row by row
-        yield from ((channels, first.input_size, first.input_size) for channels in (1, 3))
+        yield from ((*channels, first.input_size, first.input_size) for channels in ((1,), (3,), ()))
 
 
 def _classifier(network: nn.Module) -> str | None:
