@@ -512,5 +512,7 @@ def test_networks_of_timm_come_by_their_name(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.skipif(find_spec("timm") is not None, reason="timm is installed")
 def test_without_timm_its_extra_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"Timm needs timm>=1.0.*lightning_meta\[timm\].*requirements-timm.txt"):
+    with pytest.raises(
+        ConfigError, match=r"Timm needs timm>=1.0.*lightning_meta\[networks\].*requirements-networks.txt"
+    ):
         Timm("vit_tiny_patch16_224")
