@@ -35,8 +35,8 @@ trainer().fit(maml, datamodule=data)
 #
 # **What was changed.** Some layers of torch have wrong or no second derivatives in an inner loop. They are converted,
 # or repaired where they run, so that the meta-gradient is that of plain autograd (tested in float64 for residual
-# networks, MobileNet, ConvNeXt, vision transformers, LSTMs, GRUs and others). Batch normalisation gets a protocol, which
-# is part of every result: `transductive` here, by the statistics of the set at hand. Say which you want:
+# networks, MobileNet, ConvNeXt, vision transformers, LSTMs, GRUs and others). Batch normalisation gets a protocol,
+# which is part of every result: `transductive` here, by the statistics of the set at hand. Say which you want:
 
 wrapped = Wrapped(network, in_shape=(1, 28, 28), norm="inductive")
 trainer().fit(MAML(wrapped, n_way=5, inner_lr=0.1), datamodule=data)
