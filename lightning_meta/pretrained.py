@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_meta import checkpoints
-from lightning_meta.backbones import Wrapped
+from lightning_meta.backbones import Backbone
 from lightning_meta.errors import ConfigError, reason
 from lightning_meta.extras import need
 
@@ -34,8 +34,7 @@ def start_from(backbone: nn.Module, place: str) -> str:
     """
     path = file_of(place)
     there = weights_in(path)
-    # `Wrapped` has the user's network within; a file of that network's does not know.
-    inner = backbone.network if isinstance(backbone, Wrapped) else backbone
+    inner = backbone.inner if isinstance(backbone, Backbone) else backbone
     own = {name: value for name, value in inner.state_dict().items() if not name.endswith(COUNTER)}
     beginning = _beginning(there, own)
     found = {name: there[beginning + name] for name in own if beginning + name in there}

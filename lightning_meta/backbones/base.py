@@ -20,6 +20,11 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
+    @property
+    def inner(self) -> nn.Module:
+        """What has its layers by the names that its author gave them."""
+        return self
+
     def check_input_shape(self, shape: Sequence[int], source: str) -> None:
         """Raise `ConfigError` unless it takes single inputs of this shape, which `source` has."""
         expected, found = getattr(self, "in_shape", None), tuple(shape)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from lightning_meta.backbones.base import Backbone
-from lightning_meta.backbones.norm import NormProtocol, replace_layer, with_episodic_norm
+from lightning_meta.backbones.norm import NormProtocol, norm_protocol, replace_layer, with_episodic_norm
 from lightning_meta.compat import TransformType
 from lightning_meta.core.task_map import active_transforms
 from lightning_meta.errors import ConfigError, reason
@@ -68,6 +68,10 @@ class Wrapped(Backbone):
         if any(done):
             log.info("%s as a backbone: %s.", self.name, "; ".join(filter(None, done)))
 
+    @property
+    def inner(self) -> nn.Module:
+        return self.network
+
     def forward(self, x: Tensor) -> Tensor:
         return self._checked(self.network(self._as_taken(x)), len(x)).flatten(1)
 
@@ -108,6 +112,8 @@ class Wrapped(Backbone):
             self.out_features = declared
         elif widths:
             self.unknown = "; ".join(f"{prod(features)} for {shape}" for shape, features in found.items()) + "."
+        if found:
+            self._check_rows(next(iter(found)))
         if len(found) == 1:
             self.in_shape = next(iter(found))
         if len(set(found.values())) == 1 and len(features := next(iter(found.values()))) == 3:
@@ -132,19 +138,43 @@ class Wrapped(Backbone):
     @torch.no_grad()
     def _features_of(self, shape: tuple[int, ...], says: str) -> tuple[int, ...]:
         """The shape of the features of one input, in evaluation mode."""
-        weight = next((p for p in self.parameters() if p.is_floating_point()), torch.empty(0))
-        names = isinstance(_first_layer(self.network), nn.Embedding | nn.EmbeddingBag)
-        x = torch.zeros(2, *shape, dtype=torch.long if names else weight.dtype, device=weight.device)
-        modes = [(layer, layer.training) for layer in self.modules()]
         try:
-            self.eval()
-            features = self.network(self._as_taken(x))
+            features = self._evaluated(self._inputs(shape)[:2])
         except Exception as error:  # of whatever kind the user's code or torch raises
             raise ConfigError(self._refusal(shape, says, error)) from error
+        return tuple(self._checked(features, 2).shape[1:])
+
+    def _inputs(self, shape: tuple[int, ...]) -> Tensor:
+        """Three inputs of this shape: the first word of a vocabulary throughout, or noise of its own."""
+        weight = next((p for p in self.parameters() if p.is_floating_point()), torch.empty(0))
+        if isinstance(_first_layer(self.network), nn.Embedding | nn.EmbeddingBag):
+            return torch.zeros(3, *shape, dtype=torch.long, device=weight.device)
+        return torch.rand(3, *shape, generator=torch.Generator().manual_seed(0)).to(weight)
+
+    def _evaluated(self, x: Tensor) -> Any:
+        """What the network returns in evaluation mode."""
+        modes = [(layer, layer.training) for layer in self.modules()]
+        try:
+            return self.eval().network(self._as_taken(x))
         finally:
             for layer, mode in modes:
                 layer.training = mode
-        return tuple(self._checked(features, 2).shape[1:])
+
+    @torch.no_grad()
+    def _check_rows(self, shape: tuple[int, ...]) -> None:
+        """Whether the features of an input are its own, apart from normalisation by batch.
+
+        They are not where a recurrent layer or attention takes the batch for the sequence, as it does by default.
+        """
+        x = self._inputs(shape)
+        if "transductive" in norm_protocol(self.network):
+            return
+        together, fewer = self._evaluated(x)[1:], self._evaluated(x[1:])
+        if not torch.allclose(together, fewer, rtol=1e-3, atol=1e-3 * float(together.abs().max())):
+            raise NotFeatures(
+                f"{self.name} gives an input other features where other inputs are beside it; recurrent layers and "
+                "attention want batch_first=True."
+            )
 
     def _refusal(self, shape: tuple[int, ...], says: str, error: Exception) -> str:
         if self.channels is not None and len(shape) == 3 and shape[0] not in (1, self.channels):

@@ -26,6 +26,7 @@ from lightning_meta.backbones import Backbone, EpisodicBatchNorm2d, Timm, Wrappe
 from lightning_meta.backbones.norm import MetaBatch, embedding_pass
 from lightning_meta.core import Batch, Episode, repairs
 from lightning_meta.errors import ConfigError
+from lightning_meta.metrics import EpisodicAccuracy
 from lightning_meta.modules import EmbeddingModule, FixedWayModule
 from tests.conftest import SIZE, blobs, conv4, meta_gradient
 from tests.modules.test_episodic import trainer
@@ -188,6 +189,18 @@ def test_the_meta_gradient_is_that_of_plain_autograd_on_the_users_network(
     tolerance = {"mobilenet_v3_small": 1e-6, "resnet": 1e-9}.get(name, 1e-11)
     kept = [[g for g in side if g is not None] for side in (found, truths[name])]
     assert relative_error(*kept) < tolerance
+
+
+@pytest.mark.parametrize("name", ["vit", "transformer encoder", *RECURRENT])
+def test_it_adapts_in_evaluation_as_in_training(name: str) -> None:
+    """Where no gradient is kept, these layers take short cuts of their own."""
+    tasks, module = episodes(), maml(name, "auto" if name in RECURRENT else "vmap")
+    trained = module.play_as_it_can(tasks)
+    with torch.no_grad():
+        evaluated = module.eval().play_as_it_can(tasks)
+    torch.testing.assert_close(evaluated.preds, trained.preds.detach(), rtol=1e-7, atol=1e-9)
+    module.eval_inner_steps = 0
+    assert not torch.allclose(module.play_as_it_can(tasks).preds, evaluated.preds, rtol=1e-3), "it does adapt"
 
 
 class AsItIs(Backbone):
@@ -422,6 +435,14 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: Wrapped(nn.Sequential(nn.Flatten(0), nn.Unflatten(0, (16, 32))), [1, 16, 16]),
         r"returns shape \(16, 32\) for 2 inputs.*batch_first",
     ),
+    "recurrent over the batch": (
+        lambda: MAML(Wrapped(Rows(nn.LSTM(SIZE, 3)), [1, SIZE, SIZE]), n_way=3),
+        "Rows gives an input other features where other inputs are beside it.*batch_first=True",
+    ),
+    "attention over the batch": (
+        lambda: Wrapped(Rows(nn.TransformerEncoder(nn.TransformerEncoderLayer(SIZE, 2), 1)), [1, SIZE, SIZE]),
+        "Rows gives an input other features",
+    ),
     "other channels": (
         lambda: Wrapped(Own(), [2, 16, 16]), r"Own cannot take inputs of shape \(2, 16, 16\).*images of 3 channels"
     ),
@@ -482,7 +503,8 @@ def test_every_algorithm_takes_any_network(name: str) -> None:
     network = small(nn.BatchNorm2d(4), nn.ReLU(inplace=True)).append(nn.Linear(4 * 4 * 4, 8))
     shape = {"n_way": 3} if issubclass(algorithm, FixedWayModule) else {}
     module = algorithm(network, **shape, **({"k_shot": 2} if name == "SNAIL" else {}))
-    trainer().fit(module, datamodule=blobs())
+    if isinstance(module.metric, EpisodicAccuracy):  # it plays images
+        trainer().fit(module, datamodule=blobs())
     assert isinstance(module.backbone, Wrapped) and module.backbone.in_shape == (1, SIZE, SIZE)
     assert norm_protocol(module.backbone) == ("running" if issubclass(algorithm, EmbeddingModule) else "transductive")
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from lightning_meta.backbones import Backbone, Wrapped, as_backbone, support_statistics
+from lightning_meta.backbones import Backbone, as_backbone, support_statistics
 from lightning_meta.core import SGD, Batch, InnerOptimizer, Params, TaskOutput, trainable, unroll
 from lightning_meta.core.episode import EpisodeShape, Split
 from lightning_meta.errors import ConfigError
@@ -116,8 +116,7 @@ class MAML(FixedWayModule[Params]):
 
 def freeze_up_to(backbone: Backbone, name: str) -> None:
     """Freeze the layers of a backbone up to the layer `name`, in the order in which it has them; `backbone`: all."""
-    network = backbone.network if isinstance(backbone, Wrapped) else backbone
-    named = [key for key, _ in network.named_parameters()]
+    named = [key for key, _ in backbone.inner.named_parameters()]
     of_layer = [place for place, key in enumerate(named) if f"{key}.".startswith(f"{name}.")]
     if name != "backbone" and not of_layer:
         layers = ", ".join(dict.fromkeys(key.partition(".")[0] for key in named))
@@ -125,7 +124,7 @@ def freeze_up_to(backbone: Backbone, name: str) -> None:
             f"freeze={name}: the backbone has no such layer with weights; it has {layers} and those within."
         )
     for key in named[: len(named) if name == "backbone" else of_layer[-1] + 1]:
-        network.get_parameter(key).requires_grad_(False)
+        backbone.inner.get_parameter(key).requires_grad_(False)
 
 
 def linear(in_features: int, out_features: int, init: Callable[[Tensor], Any] | None = None) -> nn.Linear:
