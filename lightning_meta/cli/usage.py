@@ -141,7 +141,8 @@ def no_such(keys: str, given: str) -> str:
     module, dot, name = given.rpartition(".")
     if kind:
         known = named(kind)
-        near = suggestion(name, named_in(module), module + dot) if module and path.suffix != ".yaml" else ""
+        elsewhere = path.suffix != ".yaml" and not module.startswith("lightning_meta")  # ours have short names
+        near = suggestion(name, named_in(module), module + dot) if elsewhere else ""
         near = near or suggestion(path.stem if path.suffix == ".yaml" else name, known)
         all_names = f" All: {PROGRAM} list {kind}" if kind in KINDS else f" There are: {', '.join(known)}."
     else:
