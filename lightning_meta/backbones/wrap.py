@@ -162,18 +162,19 @@ class Wrapped(Backbone):
 
     @torch.no_grad()
     def _check_rows(self, shape: tuple[int, ...]) -> None:
-        """Whether the features of an input are its own, apart from normalisation by batch.
+        """Say where the features of an input are not its own, apart from layers that normalise by batch.
 
-        They are not where a recurrent layer or attention takes the batch for the sequence, as it does by default.
+        So it is where a recurrent layer or attention takes the batch for the sequence, as it does by default.
         """
         x = self._inputs(shape)
         if "transductive" in norm_protocol(self.network):
             return
         together, fewer = self._evaluated(x)[1:], self._evaluated(x[1:])
         if not torch.allclose(together, fewer, rtol=1e-3, atol=1e-3 * float(together.abs().max())):
-            raise NotFeatures(
-                f"{self.name} gives an input other features where other inputs are beside it; recurrent layers and "
-                "attention want batch_first=True."
+            log.warning(
+                "%s gives an input other features where other inputs are beside it. If it is not meant to: recurrent "
+                "layers and attention want batch_first=True.",
+                self.name,
             )
 
     def _refusal(self, shape: tuple[int, ...], says: str, error: Exception) -> str:

@@ -435,14 +435,6 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: Wrapped(nn.Sequential(nn.Flatten(0), nn.Unflatten(0, (16, 32))), [1, 16, 16]),
         r"returns shape \(16, 32\) for 2 inputs.*batch_first",
     ),
-    "recurrent over the batch": (
-        lambda: MAML(Wrapped(Rows(nn.LSTM(SIZE, 3)), [1, SIZE, SIZE]), n_way=3),
-        "Rows gives an input other features where other inputs are beside it.*batch_first=True",
-    ),
-    "attention over the batch": (
-        lambda: Wrapped(Rows(nn.TransformerEncoder(nn.TransformerEncoderLayer(SIZE, 2), 1)), [1, SIZE, SIZE]),
-        "Rows gives an input other features",
-    ),
     "other channels": (
         lambda: Wrapped(Own(), [2, 16, 16]), r"Own cannot take inputs of shape \(2, 16, 16\).*images of 3 channels"
     ),
@@ -468,6 +460,25 @@ def test_what_cannot_be_is_one_line_with_the_remedy(make: Callable[[], Any], wor
     with pytest.raises(ConfigError, match=words) as refusal:
         make()
     assert len(str(refusal.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda batch_first: nn.LSTM(SIZE, 3, batch_first=batch_first),
+        lambda batch_first: nn.TransformerEncoderLayer(SIZE, 2, batch_first=batch_first),
+    ],
+    ids=["recurrent", "attention"],
+)
+def test_a_network_that_takes_the_batch_for_the_sequence_is_told(
+    make: Callable[[bool], nn.Module], batch_first: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Torch does by default, and everything seems to work."""
+    Wrapped(Rows(make(batch_first)), [1, SIZE, SIZE])
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert bool(warnings) != batch_first
+    assert all("other inputs are beside it" in text and "batch_first=True" in text for text in warnings)
 
 
 def test_data_that_the_network_cannot_take_are_known_before_training() -> None:
@@ -498,8 +509,8 @@ TAKING = [name for name in algorithms.__all__ if "backbone" in signature(getattr
 @pytest.mark.parametrize("name", TAKING)
 def test_every_algorithm_takes_any_network(name: str) -> None:
     algorithm = getattr(algorithms, name)
-    if name == "MetaOptNet":
-        pytest.importorskip("qpth")
+    if package := {"MetaOptNet": "qpth", "KFO": "learn2learn", "MetaCurvature": "learn2learn"}.get(name):
+        pytest.importorskip(package)
     network = small(nn.BatchNorm2d(4), nn.ReLU(inplace=True)).append(nn.Linear(4 * 4 * 4, 8))
     shape = {"n_way": 3} if issubclass(algorithm, FixedWayModule) else {}
     module = algorithm(network, **shape, **({"k_shot": 2} if name == "SNAIL" else {}))
