@@ -372,7 +372,8 @@ def test_a_python_built_module_loads_from_its_checkpoint(tmp_path: Path) -> None
     run.save_checkpoint(path)
     saved = torch.load(path, weights_only=True)["hyper_parameters"]
     assert {name: saved[name] for name in settings} == settings
-    assert set(saved) == {*settings, "backbone", "n_way", "head_init", "optimizer", "metric", "inner_optimizer"}
+    others = {"backbone", "n_way", "head_init", "freeze", "optimizer", "metric", "inner_optimizer"}
+    assert set(saved) == {*settings, *others}
 
     torch.manual_seed(1)
     loaded = MAML.load_from_checkpoint(path, backbone=conv4(), optimizer=optimizer, metric=metric, weights_only=True)
