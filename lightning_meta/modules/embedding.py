@@ -49,7 +49,8 @@ class EmbeddingModule(EpisodicModule[Embedded], Generic[Head]):
     Under bf16-mixed the backbone computes in bfloat16 and the head in fp32, unless `adapt_in_fp32` is off.
 
     Args:
-        backbone: the embedding, from inputs `(B, ...)` to features `(B, D)`. Any network will do, see `Wrapped`.
+        backbone: the embedding, from inputs `(B, ...)` to features `(B, D)`. Any other network is `Wrapped`, with the
+            protocol `running`.
         freeze: train the rest only. The backbone stays in evaluation mode, and its features of a data set of classes
             are computed once and kept in a file, so that an epoch costs next to nothing. (Not where features depend on
             the episode: with a protocol other than `running`, or new classes by task augmentation.)

@@ -28,7 +28,8 @@ class MAML(FixedWayModule[Params]):
     """Adapt all weights by gradient descent on the support loss; meta-learn where the descent starts.
 
     Args:
-        backbone: feature extractor; a linear head is added. Any network will do, see `Wrapped`.
+        backbone: feature extractor; a linear head is added. Any network that is no `Backbone` is `Wrapped`, with the
+            protocol `transductive`.
         n_way: outputs of the head: classes per episode, or 1 for scalar regression. On the command line it follows
             `data.n_way`.
         inner_lr: step size of the inner loop (alpha).
