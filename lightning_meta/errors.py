@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
+from urllib.error import URLError
 
 TRACEBACK = "LIGHTNING_META_TRACEBACK"  # set in the environment: no error loses its traceback
 HINT = f"({TRACEBACK}=1 shows where.)"
@@ -76,6 +77,11 @@ def user_error_behind(error: BaseException) -> UserError | None:
             return ConfigError(
                 f"{link.strerror}{place}; take a folder that can be written to (--trainer.logger.save_dir, --out), or "
                 f"make this one so. {HINT}"
+            )
+        if isinstance(link, URLError):
+            return ConfigError(
+                f"a download failed: {reason(link)} Weights or data that are fetched need a network, or the file where "
+                f"it would be kept. {HINT}"
             )
         if refuses_settings(link):
             return ConfigError(f"{reason(link)} {HINT}")

@@ -83,6 +83,19 @@ def test_your_data() -> None:
     torch.testing.assert_close(slopes, slopes[:, :1].expand_as(slopes), rtol=1e-2, atol=1e-2)
 
 
+def test_your_network() -> None:
+    made = run("your_network")
+    assert type(made["network"].norm) is torch.nn.BatchNorm2d, "left as it was"
+    pretrained, frozen = (made[name].backbone.network for name in ("baseline", "frozen"))
+    start = made["protonet"].backbone.network
+    for name, value in pretrained.state_dict().items():
+        assert torch.equal(start.state_dict()[name], value)
+    assert torch.equal(frozen.conv.weight, pretrained.conv.weight)
+    assert torch.equal(frozen.norm.bias, pretrained.norm.bias)
+    assert not torch.equal(frozen.out.weight, pretrained.out.weight), "which was trained on"
+    assert chance(made["scores"], 5)
+
+
 @pytest.mark.slow
 def test_compare_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")

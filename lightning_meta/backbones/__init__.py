@@ -9,6 +9,7 @@ from lightning_meta.backbones.norm import EpisodicBatchNorm2d, norm_protocol, su
 from lightning_meta.backbones.r2d2_net import R2D2Net
 from lightning_meta.backbones.resnet12 import ResNet12
 from lightning_meta.backbones.text import BagOfWords, EmbeddingAverage, TextCNN
+from lightning_meta.backbones.wrap import Timm, Wrapped, as_backbone
 from lightning_meta.backbones.wrn import WideResNet
 
 __all__ = [
@@ -24,7 +25,10 @@ __all__ = [
     "R2D2Net",
     "ResNet12",
     "TextCNN",
+    "Timm",
     "WideResNet",
+    "Wrapped",
+    "as_backbone",
     "norm_protocol",
     "support_statistics",
 ]

@@ -20,6 +20,20 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
+    @property
+    def inner(self) -> nn.Module:
+        """What has its layers by the names that its author gave them."""
+        return self
+
+    def check_input_shape(self, shape: Sequence[int], source: str) -> None:
+        """Raise `ConfigError` unless it takes single inputs of this shape, which `source` has."""
+        expected, found = getattr(self, "in_shape", None), tuple(shape)
+        if expected is not None and expected not in (found, (prod(found),)):
+            raise ConfigError(
+                f"the backbone expects inputs of shape {expected}, but {source} has {found}; set the backbone's "
+                "in_channels and image_size (or in_features) to match. Texts need a backbone for texts."
+            )
+
     def check_data(self, data: Any) -> None:
         """Raise `ConfigError` when a datamodule has inputs of the right shape that this backbone cannot take."""
 
@@ -65,13 +79,3 @@ def fastest_layout(images: Tensor) -> Tensor:
         .contiguous()
         .as_strided(images.shape, (channels * height * width, 1, channels * width, channels))
     )
-
-
-def check_input_shape(backbone: nn.Module | None, shape: Sequence[int], source: str) -> None:
-    """Raise `ConfigError` unless `backbone` takes single inputs of this shape, which `source` has."""
-    expected, found = getattr(backbone, "in_shape", None), tuple(shape)
-    if expected is not None and expected not in (found, (prod(found),)):
-        raise ConfigError(
-            f"the backbone expects inputs of shape {expected}, but {source} has {found}; set the backbone's "
-            "in_channels and image_size (or in_features) to match. Texts need a backbone for texts."
-        )

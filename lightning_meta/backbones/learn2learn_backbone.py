@@ -7,10 +7,10 @@ from inspect import signature
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_meta.backbones.base import Backbone
-from lightning_meta.backbones.norm import EpisodicBatchNorm2d, NormProtocol
+from lightning_meta.backbones.norm import NormProtocol, with_episodic_norm
 from lightning_meta.errors import ConfigError
 from lightning_meta.interop.learn2learn import import_learn2learn
 
@@ -42,21 +42,11 @@ class Learn2LearnBackbone(Backbone):
         channels = {"channels": in_channels} if "channels" in signature(make).parameters else {}
         if not channels and in_channels != 3:
             raise ConfigError(f"{name} takes images of 3 channels, not in_channels={in_channels}.")
-        self.network = with_episodic_norm(make(**channels, **(options or {})), norm)
+        self.network = make(**channels, **(options or {}))
+        with_episodic_norm(self.network, norm)
         self.in_shape = (in_channels, image_size, image_size)
         with torch.no_grad():
             self.out_features = self.network(torch.zeros(2, *self.in_shape)).shape[1]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x)
-
-
-def with_episodic_norm(network: nn.Module, protocol: NormProtocol) -> nn.Module:
-    """Replace the layers `nn.BatchNorm2d` of a network, keeping their scales and shifts; returns the network."""
-    for parent in list(network.modules()):
-        for name, layer in parent.named_children():
-            if isinstance(layer, nn.BatchNorm2d):
-                episodic = EpisodicBatchNorm2d(layer.num_features, protocol, layer.eps, layer.momentum or 0.1)
-                episodic.weight, episodic.bias = layer.weight, layer.bias
-                setattr(parent, name, episodic)
-    return network

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ class MetaBatch(NamedTuple):
 
 
 class EpisodicBatchNorm2d(nn.Module):
-    """Normalise the channels of `(B, C, H, W)`; the protocol says whose statistics are used.
+    """Normalise the channels of `(B, C, H, W)`, or of other `(B, C, ...)`; the protocol says whose statistics are used.
 
     - `transductive`: those of the batch at hand, in training and evaluation (MAML's paper). Query predictions then
       depend on the other query examples: more queries per class, other numbers.
@@ -76,7 +76,7 @@ class EpisodicBatchNorm2d(nn.Module):
         if self.protocol == "running":
             return self._normalise_running(x)
         if self.mean is not None and self.var is not None:
-            return self._normalise_by(self.mean, self.var, x)
+            return self._normalise_by(self.mean[None], self.var[None], x)
         if self.meta_batch is None:
             return self._normalise_set(x)
         return self._normalise_tasks(x, *self.meta_batch)
@@ -88,7 +88,7 @@ class EpisodicBatchNorm2d(nn.Module):
             return torch.cat([self._normalise_set(of_task) for rows in sets for of_task in rows.chunk(tasks)])
         sets = [rows.unflatten(0, (tasks, -1)) for rows in sets]
         sources = sets if self.protocol == "transductive" else sets[:1]
-        statistics = [torch.var_mean(at_least_fp32(rows), (1, 3, 4), correction=0) for rows in sources]
+        statistics = [torch.var_mean(at_least_fp32(rows), (1, *range(3, rows.ndim)), correction=0) for rows in sources]
         return torch.cat(
             [
                 self._normalise_by(mean_TC[:, None], var_TC[:, None], rows).flatten(0, 1)
@@ -100,13 +100,14 @@ class EpisodicBatchNorm2d(nn.Module):
         """By the statistics of the batch."""
         if TransformType.Vmap in active_transforms():
             normalised = F.batch_norm(x, None, None, training=True, eps=self.eps)
-            return torch.addcmul(self.bias[:, None, None], normalised, self.weight[:, None, None])
+            return torch.addcmul(_as_channels(self.bias, x.ndim - 2), normalised, _as_channels(self.weight, x.ndim - 2))
         return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
 
     def _normalise_by(self, mean: Tensor, var: Tensor, x: Tensor) -> Tensor:
-        """By given statistics, whose last axis is that of the channels."""
-        normalised = (x - mean[..., None, None]) * (var + self.eps).rsqrt()[..., None, None]
-        return torch.addcmul(self.bias[:, None, None], normalised, self.weight[:, None, None]).to(x.dtype)
+        """By given statistics, which have the axes of `x` up to that of the channels, or 1 in their place."""
+        places = x.ndim - mean.ndim
+        normalised = (x - _as_channels(mean, places)) * _as_channels((var + self.eps).rsqrt(), places)
+        return torch.addcmul(_as_channels(self.bias, places), normalised, _as_channels(self.weight, places)).to(x.dtype)
 
     def _normalise_running(self, x: Tensor) -> Tensor:
         if self.training and self.synchronised and torch.distributed.is_initialized():
@@ -133,16 +134,22 @@ class EpisodicBatchNorm2d(nn.Module):
         """As `nn.SyncBatchNorm`, which is for GPUs only."""
         values = at_least_fp32(x)
         count = values.new_tensor([x.numel() / x.shape[1]])
-        sums = torch.cat([values.sum((0, 2, 3)), values.square().sum((0, 2, 3)), count])
+        axes = (0, *range(2, x.ndim))
+        sums = torch.cat([values.sum(axes), values.square().sum(axes), count])
         total, squares, count = all_reduce(sums).split([x.shape[1], x.shape[1], 1])
         mean, var = total / count, squares / count - (total / count).square()
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * count / (count - 1), self.momentum)
-        return self._normalise_by(mean, var, x)
+        return self._normalise_by(mean[None], var[None], x)
 
     def extra_repr(self) -> str:
         return f"{len(self.weight)}, protocol={self.protocol}"
+
+
+def _as_channels(values: Tensor, places: int) -> Tensor:
+    """`(..., C)` for so many axes of places after the channels."""
+    return values[(..., *[None] * places)]
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
@@ -164,6 +171,63 @@ def embedding_pass(network: nn.Module, meta_batch: MetaBatch) -> Iterator[None]:
 
 def batch_norm_layers(network: nn.Module) -> dict[str, EpisodicBatchNorm2d]:
     return {name: layer for name, layer in network.named_modules() if isinstance(layer, EpisodicBatchNorm2d)}
+
+
+class WithActivation(EpisodicBatchNorm2d):
+    """Followed by a dropout and an activation, as in `timm.layers.BatchNormAct2d`."""
+
+    def __init__(self, channels: int, protocol: NormProtocol, eps: float, momentum: float, *after: nn.Module) -> None:
+        super().__init__(channels, protocol, eps, momentum)
+        self.drop, self.act = after
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(x)))
+
+
+def with_episodic_norm(network: nn.Module, protocol: NormProtocol) -> int:
+    """Replace batch normalisation of torch's within a network, keeping scales, shifts and running averages.
+
+    A layer without running averages cannot have the protocol `running` and gets `transductive`. One without scale and
+    shift gets them, frozen at 1 and 0; one that averages over all batches (`momentum=None`), the usual momentum.
+
+    Returns:
+        how many layers there were.
+    """
+    made: dict[nn.Module, EpisodicBatchNorm2d] = {}  # a layer may stand in several places
+    for name, layer in [*network.named_modules(remove_duplicate=False)]:
+        if type(layer) in TORCH_BATCH_NORM or type(layer).__name__ == "BatchNormAct2d":
+            if layer not in made:
+                made[layer] = _episodic(layer, protocol)
+            replace_layer(network, name, made[layer])
+    return len(made)
+
+
+TORCH_BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+def _episodic(layer: Any, protocol: NormProtocol) -> EpisodicBatchNorm2d:
+    if protocol == "running" and layer.running_mean is None:
+        protocol = "transductive"
+    arguments = layer.num_features, protocol, layer.eps, 0.1 if layer.momentum is None else layer.momentum
+    after = (layer.drop, layer.act) if hasattr(layer, "act") else None
+    episodic = WithActivation(*arguments, *after) if after else EpisodicBatchNorm2d(*arguments)
+    if layer.running_mean is not None:
+        episodic.to(layer.running_mean)
+    if layer.affine:
+        episodic.weight, episodic.bias = layer.weight, layer.bias
+    else:
+        episodic.weight.requires_grad_(False)
+        episodic.bias.requires_grad_(False)
+    if protocol == "running":
+        episodic.running_mean.copy_(layer.running_mean)
+        episodic.running_var.copy_(layer.running_var)
+    return episodic.train(layer.training)
+
+
+def replace_layer(network: nn.Module, name: str, layer: nn.Module) -> None:
+    """Put `layer` where the layer `name` is, `features.0.norm` say."""
+    parent, _, last = name.rpartition(".")
+    setattr(network.get_submodule(parent), last, layer)
 
 
 def norm_protocol(network: nn.Module) -> str:
@@ -205,7 +269,7 @@ def batch_statistics(
         for name, layer in layers.items():
 
             def keep(_: nn.Module, inputs: tuple[Tensor], name: str = name) -> None:
-                var, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
+                var, mean = torch.var_mean(inputs[0], dim=(0, *range(2, inputs[0].ndim)), correction=0)
                 statistics[f"{name}.mean"], statistics[f"{name}.var"] = mean, var
 
             hooks.enter_context(layer.register_forward_pre_hook(keep))

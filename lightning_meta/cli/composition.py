@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from lightning_meta.cli.networks import KEY, WRAPPED, is_foreign, of_wrapped, with_wrapped
 from lightning_meta.errors import ConfigError
 
 
@@ -28,7 +29,7 @@ def compose(path: Path, named_in: tuple[Path, ...] = ()) -> Any:
     except yaml.YAMLError as error:
         raise ConfigError(f"config file {path} is not valid YAML: {error}") from error
     content = _follow(content, (*named_in, path.resolve()))
-    return _expand(content, path) if isinstance(content, dict) else content
+    return with_wrapped(_expand(content, path)) if isinstance(content, dict) else content
 
 
 def _follow(value: Any, files: tuple[Path, ...]) -> Any:
@@ -113,6 +114,26 @@ def in_order(words: Sequence[str]) -> list[str]:
         return 1, min([len(option.place), *whole])
 
     return [word for option in sorted(options, key=rank) for word in option.words]
+
+
+def around_networks(words: Sequence[str]) -> list[str]:
+    """Options with `Wrapped` around foreign networks (see `networks`)."""
+    foreign: dict[tuple[str, ...], str] = {}  # the places of backbones that are one, and their keys
+    options = options_of(words)
+    for option in options:
+        if option.place[-1:] == (KEY,) and is_foreign(option.value):
+            foreign[option.place] = option.key.removesuffix(".class_path")
+    found: list[str] = []
+    for option in options:
+        place = next((place for place in foreign if option.place[: len(place)] == place), None)
+        inner = option.place[len(place) :] if place else ()
+        if place and not inner:
+            found += [f"--{foreign[place]}", WRAPPED, f"--{foreign[place]}.network", option.value]
+        elif place and inner[0] not in of_wrapped():
+            found += [f"--{foreign[place]}.network.{'.'.join(inner)}", option.value]
+        else:
+            found += option.words
+    return found
 
 
 class Exchange(NamedTuple):

@@ -29,7 +29,7 @@ import lightning_meta.datamodules  # noqa: F401 - imported for short names: `--m
 from lightning_meta import checkpoints, notes
 from lightning_meta.allocator import keep_freed_memory
 from lightning_meta.callbacks import ReplayStep
-from lightning_meta.cli.composition import Exchange, class_name, compose, exchanges, in_order
+from lightning_meta.cli.composition import Exchange, around_networks, class_name, compose, exchanges, in_order
 from lightning_meta.cli.names import RUNS, experiment_of, suggestion, with_paths
 from lightning_meta.cli.resume import continues, reopen
 from lightning_meta.cli.usage import PROGRAM, TRAINER, command_help, explain
@@ -87,7 +87,7 @@ class ComposingParser(LightningArgumentParser):
 
     def parse_args(self, args: Any = None, *others: Any, **kwargs: Any) -> Any:
         before, options = split_command(with_paths(sys.argv[1:] if args is None else args))
-        return super().parse_args([*before, *in_order(options)], *others, **kwargs)
+        return super().parse_args([*before, *in_order(around_networks(options))], *others, **kwargs)
 
     def parse_path(self, cfg_path: Any, **kwargs: Any) -> Namespace:
         return self.parse_string(yaml.safe_dump(compose(Path(str(cfg_path))), sort_keys=False), str(cfg_path), **kwargs)

@@ -34,6 +34,7 @@ settings that are changed most:
   --config NAME             the experiment: a name of `list experiments`, or a file
   --model NAME              another algorithm: a name of `list algorithms`, a class or a file
   --model.KEY VALUE         a setting of it: --model.inner_lr 0.1, --model.backbone ResNet12
+  --model.backbone NAME     of `list backbones`, or any network: torchvision.models.resnet18, my_file.MyNet
   --data NAME               other data: a name of `list data`, a class or a file
   --data.KEY VALUE          a setting of them: --data.n_way 20, --data.k_shot 5, --data.root FOLDER
   --trainer.max_steps N     how long to train, in outer steps
@@ -140,17 +141,19 @@ def no_such(keys: str, given: str) -> str:
     module, dot, name = given.rpartition(".")
     if kind:
         known = named(kind)
-        near = suggestion(path.stem if path.suffix == ".yaml" else name, known)
+        elsewhere = path.suffix != ".yaml" and not module.startswith("lightning_meta")  # ours have short names
+        near = suggestion(name, named_in(module), module + dot) if elsewhere else ""
+        near = near or suggestion(path.stem if path.suffix == ".yaml" else name, known)
         all_names = f" All: {PROGRAM} list {kind}" if kind in KINDS else f" There are: {', '.join(known)}."
     else:
-        near, all_names = suggestion(name, classes_in(module), module + dot), ""
+        near, all_names = suggestion(name, named_in(module), module + dot), ""
     return f"{keys}={given}: no file, class or name of a config is called so.{near}{all_names}"
 
 
-def classes_in(module: str) -> list[str]:
-    """The names of those that can be imported from a module; nothing where there is no such module."""
+def named_in(module: str) -> list[str]:
+    """The classes and functions of a module by name; nothing where there is no such module."""
     try:
-        return [name for name, value in vars(resolve_name(module)).items() if isinstance(value, type)]
+        return [name for name, value in vars(resolve_name(module)).items() if callable(value) and name[0] != "_"]
     except (ImportError, AttributeError, ValueError):
         return []
 

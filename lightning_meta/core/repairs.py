@@ -97,6 +97,10 @@ def unfused(attention: Callable[..., Any]) -> Callable[..., Any]:
     return by_matrix_products
 
 
+def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
+    return F.relu6(input + 3) / 6
+
+
 def _per_channel(x: Tensor, *affine: Tensor | None) -> list[Tensor | None]:
     """For `x` of shape (B, C, ...)."""
     return [value if value is None else value.reshape(-1, *(1 for _ in x.shape[2:])) for value in affine]
@@ -111,6 +115,7 @@ def _scaled(normalised: Tensor, weight: Tensor | None, bias: Tensor | None) -> T
 # Second derivatives of the scale and shift take the saved statistics for constants. Relative errors of a meta-gradient
 # in float64 on torch 2.11 and 2.15: up to 5e-2; right with the affine part outside, where the operation has none.
 AFFINE = "under vmap, second derivatives are wrong without a word"
+ONCE = "it can be differentiated once"
 FUSED = "the fused kernels have no second derivative, and vmap takes them one by one"
 REPAIRS: dict[Callable[..., Any], Repair] = {
     F.layer_norm: Repair(AFFINE, {TransformType.Vmap}, layer_norm),
@@ -125,8 +130,9 @@ REPAIRS: dict[Callable[..., Any], Repair] = {
     F.multi_head_attention_forward: Repair(
         FUSED, {TransformType.Vmap, TransformType.Grad}, unfused(F.multi_head_attention_forward)
     ),
+    F.hardsigmoid: Repair(ONCE, {TransformType.Grad}, hardsigmoid),
 }
-LAYERS = (nn.LayerNorm, NormBase, nn.MultiheadAttention)  # of `torch.nn`, which call them
+LAYERS = (nn.LayerNorm, NormBase, nn.MultiheadAttention, nn.Hardsigmoid)  # of `torch.nn`, which call them
 
 
 class Repaired(TorchFunctionMode):

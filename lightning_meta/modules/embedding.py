@@ -16,6 +16,7 @@ from lightning_meta.backbones.norm import (
     norm_protocol,
     support_statistics,
 )
+from lightning_meta.backbones.wrap import as_backbone
 from lightning_meta.compat import BatchNormBase
 from lightning_meta.core import Batch, Episode, Params, TaskOutput
 from lightning_meta.datamodules.classification import ClassificationDataModule
@@ -48,7 +49,8 @@ class EmbeddingModule(EpisodicModule[Embedded], Generic[Head]):
     Under bf16-mixed the backbone computes in bfloat16 and the head in fp32, unless `adapt_in_fp32` is off.
 
     Args:
-        backbone: the embedding, from inputs `(B, ...)` to features `(B, D)`.
+        backbone: the embedding, from inputs `(B, ...)` to features `(B, D)`. Any other network is `Wrapped`, with the
+            protocol `running`.
         freeze: train the rest only. The backbone stays in evaluation mode, and its features of a data set of classes
             are computed once and kept in a file, so that an epoch costs next to nothing. (Not where features depend on
             the episode: with a protocol other than `running`, or new classes by task augmentation.)
@@ -60,10 +62,11 @@ class EmbeddingModule(EpisodicModule[Embedded], Generic[Head]):
         self, backbone: nn.Module, freeze: bool = False, feature_folder: str = "data/features", **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.backbone, self.frozen, self.feature_folder = backbone, freeze, Path(feature_folder)
+        self.backbone = as_backbone(backbone, norm="running")
+        self.frozen, self.feature_folder = freeze, Path(feature_folder)
         self._data_has_features = False
         if freeze:
-            backbone.requires_grad_(False)
+            self.backbone.requires_grad_(False)
 
     # ---- an algorithm writes these two --------------------------------------------------------------------------
 

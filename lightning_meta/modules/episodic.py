@@ -6,9 +6,9 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lightning_meta.backbones.base import Backbone, FittedBackbone, check_input_shape
+from lightning_meta.backbones.base import Backbone, FittedBackbone
 from lightning_meta.core import (
     Batch,
     Episode,
@@ -25,6 +25,7 @@ from lightning_meta.errors import ConfigError, UserError
 from lightning_meta.metrics import EpisodicAccuracy, EpisodicMetric
 from lightning_meta.modules.base import MetaModule
 from lightning_meta.modules.limits import explained, layer_of, quoted
+from lightning_meta.pretrained import start_from
 
 Adapted = TypeVar("Adapted")
 logger = logging.getLogger(__name__)
@@ -40,6 +41,9 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
         metric: what is measured per episode. Default: accuracy.
         adapt_in_fp32: under bf16-mixed, adapt in fp32 and leave bfloat16 to the query sets. What is rounded within an
             inner loop turns the meta-gradient (see `benchmark/precision.py`).
+        pretrained: what the backbone starts from: a file of weights (`.pt`, `.pth`, `.ckpt`, `.safetensors`), or a run
+            by folder or name, whose best checkpoint it is. A training that goes on, and a test of a checkpoint, have
+            the checkpoint's.
         **kwargs: optimizer, lr_scheduler, task_mode and task_chunk_size of `MetaModule`.
     """
 
@@ -47,10 +51,16 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
     needs: ClassVar[frozenset[Need]] = frozenset()  # of its episodes, beyond the ordinary; the datamodule reads it
     transductive: ClassVar[bool] = False  # whether the head itself reads the query set, whatever the normalisation
 
-    def __init__(self, metric: EpisodicMetric | None = None, adapt_in_fp32: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        metric: EpisodicMetric | None = None,
+        adapt_in_fp32: bool = True,
+        pretrained: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.measure_by(metric or EpisodicAccuracy())
-        self.adapt_in_fp32 = adapt_in_fp32
+        self.adapt_in_fp32, self.pretrained = adapt_in_fp32, pretrained
 
     # ---- an algorithm writes these two --------------------------------------------------------------------------
 
@@ -219,6 +229,30 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
         if isinstance(backbone, Backbone):
             backbone.check_data(datamodule)
 
+    def on_fit_start(self) -> None:
+        self._start_backbone()
+        super().on_fit_start()
+
+    def on_validation_start(self) -> None:
+        self._start_backbone()
+
+    def on_test_start(self) -> None:
+        self._start_backbone()
+
+    def on_predict_start(self) -> None:
+        self._start_backbone()
+
+    def _start_backbone(self) -> None:
+        """Where neither training nor a checkpoint, which has been loaded by now, has given it its weights."""
+        if self.pretrained is None or self.provenance is not None:
+            return
+        backbone = getattr(self, "backbone", None)
+        if not isinstance(backbone, nn.Module):
+            raise ConfigError(f"pretrained={self.pretrained} is for a backbone, but {type(self).__name__} has none.")
+        done = start_from(backbone, self.pretrained)
+        if self.global_rank == 0:
+            logger.info(done)
+
     def _fit_backbone(self, datamodule: EpisodicDataModule) -> None:
         """Before the optimizers are made; a checkpoint, which is loaded later, brings what its backbone found."""
         backbone = getattr(self, "backbone", None)
@@ -228,4 +262,6 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
 
     def check_input_shape(self, shape: Sequence[int], source: str) -> None:
         """Raise `ConfigError` unless the backbone takes single inputs of this shape, which `source` has."""
-        check_input_shape(getattr(self, "backbone", None), shape, source)
+        backbone = getattr(self, "backbone", None)
+        if isinstance(backbone, Backbone):
+            backbone.check_input_shape(shape, source)

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from math import isnan
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from lightning_meta.backbones import Backbone
 from lightning_meta.compat import tree_map
 from lightning_meta.core import Episode, mean_and_ci95_over
 from lightning_meta.core.similarity import MIN_EXAMPLES, centred_gram, linear_cka
@@ -51,7 +53,9 @@ class LayerSimilarity(Report):
         return whole and len(tested.episodes([0]).query.x[0]) >= MIN_EXAMPLES
 
     def draw(self, tested: Tested, log_dir: Path) -> dict[str, Figure]:
-        ids, layers = tested.first(self.episodes), layers_of(*tested.module.learner)
+        backbone, head = tested.module.learner
+        layers = layers_of(backbone.inner if isinstance(backbone, Backbone) else backbone, head)
+        ids = tested.first(self.episodes)
         similarities: list[Tensor] = []  # of each episode, the CKA of each layer
         for index in ids:
             task = tree_map(lambda leaf: leaf[0], tested.episodes([index]))
@@ -102,8 +106,10 @@ def centred_grams(
         with ExitStack() as hooks:
             for name, layer in layers.items():
 
-                def keep(_: nn.Module, inputs: tuple[Tensor], output: Tensor, name: str = name) -> None:
-                    grams.setdefault(name, centred_gram(output.flatten(1)))  # an activation may be shared
+                def keep(_: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
+                    output = output[0] if isinstance(output, tuple) else output  # of a recurrent layer
+                    if len(output) == len(task.query.x):
+                        grams.setdefault(name, centred_gram(output.flatten(1)))  # an activation may be shared
 
                 hooks.enter_context(layer.register_forward_hook(keep))
             tested.module.query_loss(adapted, task.query)

@@ -281,7 +281,8 @@ def test_each_evaluation_starts_its_metrics_anew() -> None:
 def test_the_injected_metric_is_logged_by_its_name() -> None:
     module = MAML(MLP(hidden=(8,)), n_way=1, inner_lr=0.01, loss_fn=F.mse_loss, metric=EpisodicMSE())
     (result,) = trainer().test(module, datamodule=Sinusoid(test_episodes=6), verbose=False)
-    assert set(result) == {"test/loss", "test/loss_ci95", "test/mse", "test/mse_ci95"}
+    names = ("loss", "mse", "r2")  # the last is a companion of the second
+    assert set(result) == {f"test/{name}{end}" for name in names for end in ("", "_ci95")}
     assert result["test/mse"] == pytest.approx(result["test/loss"], rel=1e-5)
 
 
@@ -372,7 +373,8 @@ def test_a_python_built_module_loads_from_its_checkpoint(tmp_path: Path) -> None
     run.save_checkpoint(path)
     saved = torch.load(path, weights_only=True)["hyper_parameters"]
     assert {name: saved[name] for name in settings} == settings
-    assert set(saved) == {*settings, "backbone", "n_way", "head_init", "optimizer", "metric", "inner_optimizer"}
+    others = {"backbone", "n_way", "head_init", "freeze", "optimizer", "metric", "inner_optimizer"}
+    assert set(saved) == {*settings, *others}
 
     torch.manual_seed(1)
     loaded = MAML.load_from_checkpoint(path, backbone=conv4(), optimizer=optimizer, metric=metric, weights_only=True)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from lightning_meta.algorithms import ANIL, MAML, ProtoNet
@@ -132,8 +133,9 @@ def test_what_no_inner_loop_can_take_is_refused(layer: nn.Module, words: str, mo
 @pytest.mark.parametrize("mode", ["vmap", "loop"])
 def test_a_layer_without_second_derivative_is_refused_where_it_is_needed(mode: str) -> None:
     """The mistake is met in the outer backward pass under vmap, in the forward pass of the loop."""
-    layer = nn.Sequential(nn.Linear(PIXELS, PIXELS), nn.Hardsigmoid())
-    with pytest.raises(ConfigError, match=r"no second derivative.*first_order.*hardsigmoid"):
+    margin = Layer(lambda x: x + F.multi_margin_loss(x, x.argmin(1), reduction="none")[:, None])
+    layer = nn.Sequential(nn.Linear(PIXELS, PIXELS), margin)
+    with pytest.raises(ConfigError, match=r"no second derivative.*first_order.*multi_margin_loss"):
         trainer().fit(maml(Network(layer), task_mode=mode), datamodule=blobs())
     trainer().fit(maml(Network(layer), task_mode=mode, first_order=True), datamodule=blobs())
 

@@ -19,7 +19,7 @@ from lightning_meta.metrics import EpisodicMSE
 from lightning_meta.modules import EpisodicModule
 from lightning_meta.reports import LayerSimilarity
 from lightning_meta.reports.layer_similarity import layer_similarity, layers_of
-from tests.conftest import blobs, conv4
+from tests.conftest import SIZE, blobs, conv4
 from tests.reports.conftest import read, run_test
 
 EPISODES = 6
@@ -235,3 +235,19 @@ def test_undefined_and_negative_estimates_are_not_hidden() -> None:
     (axes,) = figure.axes
     assert [text.get_text() for text in axes.texts] == ["-0.100", "0.500"]
     assert axes.get_ylim()[0] == pytest.approx(-0.3)
+
+
+class Rows(nn.Module):
+    """Of an image, read by a recurrent layer, whose output is a tuple."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reader, self.out = nn.LSTM(SIZE, 5, batch_first=True), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.reader(x.flatten(1, 2))[0][:, -1])
+
+
+def test_a_wrapped_network_has_its_own_layers(tmp_path: Path) -> None:
+    rows = run(tmp_path, MAML(Rows(), n_way=3, inner_lr=0.5), blobs(n_query=4))
+    assert [row["layer"] for row in rows] == ["reader", "out", "head"]

@@ -71,7 +71,7 @@ class FullContextMatchingNet(MatchingNet, StreamModule):
         super().__init__(backbone, scale, **kwargs)
         if processing_steps < 1:
             raise ConfigError(f"processing_steps={processing_steps} must be at least 1; without any, take MatchingNet.")
-        self.processing_steps, size = processing_steps, backbone.out_features
+        self.processing_steps, size = processing_steps, self.backbone.out_features
         self.forwards, self.backwards = LSTMCell(size, size), LSTMCell(size, size)
         # What is read is an input of its own: the same as the paper's concatenation of it with the recurrent state.
         self.attention = LSTMCell(2 * size, size)

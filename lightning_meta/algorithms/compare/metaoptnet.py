@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_meta.algorithms.compare.r2d2 import LinearHead, ridge_regression
+from lightning_meta.backbones import Backbone
 from lightning_meta.core import Batch, TaskOutput
 from lightning_meta.core.episode import EpisodeShape, Split
 from lightning_meta.core.prototypes import exclude_absent
@@ -67,7 +68,7 @@ class MetaOptNet(EmbeddingModule[LinearHead]):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         head: Literal["svm", "ridge"] = "svm",
         n_way: int | None = None,
         c_reg: float = 0.1,

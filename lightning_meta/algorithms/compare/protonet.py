@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_meta.backbones import Backbone
 from lightning_meta.core import Batch, TaskOutput
 from lightning_meta.core.prototypes import class_means, cosine_similarities, exclude_absent, squared_distances
 from lightning_meta.modules import EmbeddingModule
@@ -36,7 +37,7 @@ class ProtoNet(EmbeddingModule[Prototypes]):
     """
 
     def __init__(
-        self, backbone: nn.Module, distance: Literal["euclidean", "cosine"] = "euclidean", **kwargs: Any
+        self, backbone: Backbone, distance: Literal["euclidean", "cosine"] = "euclidean", **kwargs: Any
     ) -> None:
         super().__init__(backbone, **kwargs)
         self.distance = distance

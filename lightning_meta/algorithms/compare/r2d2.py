@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_meta.backbones import Backbone
 from lightning_meta.core import Batch, TaskOutput
 from lightning_meta.core.prototypes import exclude_absent
 from lightning_meta.errors import ConfigError
@@ -78,7 +79,7 @@ class R2D2(EmbeddingModule[LinearHead]):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         penalty: float = 50.0,
         learn_penalty: bool = False,
         random_shots: bool = False,

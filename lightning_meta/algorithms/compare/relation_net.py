@@ -67,7 +67,7 @@ class RelationNet(EmbeddingModule[ClassMaps]):
     ) -> None:
         super().__init__(backbone, **kwargs)
         self.loss = loss
-        self.map_shape = getattr(backbone, "map_shape", (backbone.out_features, 1, 1))
+        self.map_shape = getattr(self.backbone, "map_shape", (self.backbone.out_features, 1, 1))
         channels, *size = self.map_shape
         convolutions, pools = [], []
         for inputs in (2 * channels, hidden):

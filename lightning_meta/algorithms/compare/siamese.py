@@ -38,7 +38,7 @@ class Siamese(EmbeddingModule[Batch]):
     def __init__(self, backbone: Backbone, loss: Literal["binary", "cross_entropy"] = "binary", **kwargs: Any) -> None:
         super().__init__(backbone, **kwargs)
         self.loss = loss
-        self.score = nn.Linear(backbone.out_features, 1)
+        self.score = nn.Linear(self.backbone.out_features, 1)
 
     def adapt_head(self, support: Batch) -> Batch:
         """The support set's features and labels, with which every query is compared."""

@@ -95,7 +95,7 @@ class LEO(EmbeddingModule[Classifier], FixedWayModule):
             "stop_gradient": stop_gradient_weight,
             "orthogonality": orthogonality_weight,
         }
-        features = backbone.out_features
+        features = self.backbone.out_features
         self.encoder = _linear(features, latent_dim)
         self.relation = nn.Sequential(
             _linear(2 * latent_dim, 2 * latent_dim),

@@ -10,13 +10,13 @@ else, such as schedules and the number of query examples, is a setting and stand
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from lightning_meta.backbones import Backbone, support_statistics
+from lightning_meta.backbones import Backbone, as_backbone, support_statistics
 from lightning_meta.core import SGD, Batch, InnerOptimizer, Params, TaskOutput, trainable, unroll
 from lightning_meta.core.episode import EpisodeShape, Split
 from lightning_meta.errors import ConfigError
@@ -28,7 +28,8 @@ class MAML(FixedWayModule[Params]):
     """Adapt all weights by gradient descent on the support loss; meta-learn where the descent starts.
 
     Args:
-        backbone: feature extractor; a linear head is added.
+        backbone: feature extractor; a linear head is added. Any network that is no `Backbone` is `Wrapped`, with the
+            protocol `transductive`.
         n_way: outputs of the head: classes per episode, or 1 for scalar regression. On the command line it follows
             `data.n_way`.
         inner_lr: step size of the inner loop (alpha).
@@ -37,6 +38,8 @@ class MAML(FixedWayModule[Params]):
         first_order: drop second derivatives.
         loss_fn: support and query loss of predictions and targets.
         inner_optimizer: makes the inner optimizer from the step size, such as `LearnedRates`. None: `SGD`.
+        freeze: the layers of the backbone up to this one, `layer3` say, keep their weights in the inner loop and in the
+            outer update; `backbone`: all of them.
         head_init: draws the weights of the head, in place, with biases of 0, such as `torch.nn.init.xavier_uniform_`
             (Reptile's authors) or `torch.nn.init.normal_` (MAML's, on Omniglot). None: as `nn.Linear`.
         **kwargs: of `EpisodicModule`.
@@ -53,6 +56,7 @@ class MAML(FixedWayModule[Params]):
         loss_fn: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
         inner_optimizer: Callable[[float], InnerOptimizer] | None = None,
         head_init: Callable[[Tensor], Any] | None = None,
+        freeze: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -63,12 +67,15 @@ class MAML(FixedWayModule[Params]):
         self.n_way = self.required_way(n_way)
         self.inner_steps, self.first_order, self.loss_fn = inner_steps, first_order, loss_fn
         self.eval_inner_steps = inner_steps if eval_inner_steps is None else eval_inner_steps
-        self.learner = nn.Sequential(backbone, linear(backbone.out_features, self.n_way, head_init))
+        extractor = as_backbone(backbone, norm="transductive")
+        if freeze is not None:
+            freeze_up_to(extractor, freeze)
+        self.learner = nn.Sequential(extractor, linear(extractor.out_features, self.n_way, head_init))
         self.inner_optimizer = inner_optimizer_for(self.theta, inner_lr, inner_optimizer or SGD)
 
     @property
-    def backbone(self) -> nn.Module:
-        return self.learner[0]
+    def backbone(self) -> Backbone:
+        return cast(Backbone, self.learner[0])
 
     def theta(self) -> Params:
         """Where the inner loop starts: the parameters of the learner that it moves, by name; none that are frozen."""
@@ -106,6 +113,19 @@ class MAML(FixedWayModule[Params]):
                 f"all parameters that the inner loop of {type(self).__name__} could move are frozen; leave "
                 "requires_grad of some, or take an algorithm without an inner loop, such as ProtoNet."
             )
+
+
+def freeze_up_to(backbone: Backbone, name: str) -> None:
+    """Freeze the layers of a backbone up to the layer `name`, in the order in which it has them; `backbone`: all."""
+    named = [key for key, _ in backbone.inner.named_parameters()]
+    of_layer = [place for place, key in enumerate(named) if f"{key}.".startswith(f"{name}.")]
+    if name != "backbone" and not of_layer:
+        layers = ", ".join(dict.fromkeys(key.partition(".")[0] for key in named))
+        raise ConfigError(
+            f"freeze={name}: the backbone has no such layer with weights; it has {layers} and those within."
+        )
+    for key in named[: len(named) if name == "backbone" else of_layer[-1] + 1]:
+        backbone.inner.get_parameter(key).requires_grad_(False)
 
 
 def linear(in_features: int, out_features: int, init: Callable[[Tensor], Any] | None = None) -> nn.Linear:

@@ -65,14 +65,15 @@ class MRMAML(MAML):
         if decoder is not None and len(decoder.in_shape) != 1:
             raise ConfigError(f"a code is a vector, but the decoder expects {decoder.in_shape}; take an MLP.")
         self.regularize, self.beta = regularize, beta
-        code_size = decoder.in_shape[0] if decoder else backbone.out_features
+        extractor = self.backbone
+        code_size = decoder.in_shape[0] if decoder else extractor.out_features
         to_code: list[nn.Module] = (
-            [nn.Linear(backbone.out_features, code_size)]
+            [nn.Linear(extractor.out_features, code_size)]
             if regularize == "weights"
-            else [nn.Linear(backbone.out_features, 2 * code_size), Mean()]
+            else [nn.Linear(extractor.out_features, 2 * code_size), Mean()]
         )
         head = linear(decoder.out_features if decoder else code_size, self.n_way, head_init)
-        self.learner = nn.Sequential(backbone, *to_code, *([decoder] if decoder else []), head)
+        self.learner = nn.Sequential(extractor, *to_code, *([decoder] if decoder else []), head)
         drawn = self.encoder.named_parameters() if regularize == "weights" else []
         self.kernels = {name: kernel.shape for name, kernel in drawn if kernel.ndim > 1}
         self.log_stds = nn.ParameterList(torch.full(shape, log(initial_std)) for shape in self.kernels.values())

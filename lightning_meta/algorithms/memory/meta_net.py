@@ -64,7 +64,7 @@ class MetaNet(EmbeddingModule[FastWeights], StreamModule, FixedWayModule):
     ) -> None:
         super().__init__(backbone, **kwargs)
         n_way = self.n_way = self.required_way(n_way)
-        self.representation = nn.Linear(backbone.out_features, features)
+        self.representation = nn.Linear(self.backbone.out_features, features)
         self.base = nn.Sequential(nn.Linear(features, hidden), nn.Linear(hidden, n_way))
         self.d = GradientLSTM(meta_hidden)
         self.m = GradientMLP(meta_hidden)

@@ -51,7 +51,7 @@ class SNAIL(EmbeddingModule[Tensor], StreamModule, FixedWayModule):
         n_way = self.n_way = self.required_way(n_way)
         if k_shot is None:
             raise ConfigError("SNAIL needs k_shot: with n_way it is the length of its sequences.")
-        self.project = nn.Linear(backbone.out_features, embedding)
+        self.project = nn.Linear(self.backbone.out_features, embedding)
         blocks: list[CausalBlock] = []
         channels = embedding + n_way
         # Dilations 1, 2, 4, ... until the query example sees the first of all.

@@ -38,7 +38,7 @@ class CNPClassifier(EmbeddingModule[Tensor], FixedWayModule):
     ) -> None:
         super().__init__(backbone, **kwargs)
         self.n_way = self.required_way(n_way)
-        decoder = MLP((1 + self.n_way) * backbone.out_features, hidden)
+        decoder = MLP((1 + self.n_way) * self.backbone.out_features, hidden)
         self.decoder = nn.Sequential(decoder, nn.Linear(decoder.out_features, self.n_way))
 
     def adapt_head(self, support: Batch) -> Tensor:

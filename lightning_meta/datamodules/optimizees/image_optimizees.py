@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from lightning_meta.backbones import MLP, Backbone
-from lightning_meta.backbones.base import check_input_shape
+from lightning_meta.backbones import MLP, Backbone, as_backbone
 from lightning_meta.core import Batch, Params
 from lightning_meta.core.episode import Split
 from lightning_meta.core.sampling import Keys, subkeys, uniform
@@ -50,7 +49,7 @@ class ImageOptimizees(OptimizeeDataModule):
         super().__init__(**kwargs)
         if min(batch_size, shrink) < 1:
             raise ConfigError(f"batch_size={batch_size} and shrink={shrink} must be at least 1.")
-        self.images, self.backbone, self.fc_hidden = images, backbone, fc_hidden
+        self.images, self.backbone, self.fc_hidden = images, as_backbone(backbone, "transductive"), fc_hidden
         self.classes, self.shrink, self.batch_size = classes, shrink, batch_size
         self.name = f"{type(backbone).__name__} on {images.name}"
         self.network = nn.Sequential()  # made in `setup`
@@ -72,7 +71,7 @@ class ImageOptimizees(OptimizeeDataModule):
         places = [first + np.arange(size) for first, size in zip(bank.first, bank.size, strict=True)]
         images = bank.inputs[torch.from_numpy(np.concatenate(places))]
         self.pixels = F.avg_pool2d(images.float(), self.shrink).round().byte() if self.shrink > 1 else images
-        check_input_shape(self.backbone, self.pixels.shape[1:], self.images.name)
+        self.backbone.check_input_shape(self.pixels.shape[1:], self.images.name)
         self.n_classes = len(bank.size)
         self.labels_E = torch.from_numpy(np.repeat(np.arange(self.n_classes), bank.size))
         fc = MLP(self.backbone.out_features, self.fc_hidden)
