@@ -43,7 +43,7 @@ class CovaMNet(EmbeddingModule[Covariances]):
 
     def __init__(self, backbone: Backbone, dropout: float = 0.5, **kwargs: Any) -> None:
         super().__init__(backbone, **kwargs)
-        self.map_shape = map_shape(backbone)
+        self.map_shape = map_shape(self.backbone)
         self.dropout = nn.Dropout(dropout)
         self.place_weights = nn.Parameter(0.02 * torch.randn(self.map_shape[1] * self.map_shape[2]))
 

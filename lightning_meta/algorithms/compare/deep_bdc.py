@@ -42,7 +42,7 @@ class DeepBDC(EmbeddingModule[Prototypes]):
 
     def __init__(self, backbone: Backbone, similarity: Literal["inner", "euclidean"] = "inner", **kwargs: Any) -> None:
         super().__init__(backbone, **kwargs)
-        self.similarity, self.map_shape = similarity, map_shape(backbone)
+        self.similarity, self.map_shape = similarity, map_shape(self.backbone)
         if self.map_shape[0] < 3:
             raise ConfigError(f"distances between {self.map_shape[0]} channels say nothing; take at least 3.")
         # Of squared distances, which grow with the number of places.

@@ -41,7 +41,7 @@ class DN4(EmbeddingModule[Batch]):
         super().__init__(backbone, **kwargs)
         if neighbours < 1:
             raise ConfigError(f"neighbours={neighbours} must be at least 1.")
-        self.neighbours, self.map_shape = neighbours, map_shape(backbone)
+        self.neighbours, self.map_shape = neighbours, map_shape(self.backbone)
 
     def adapt_head(self, support: Batch) -> Batch:
         """Descriptors of length 1 `(S, P, D)` and the labels of their images."""

@@ -12,9 +12,10 @@ nothing, so that in one-shot episodes DSN is a Prototypical Network; the authors
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from lightning_meta.backbones import Backbone
 from lightning_meta.core import Batch, TaskOutput
 from lightning_meta.core.prototypes import class_means, exclude_absent, squared_distances
 from lightning_meta.modules import EmbeddingModule
@@ -50,7 +51,7 @@ class DSN(EmbeddingModule[Subspaces]):
         **kwargs: of `EmbeddingModule`.
     """
 
-    def __init__(self, backbone: nn.Module, overlap_weight: float = 0.03, **kwargs: Any) -> None:
+    def __init__(self, backbone: Backbone, overlap_weight: float = 0.03, **kwargs: Any) -> None:
         super().__init__(backbone, **kwargs)
         self.overlap_weight = overlap_weight
 

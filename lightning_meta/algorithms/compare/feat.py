@@ -61,7 +61,7 @@ class FEAT(EmbeddingModule[AdaptedPrototypes]):
             raise ConfigError(f"{temperature=} and {contrastive_temperature=} must be positive.")
         self.temperature, self.contrastive_temperature = temperature, contrastive_temperature
         self.contrastive_weight = contrastive_weight
-        self.set_to_set = SetToSet(backbone.out_features, dropout)
+        self.set_to_set = SetToSet(self.backbone.out_features, dropout)
 
     def adapt_head(self, support: Batch) -> AdaptedPrototypes:
         means_CD, present_C = class_means(support.x, support.y)

@@ -53,7 +53,7 @@ class FRN(EmbeddingModule[Reconstructors]):
 
     def __init__(self, backbone: Backbone, overlap_weight: float = 0.03, factor: float = 1.0, **kwargs: Any) -> None:
         super().__init__(backbone, **kwargs)
-        self.overlap_weight, self.factor, self.map_shape = overlap_weight, factor, map_shape(backbone)
+        self.overlap_weight, self.factor, self.map_shape = overlap_weight, factor, map_shape(self.backbone)
         self.alpha, self.beta = nn.Parameter(torch.tensor(0.0)), nn.Parameter(torch.tensor(0.0))
         self.scale = nn.Parameter(torch.tensor(1.0))
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from lightning_meta.backbones import Backbone, support_statistics
+from lightning_meta.backbones import Backbone, as_backbone, support_statistics
 from lightning_meta.backbones.norm import batch_norm_layers
 from lightning_meta.core import Batch, Params, TaskOutput
 from lightning_meta.core.inner_optimizer import module_key
@@ -62,8 +62,8 @@ class TADAM(EpisodicModule[Conditioned]):
         super().__init__(**kwargs)
         if scale <= 0 or depth < 1:
             raise ConfigError(f"scale={scale} must be positive, and depth={depth} at least 1.")
-        self.backbone, self.strength_penalty = backbone, strength_penalty
-        layers = batch_norm_layers(backbone)
+        self.backbone, self.strength_penalty = as_backbone(backbone, norm="inductive"), strength_penalty
+        layers = batch_norm_layers(self.backbone)
         if not layers:
             raise ConfigError(
                 f"TADAM conditions normalisation layers (EpisodicBatchNorm2d), of which {type(backbone).__name__} has "
@@ -72,7 +72,7 @@ class TADAM(EpisodicModule[Conditioned]):
         self.log_scale = nn.Parameter(torch.tensor(scale).log())
         self.conditions = nn.ModuleDict()
         for name, layer in layers.items():
-            self.conditions[module_key(name)] = Condition(backbone.out_features, len(layer.weight), depth)
+            self.conditions[module_key(name)] = Condition(self.backbone.out_features, len(layer.weight), depth)
 
     def conditioned(self, task_D: Tensor) -> Params:
         """Scale and shift of each normalisation layer for a task: its own, then those of the task."""

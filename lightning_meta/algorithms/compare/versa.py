@@ -48,7 +48,7 @@ class VERSA(EmbeddingModule[ClassWeights]):
         super().__init__(backbone, **kwargs)
         if draws < 1:
             raise ConfigError(f"draws={draws} must be at least 1.")
-        self.draws, size = draws, backbone.out_features
+        self.draws, size = draws, self.backbone.out_features
         self.weight_mean, self.weight_log_var = perceptron(size, size), perceptron(size, size)
         self.bias_mean, self.bias_log_var = perceptron(size, 1), perceptron(size, 1)
 

@@ -45,8 +45,9 @@ class ProtoMAML(MAML):
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, n_way=1, inner_lr=inner_lr, **kwargs)
-        self.learner = nn.Sequential(backbone, EpisodeHead(backbone.out_features))
-        of_a_class = {"1.weight": torch.zeros(backbone.out_features), "1.bias": torch.zeros(())}
+        features = self.backbone.out_features
+        self.learner = nn.Sequential(self.backbone, EpisodeHead(features))
+        of_a_class = {"1.weight": torch.zeros(features), "1.bias": torch.zeros(())}
         self.inner_optimizer = inner_optimizer_for(lambda: self.theta() | of_a_class, inner_lr, inner_optimizer or SGD)
 
     def adapt(self, support: Batch) -> Params:
