@@ -8,6 +8,8 @@ Deviations: the drop rate is constant, see `dropblock.py`. By default the last f
 flattens it (`global_pool=False`).
 """
 
+from math import prod
+
 from torch import Tensor, nn
 
 from lightning_meta.backbones.base import Backbone
@@ -26,7 +28,7 @@ class ResNet12(Backbone):
         image_size: height and width in pixels; 32 and 84 are the usual ones.
         channels: filters of each block. (64, 160, 320, 640) is MetaOptNet's, 12.4 million parameters;
             (64, 128, 256, 512) is the narrower one in use, 8.0 million.
-        global_pool: average the last feature map; MetaOptNet flattens it.
+        global_pool: average the last feature map; MetaOptNet flattens it, to maps of the shape `map_shape`.
         drop_rate: of DropBlock after each block, in training. It also acts on the inner loop; 0 turns it off.
         block_size: of DropBlock in the last two blocks; in the first two it is 1. MetaOptNet has 5 for 84x84 and 2 for
             32x32 images.
@@ -58,7 +60,9 @@ class ResNet12(Backbone):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, a=SLOPE, mode="fan_out")
         self.in_shape = (in_channels, image_size, image_size)
-        self.out_features = channels[-1] * (1 if global_pool else (image_size // 16) ** 2)
+        side = 1 if global_pool else image_size // 16
+        self.map_shape = (channels[-1], side, side)
+        self.out_features = prod(self.map_shape)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(B, in_channels, image_size, image_size)` to features `(B, out_features)`."""

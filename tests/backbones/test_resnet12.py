@@ -32,6 +32,18 @@ def test_it_has_the_published_number_of_parameters(
     assert round(found / 1e6, 1) == published
 
 
+@torch.no_grad()
+def test_features_are_maps_of_the_shape_that_it_says() -> None:
+    """For algorithms that compare maps, such as Relation Networks."""
+    maps = []
+    network = ResNet12(1, 48, TINY, global_pool=False, drop_rate=0.0)
+    network.blocks.register_forward_hook(lambda *found: maps.append(found[2]))
+    features = network(torch.rand(2, 1, 48, 48))
+    assert torch.equal(features.unflatten(1, network.map_shape), maps[0])
+    assert network.map_shape == (7, 3, 3)
+    assert ResNet12(1, 48, TINY).map_shape == (7, 1, 1)
+
+
 @pytest.mark.parametrize(("image_size", "side"), [(84, 5), (32, 2), (28, 1)])
 def test_features_are_averaged_or_flattened(image_size: int, side: int) -> None:
     """At 84x84, 640 features or, as in MetaOptNet, 640 x 5 x 5 = 16000."""
