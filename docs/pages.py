@@ -72,10 +72,11 @@ def family(package: Path) -> str:
 def peers() -> str:
     """For each library a table: what it calls a method, the class here, and its config's name."""
     here = {name: path for path in sorted(ALGORITHMS.glob("*/*.py")) for name in classes_of(path)}
-    configs = {
-        yaml.safe_load(path.read_text())["class_path"].rpartition(".")[2]: path.stem
-        for path in sorted((ROOT / "configs" / "model").glob("*.yaml"), reverse=True)
-    }
+    configs: dict[str, str] = {}
+    for path in sorted((ROOT / "configs" / "model").glob("*.yaml")):
+        name = yaml.safe_load(path.read_text())["class_path"].rpartition(".")[2]
+        if name not in configs or path.stem == here[name].stem:  # of several, the one that is called as the file
+            configs[name] = path.stem
     parts = []
     for library, methods in json.loads((ROOT / "docs" / "peers.json").read_text()).items():
         rows = [f"## {library}", "", "| its name | here | `--model` |", "|---|---|---|"]

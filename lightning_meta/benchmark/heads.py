@@ -90,7 +90,9 @@ class Row(NamedTuple):
 def is_head(path: Path) -> bool:
     """Whether the model of a config is a head of its own: not one that only trains otherwise (Neg-Cosine)."""
     cls = resolve_name(compose(path)["class_path"])
-    pretrained = issubclass(cls, PretrainedModule) and cls.naming_loss is PretrainedModule.naming_loss
+    own = ("naming_loss", "head_loss")
+    pretrained = issubclass(cls, PretrainedModule)
+    pretrained = pretrained and all(getattr(cls, name) is getattr(PretrainedModule, name) for name in own)
     return pretrained or path.stem in CLOSED_FORM
 
 

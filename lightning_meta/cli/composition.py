@@ -5,6 +5,7 @@ So a config file is resolved here, before it is parsed. It also takes the option
 that `--data FILE` would undo what stands before it; here the order does not matter.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -132,8 +133,17 @@ def around_networks(words: Sequence[str]) -> list[str]:
         elif place and inner[0] not in of_wrapped():
             found += [f"--{foreign[place]}.network.{'.'.join(inner)}", option.value]
         else:
-            found += option.words
+            found += _with_networks_of_its_file(option)
     return found
+
+
+def _with_networks_of_its_file(option: Option) -> list[str]:
+    """The words of an option; of a file that names a foreign network, its content with `Wrapped` around that."""
+    if option.key not in PARTS or not option.value.endswith(".yaml") or not (file := Path(option.value)).is_file():
+        return option.words
+    content = compose(file)
+    as_it_stands = yaml.safe_load(file.read_text())
+    return option.words if content == as_it_stands else [f"--{option.key}", json.dumps(content)]
 
 
 class Exchange(NamedTuple):

@@ -512,12 +512,14 @@ def test_every_algorithm_takes_any_network(name: str) -> None:
     if package := {"MetaOptNet": "qpth", "KFO": "learn2learn", "MetaCurvature": "learn2learn"}.get(name):
         pytest.importorskip(package)
     network = small(nn.BatchNorm2d(4), nn.ReLU(inplace=True)).append(nn.Linear(4 * 4 * 4, 8))
-    shape = {"n_way": 3} if issubclass(algorithm, FixedWayModule) else {}
-    module = algorithm(network, **shape, **({"k_shot": 2} if name == "SNAIL" else {}))
+    own: dict[str, Any] = {"SNAIL": {"k_shot": 2}, "CAVIA": {"layer": "network.0"}}.get(name, {})
+    shape = {"n_way": 3} if issubclass(algorithm, FixedWayModule) and name != "ProtoMAML" else {}
+    module = algorithm(network, **shape, **own)
     if isinstance(module.metric, EpisodicAccuracy):  # it plays images
         trainer().fit(module, datamodule=blobs())
     assert isinstance(module.backbone, Wrapped) and module.backbone.in_shape == (1, SIZE, SIZE)
-    assert norm_protocol(module.backbone) == ("running" if issubclass(algorithm, EmbeddingModule) else "transductive")
+    usual = "running" if issubclass(algorithm, EmbeddingModule) else "transductive"
+    assert norm_protocol(module.backbone) == {"TADAM": "inductive"}.get(name, usual)
 
 
 def test_a_backbone_is_taken_as_it_is() -> None:

@@ -64,7 +64,7 @@ def test_episode_table_holds_the_numbers_behind_the_metric(tmp_path: Path) -> No
     (logged,) = run.test(module, data, verbose=False)  # the second test replaces the rows of the first
     rows = read(tmp_path / "test_episodes.csv")
     assert table.path == tmp_path / "test_episodes.csv"
-    assert list(rows[0]) == ["episode", "mse", "loss"]
+    assert list(rows[0]) == ["episode", "mse", "r2", "loss"]
     assert [row["episode"] for row in rows] == list(range(EPISODES))
     for name in ("mse", "loss"):
         values = torch.tensor([row[name] for row in rows])
