@@ -1,12 +1,15 @@
 """An adapted model that leaves the house: what a meta-learner has learned from one support set, as one file.
 
 python -m lightning_meta export RUN --support PLACE [--out FILE.pt2 | FILE.onnx]
+python -m lightning_meta export RUN --out FOLDER
 
 RUN and the support set are those of `predict`. The file takes any number of inputs `(Q, ...)`, made like those of
 training (images in [0, 1]), and returns what `module.predict` does: probabilities `(Q, N)` in the order of the class
 names, which stand in a JSON file beside it, or numbers on the scale of training. `.pt2` is a program of `torch.export`,
 which needs torch alone; `.onnx` runs in ONNX Runtime and elsewhere. The file is compared with the module before it is
 said to be done.
+
+Without a support set the meta-learner itself is written, as a folder to be shared (see `shared_folder.py`).
 """
 
 import argparse
@@ -20,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_meta import shared_folder
 from lightning_meta.backbones import norm_protocol
 from lightning_meta.cli.predict import check, load_run, read_task, trained_run
 from lightning_meta.cli.predict_rows import read_known
@@ -111,18 +115,34 @@ def _write_onnx(program: torch.export.ExportedProgram, file: Path) -> Any:
     return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
 
 
+def share(run: Path, checkpoint: Path | None, folder: Path | None) -> None:
+    if folder is None or folder.suffix in (".pt2", ".onnx"):
+        raise ConfigError(
+            "export needs --support PLACE, what the model is to be adapted to; or, for the meta-learner itself, --out "
+            "FOLDER."
+        )
+    _, data, checkpoint = load_run(run, checkpoint)
+    shared_folder.write(run, checkpoint, type(data).__qualname__, folder)
+    print(f"{folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}; predict and export take it as a run")
+
+
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         "python -m lightning_meta export",
         description="Write what a meta-learner has learned from one support set as one file, for use without it.",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a training run, or its experiment's name")
-    parser.add_argument("--support", type=Path, required=True, metavar="PLACE", help="the support set, as of predict")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="ends in .pt2 or .onnx (RUN/adapted.pt2)")
+    parser.add_argument("--support", type=Path, metavar="PLACE", help="the support set, as of predict")
+    parser.add_argument(
+        "--out", type=Path, metavar="PLACE", help="ends in .pt2 or .onnx (RUN/adapted.pt2); without --support a folder"
+    )
     parser.add_argument("--ckpt_path", type=Path, metavar="FILE", help="checkpoint (the run's best one)")
     parser.add_argument("--invert", action="store_true", help="exchange dark and light of the support images")
     given = parser.parse_args(arguments)
     run = trained_run(given.run)
+    if given.support is None:
+        share(run, given.ckpt_path, given.out)
+        return
     file = given.out or run / "adapted.pt2"
     if file.suffix not in (".pt2", ".onnx"):
         raise ConfigError(f"--out {file} must end in .pt2, a program of torch.export, or in .onnx.")

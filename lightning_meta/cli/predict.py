@@ -20,7 +20,7 @@ from PIL import Image
 from pytorch_lightning.cli import instantiate_module
 from torch import Tensor
 
-from lightning_meta import checkpoints
+from lightning_meta import checkpoints, shared_folder
 from lightning_meta.backbones import norm_protocol
 from lightning_meta.cli.names import RUNS, run_folder
 from lightning_meta.cli.predict_rows import predict_rows
@@ -82,6 +82,9 @@ def load_run(run: Path, checkpoint: Path | None = None) -> tuple[EpisodicModule[
     if not (run / "config.yaml").is_file():
         lacks = "has no config.yaml" if run.is_dir() else "does not exist"
         raise DataError(f"{run} {lacks}; give the folder of a training run: runs/<experiment>/version_<n>.")
+    if checkpoint is None and (run / shared_folder.WEIGHTS).is_file():
+        with shared_folder.checkpoint_of(run) as file:
+            return (*load_run(run, file)[:2], run / shared_folder.WEIGHTS)
     config = yaml.safe_load((run / "config.yaml").read_text())
     data, model = config["data"], config["model"]["class_path"]
     checkpoint = checkpoint or checkpoints.best_or_last(run)

@@ -11,7 +11,9 @@ from torch.nn import functional as F
 
 from lightning_meta.algorithms import MAML, R2D2, CommonMean, ProtoNet
 from lightning_meta.backbones import MLP, Conv4
+from lightning_meta.cli import predict
 from lightning_meta.cli.export import AdaptedModel, export, main
+from lightning_meta.cli.predict import load_run
 from lightning_meta.core import Batch
 from lightning_meta.errors import ConfigError, DataError
 from lightning_meta.metrics import EpisodicMSE
@@ -112,3 +114,32 @@ def test_mistakes_are_one_line(at_work: Path) -> None:  # noqa: F811
         export(
             AdaptedModel(ProtoNet(Branches()).eval(), support(), 3), torch.rand(2, 1, 16, 16), at_work / "adapted.pt2"
         )
+
+
+def test_a_shared_folder_is_taken_as_a_run(
+    at_work: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("safetensors")
+    main(["runs/protonet/version_0", "--out", "shared"])
+    assert {file.name for file in Path("shared").iterdir()} == {
+        "README.md",
+        "about.json",
+        "config.yaml",
+        "model.safetensors",
+    }
+    assert "# ProtoNet, meta-trained on ImageFolder" in Path("shared/README.md").read_text()
+    ours, theirs = load_run(Path("shared"))[0], load_run(Path("runs/protonet/version_0"))[0]
+    for (name, value), other in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
+        assert torch.equal(value, other), name
+    monkeypatch.chdir(at_work)
+    predict.main(["shared", "--support", "three", "--query", "query"])
+    assert Path("shared/predictions/predictions.csv").is_file()
+    with pytest.raises(ConfigError, match=r"shared is not empty"):
+        main(["runs/protonet/version_0", "--out", "shared"])
+    with pytest.raises(ConfigError, match=r"export needs --support PLACE"):
+        main(["runs/protonet/version_0"])
+    Path("shared/about.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"shared is damaged"):
+        load_run(Path("shared"))
