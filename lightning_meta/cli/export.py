@@ -15,12 +15,14 @@ Without a support set the meta-learner itself is written, as a folder to be shar
 import argparse
 import json
 import logging
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from lightning_meta import shared_folder
@@ -29,6 +31,7 @@ from lightning_meta.cli.predict import check, load_run, read_task, trained_run
 from lightning_meta.cli.predict_rows import read_known
 from lightning_meta.compat import tree_flatten, tree_unflatten
 from lightning_meta.core import Batch
+from lightning_meta.datamodules.classification import ClassificationDataModule
 from lightning_meta.datamodules.rows import ReadsRows
 from lightning_meta.datamodules.tables.tables import Tables
 from lightning_meta.errors import ConfigError, reason
@@ -115,6 +118,19 @@ def _write_onnx(program: torch.export.ExportedProgram, file: Path) -> Any:
     return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
 
 
+def of_images(data: ClassificationDataModule, inverted: bool) -> dict[str, Any]:
+    """What an input is, as a white image shows it."""
+    with tempfile.TemporaryDirectory() as folder:
+        Image.new("RGB", (64, 64), "white").save(file := Path(folder) / "white.png")
+        white = float(data.prepare_image(file).float().mean() / 255)
+    white = 1 - white if inverted else white
+    return {
+        "inputs": "images in [0, 1], their longer sides cut off, then made small",
+        "white": white,
+        "note": "white is 0 and black is 1: give 1 - image" if white < 0.5 else "white is 1 and black is 0",
+    }
+
+
 def share(run: Path, checkpoint: Path | None, folder: Path | None) -> None:
     if folder is None or folder.suffix in (".pt2", ".onnx"):
         raise ConfigError(
@@ -150,11 +166,14 @@ def main(arguments: Sequence[str]) -> None:
     if isinstance(data, ReadsRows):
         support, classes, scale, _ = read_known(module, data, given.support)
         inputs = "features" if isinstance(data, Tables) else "token ids"
-        facts: dict[str, Any] = {"inputs": inputs} | ({} if scale is None else {"target_scale": scale._asdict()})
+        facts: dict[str, Any] = {"inputs": inputs, **data.state_dict()}  # how they are made of cells or words
+        if scale is not None:
+            facts["predictions"] = "times target_std, plus target_mean, on the scale of the file"
+            facts |= {"target_mean": scale.mean, "target_std": scale.std}
     else:
         task = read_task(given.support, None, data, given.invert)
         check(module, task)
-        support, classes, facts = task.support, task.classes, {"inputs": "images in [0, 1]"}
+        support, classes, facts = task.support, task.classes, of_images(data, given.invert)
     outputs = len(classes) or support.y.shape[-1]
     worst = export(AdaptedModel(module, support, outputs), support.x[:1].repeat(2, *[1] * (support.x.ndim - 1)), file)
     protocol = norm_protocol(module)

@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_meta.core import Batch
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.datamodules.rows import ReadsRows, Row
-from lightning_meta.datamodules.tables.row_encoder import Scale
+from lightning_meta.datamodules.tables.row_encoder import Scale, word
 from lightning_meta.datamodules.tables.tables import Tables
 from lightning_meta.errors import DataError
 from lightning_meta.metrics import EpisodicAccuracy
@@ -44,10 +44,10 @@ def read_known(module: EpisodicModule[Any], data: ReadsRows, path: Path) -> Know
     rows, x, targets = data.read_examples(path, labelled=True)
     module.check_input_shape(x.shape[1:], str(path))
     if isinstance(module.metric, EpisodicAccuracy):
-        names = sorted({str(target) for target in targets})
+        names = sorted({word(target) for target in targets})
         if len(names) < 2:
             raise DataError(f"{path} has rows of one class, {names[0]}; give rows of two or more.")
-        labels = torch.tensor([names.index(str(target)) for target in targets])
+        labels = torch.tensor([names.index(word(target)) for target in targets])
         order, shots = labels.argsort(stable=True), labels.bincount().tolist()
         module.check_shots(shots)
         described = f"{len(names)} classes, from {min(shots)} to {max(shots)} rows each"

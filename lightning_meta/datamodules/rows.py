@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,9 @@ class Examples(NamedTuple):
 @runtime_checkable
 class ReadsRows(Protocol):
     """A datamodule that makes examples of files of rows. For `predict`."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint has of this data."""
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over what a checkpoint has of this data, its `state_dict`; no file is read."""
@@ -119,6 +123,8 @@ def other_delimiter(path: Path, columns: list[str], wanted: set[str]) -> str:
 def csv_rows(lines: TextIO, delimiter: str) -> Iterator[tuple[int, Row]]:
     """Number of the last line and content of each row."""
     reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
+    if twice := [name for name, count in Counter(reader.fieldnames or ()).items() if count > 1]:
+        raise ValueError(f"line 1 names the column {twice[0]!r} more than once; give each column a name of its own")
     for row in reader:
         yield reader.line_num, row
 

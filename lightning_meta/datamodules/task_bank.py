@@ -48,7 +48,7 @@ class TaskBank(TaskSource):
             raise ConfigError(
                 f"k_shot={shape.k_shot} + n_query={shape.n_query} rows are needed of every task, but {small} of "
                 f"{len(self.size)} tasks have fewer, the smallest {fewest}; lower k_shot or n_query, or leave small "
-                "tasks out."
+                "tasks out: --data.skip_small true."
             )
 
     def draw(self, keys: Keys, shape: EpisodeShape) -> Tensor:

@@ -22,7 +22,7 @@ from lightning_meta.core.episode import EpisodeShape, Need, Split
 from lightning_meta.core.repairs import repaired
 from lightning_meta.datamodules.base import EpisodicDataModule
 from lightning_meta.errors import ConfigError, UserError
-from lightning_meta.metrics import EpisodicAccuracy, EpisodicMetric
+from lightning_meta.metrics import EpisodicAccuracy, EpisodicLogLikelihood, EpisodicMetric, EpisodicMSE
 from lightning_meta.modules.base import MetaModule
 from lightning_meta.modules.limits import explained, layer_of, quoted
 from lightning_meta.pretrained import start_from
@@ -224,7 +224,19 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
             self._fit_backbone(datamodule)
 
     def _check_input(self, datamodule: EpisodicDataModule, split: Split) -> None:
-        self.check_input_shape(datamodule.dataset(split)[0].support.x.shape[1:], type(datamodule).__name__)
+        episode = datamodule.dataset(split)[0]
+        self.check_input_shape(episode.support.x.shape[1:], type(datamodule).__name__)
+        numbers = episode.query.y.is_floating_point()
+        if numbers and isinstance(self.metric, EpisodicAccuracy):
+            raise ConfigError(
+                f"{type(self).__name__} measures accuracy, but the targets of {datamodule.name} are numbers; take an "
+                "algorithm for regression, or a metric and a loss for it (see maml_sinusoid_5s)."
+            )
+        if not numbers and isinstance(self.metric, EpisodicMSE | EpisodicLogLikelihood):
+            raise ConfigError(
+                f"{type(self).__name__} predicts numbers, but the targets of {datamodule.name} are classes; take an "
+                "algorithm that names classes (see protonet_glyphs_5w1s), or data with numbers."
+            )
         backbone = getattr(self, "backbone", None)
         if isinstance(backbone, Backbone):
             backbone.check_data(datamodule)

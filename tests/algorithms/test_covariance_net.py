@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from lightning_meta.algorithms import CovaMNet
 from lightning_meta.core import Episode
+from lightning_meta.errors import ConfigError
 from tests.conftest import Make, conv4, random_episodes
 
 
@@ -55,3 +56,9 @@ def test_plays_any_way_with_the_same_weights() -> None:
     module = CovaMNet(conv4(halvings=2)).double()
     for n_way in (2, 7):
         assert module.play(random_episodes(n_way=n_way, k_shot=1)).preds.shape == (3, 2 * n_way, n_way)
+
+
+def test_maps_of_one_place_say_nothing() -> None:
+    """The covariance of one descriptor is zero, and so would be every score and gradient."""
+    with pytest.raises(ConfigError, match=r"the maps of Conv4 have one place; .* such as Conv4 with halvings=2"):
+        CovaMNet(conv4(halvings=4))

@@ -46,6 +46,7 @@ QUICK = shlex.split(
 QUICK_EPISODES = ["--data.val.n_query", "2", "--data.test.n_query", "2"]
 QUICK_OPTIMIZEES = ["--data.unroll_steps", "2", "--data.truncation", "2"]
 QUICK_IMAGES = [*QUICK_OPTIMIZEES, "--data.batch_size", "2"]
+QUICK_STEPS = ["--model.steps", "5"]  # of a thousand for each task
 QUICK_DATA = {"QuadraticOptimizees": QUICK_OPTIMIZEES, "ImageOptimizees": QUICK_IMAGES}
 
 
@@ -113,7 +114,8 @@ def run(arguments: list[str]) -> MetaCLI:
             pytest.skip(f"{path.name} needs {needed[0]}")
     experiment = Path(arguments[arguments.index("--config") + 1])
     data = compose(experiment)["data"]["class_path"].split(".")[-1]
-    cli = main([*arguments, *QUICK, *QUICK_DATA.get(data, QUICK_EPISODES)])
+    steps = QUICK_STEPS if "--model" not in arguments and "TIM" in compose(experiment)["model"]["class_path"] else []
+    cli = main([*arguments, *QUICK, *QUICK_DATA.get(data, QUICK_EPISODES), *steps])
     if arguments[0] == "fit":
         assert cli.trainer.fit_loop.epoch_loop.global_step == 1
     return cli

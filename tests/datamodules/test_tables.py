@@ -271,3 +271,39 @@ def test_school_is_read(tmp_path: Path) -> None:
     (tmp_path / "school" / "school.mat").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"is not school\.mat of MALSAR"):
         ready(School(root=str(tmp_path)))
+
+
+def test_tables_that_would_be_misread_are_refused(tmp_path: Path) -> None:
+    (twice := tmp_path / "twice.csv").write_text("task,x,x,y\na,1,2,3\n")
+    with pytest.raises(DataError, match=r"line 1 names the column 'x' more than once"):
+        ready(tables(twice))
+    (folder := tmp_path / "tasks").mkdir()
+    for task in TASKS:
+        name = "X" if task == "t7" else "x"
+        write(folder / f"lab.{task}.csv", [{name: row["x"], "y": row["y"]} for row in rows() if row["task"] == task])
+    with pytest.raises(DataError, match=r"lab\.t7\.csv and .*lab\.t0\.csv do not have the same columns: X, x\."):
+        ready(tables(folder, task=None, inputs=None))
+    (folder / "lab.t7.csv").unlink()
+    data = ready(tables(folder, task=None, inputs=None))
+    assert sorted(name for names in data.tasks.values() for name in names) == [f"lab.t{k}" for k in range(10) if k != 7]
+
+
+def test_columns_are_those_of_all_rows_and_spaces_do_not_count(tmp_path: Path) -> None:
+    table = [dict(row) for row in rows()]
+    del table[0]["x"]
+    table[1]["kind"], table[3]["task"] = " odd ", "t0 "
+    data = ready(
+        tables(write(tmp_path / "table.jsonl", table), inputs=None, split=ClassSplit(fractions=(0.8, 0.1, 0.1)))
+    )
+    assert {"x", "kind=even", "kind=odd"} <= {*data.encoding.inputs.features}
+    assert not any(" odd" in name for name in data.encoding.inputs.features)
+    assert sum(map(len, data.tasks.values())) == 10
+
+
+def test_regression_and_classes_are_not_mixed_up(file: Path) -> None:
+    trainer = pl.Trainer(max_steps=1, inference_mode=False, accelerator="cpu", logger=False, enable_checkpointing=False)
+    linear = MLP(in_features=3, hidden=())
+    with pytest.raises(ConfigError, match=r"CommonMean predicts numbers, but the targets of Tables are classes"):
+        trainer.fit(CommonMean(linear), datamodule=tables(file, target="side", n_way=2, k_shot=1, n_query=3))
+    with pytest.raises(ConfigError, match=r"ProtoNet measures accuracy, but the targets of Tables are numbers"):
+        trainer.fit(ProtoNet(linear), datamodule=tables(file))

@@ -19,6 +19,7 @@ from lightning_meta.algorithms.compare.dn4 import descriptors, map_shape
 from lightning_meta.backbones import Backbone
 from lightning_meta.core import Batch, TaskOutput
 from lightning_meta.core.prototypes import class_means, exclude_absent
+from lightning_meta.errors import ConfigError
 from lightning_meta.modules import EmbeddingModule
 
 
@@ -35,8 +36,8 @@ class CovaMNet(EmbeddingModule[Covariances]):
     The way is read from the episode, so it may differ between training and testing.
 
     Args:
-        backbone: the embedding. Its features are read as maps of the shape `backbone.map_shape` if it has one (see
-            `Conv4`), otherwise as maps of one pixel.
+        backbone: the embedding. Its features are read as maps of the shape `backbone.map_shape` (see `Conv4`), which
+            must have more than one place.
         dropout: probability of dropping a score.
         **kwargs: of `EmbeddingModule`.
     """
@@ -44,6 +45,11 @@ class CovaMNet(EmbeddingModule[Covariances]):
     def __init__(self, backbone: Backbone, dropout: float = 0.5, **kwargs: Any) -> None:
         super().__init__(backbone, **kwargs)
         self.map_shape = map_shape(self.backbone)
+        if self.map_shape[1] * self.map_shape[2] < 2:
+            raise ConfigError(
+                "CovaMNet compares how descriptors vary over the places of a map, but the maps of "
+                f"{type(self.backbone).__name__} have one place; take larger maps, such as Conv4 with halvings=2."
+            )
         self.dropout = nn.Dropout(dropout)
         self.place_weights = nn.Parameter(0.02 * torch.randn(self.map_shape[1] * self.map_shape[2]))
 

@@ -50,7 +50,7 @@ class RowEncoder:
             cells = [row.get(column) for row in rows]
             values = None if column in categorical else numbers(cells)
             if values is None:
-                known = sorted({str(cell) for cell in cells if not is_missing(cell)})
+                known = sorted({word(cell) for cell in cells if not is_missing(cell)})
                 if len(known) > MOST_CATEGORIES:
                     raise ConfigError(
                         f"column {column!r} has {len(known)} different values that are no numbers (such as "
@@ -88,7 +88,7 @@ class RowEncoder:
             if has_gaps:
                 gaps.append([float(value is None) for value in values])
         chosen = [
-            [float(str(row.get(column)) == value) for row in rows]
+            [float(word(row.get(column)) == value) for row in rows]
             for column, values in self.categories.items()
             for value in values
         ]
@@ -102,8 +102,13 @@ class RowEncoder:
         return cls({name: Scale(*scale) for name, scale in state["scales"].items()}, state["categories"])
 
 
+def word(cell: Any) -> str:
+    """A cell as a name; spaces around it do not count."""
+    return str(cell).strip()
+
+
 def is_missing(cell: Any) -> bool:
-    return cell is None or (isinstance(cell, float) and math.isnan(cell)) or str(cell).strip().lower() in MISSING
+    return cell is None or (isinstance(cell, float) and math.isnan(cell)) or word(cell).lower() in MISSING
 
 
 def number(cell: Any) -> float | None:

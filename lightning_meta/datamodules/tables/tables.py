@@ -34,7 +34,7 @@ from lightning_meta.datamodules.rows import (
     read_examples,
     suffix,
 )
-from lightning_meta.datamodules.tables.row_encoder import RowEncoder, Scale, is_missing, number
+from lightning_meta.datamodules.tables.row_encoder import RowEncoder, Scale, is_missing, number, word
 from lightning_meta.datamodules.task_bank import GroupedClassBank, TaskBank
 from lightning_meta.errors import ConfigError, DataError
 
@@ -111,13 +111,13 @@ class Tables(EpisodicDataModule):
         """The task and the content of each row. Raises `DataError`."""
         if self.task is None:
             for file in self._files():
-                yield from ((file.name.split(".")[0], row) for row in self._read(file))
+                yield from ((task_of(file), row) for row in self._read(file))
             return
         if self.path.is_dir():
             raise ConfigError(
-                f"{self.path} is a folder, with a table for each task: leave data.task out, or name a file."
+                f"{self.path} is a folder, with a table for each task: set --data.task null, or name a file."
             )
-        yield from ((str(row[self.task]), row) for row in self._read(self.path))
+        yield from ((word(row[self.task]), row) for row in self._read(self.path))
 
     def _read(self, file: Path) -> Iterator[Row]:
         wanted = {self.target, *(self.inputs or ()), *((self.task,) if self.task else ())}
@@ -145,6 +145,22 @@ class Tables(EpisodicDataModule):
                         ) from error
                 yield row
 
+    def _same_columns(self, files: Sequence[Path]) -> None:
+        """A column that some tables of a folder lack is most likely misspelt there."""
+        first: list[str] | None = None
+        for file in files:
+            with open_rows(file) as rows:
+                columns = next(({*map(str, row)} for _, row in rows), None)
+            if columns is None or suffix(file) in JSON_LINES:  # whose rows need not have all
+                continue
+            first = first or sorted(columns)
+            if other := columns ^ {*first}:
+                unlike = ", ".join(sorted(other))
+                raise DataError(
+                    f"{file} and {files[0]} do not have the same columns: {unlike}. Give all tables of a folder the "
+                    "same, or name those that are read: --data.inputs."
+                )
+
     def _files(self) -> list[Path]:
         if not self.path.is_dir():
             raise DataError(
@@ -155,6 +171,8 @@ class Tables(EpisodicDataModule):
         files = sorted(file for file in self.path.iterdir() if suffix(file) in known)
         if not files:
             raise DataError(f"{self.path} has no file that ends in one of {', '.join(known)}.")
+        if self.inputs is None:
+            self._same_columns(files)
         return files
 
     @cached_property
@@ -176,10 +194,10 @@ class Tables(EpisodicDataModule):
         least = max(shape.k_shot + shape.n_query for shape in self.shapes.values())
         if not self.has_classes:
             return {task: rows for task, rows in found.items() if len(rows) >= least}
-        size = {task: Counter(str(row[self.target]) for row in rows) for task, rows in found.items()}
+        size = {task: Counter(word(row[self.target]) for row in rows) for task, rows in found.items()}
         most = max(shape.n_way for shape in self.shapes.values())
         return {
-            task: [row for row in rows if size[task][str(row[self.target])] >= least]
+            task: [row for row in rows if size[task][word(row[self.target])] >= least]
             for task, rows in found.items()
             if sum(count >= least for count in size[task].values()) >= most
         }
@@ -210,7 +228,8 @@ class Tables(EpisodicDataModule):
     @cached_property
     def encoding(self) -> Encoding:
         rows = [row for name in self.tasks["train"] for row in self.rows[name]]
-        columns = self.inputs or [column for column in rows[0] if column not in (self.target, self.task)]
+        there = dict.fromkeys(column for row in rows for column in row)
+        columns = self.inputs or [column for column in there if column not in (self.target, self.task)]
         inputs = RowEncoder.learn(rows, columns, self.categorical)
         if not inputs.features:
             raise DataError(f"{self.path} has no column of inputs beside {self.target!r} with a value in it.")
@@ -238,7 +257,7 @@ class Tables(EpisodicDataModule):
     def _by_class(self, rows: Sequence[Row]) -> list[Tensor]:
         of_class: defaultdict[str, list[Row]] = defaultdict(list)
         for row in rows:
-            of_class[str(row[self.target])].append(row)
+            of_class[word(row[self.target])].append(row)
         return [self.encoding.inputs.encode(of_class[name]) for name in sorted(of_class)]
 
     def training_inputs(self) -> Tensor:
@@ -265,3 +284,8 @@ class Tables(EpisodicDataModule):
     def read_examples(self, path: Path, labelled: bool) -> Examples:
         inputs = self.encoding.inputs
         return read_examples(path, inputs.columns, self.target if labelled else None, inputs.encode)
+
+
+def task_of(file: Path) -> str:
+    """The name of a file without what says the format."""
+    return file.name.removesuffix(".gz").removesuffix(suffix(file))
