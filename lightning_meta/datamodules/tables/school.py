@@ -24,6 +24,8 @@ class School(Tables):
         **kwargs: of `Tables`.
     """
 
+    origin = "copy data/school.mat there from https://github.com/jiayuzhou/MALSAR."
+
     def __init__(self, root: str = "data", k_shot: int = 10, n_query: int = 10, **kwargs: Any) -> None:
         path = str(Path(root) / "school" / "school.mat")
         super().__init__(path, target="score", k_shot=k_shot, n_query=n_query, **kwargs)
@@ -36,10 +38,7 @@ class School(Tables):
             content = loadmat(self.path)
             schools = list(zip(content["X"].ravel(), content["Y"].ravel(), strict=True))
         except Exception as error:  # scipy fails as whatever it stumbles over
-            raise DataError(
-                f"{self.path} is not school.mat of MALSAR ({reason(error)}). Copy data/school.mat there from "
-                "https://github.com/jiayuzhou/MALSAR."
-            ) from error
+            raise DataError(f"{self.path} is not school.mat of MALSAR ({reason(error)}); {self.origin}") from error
         for number, (x_EF, y_E1) in enumerate(schools):
             for features, score in zip(x_EF.tolist(), y_E1.ravel().tolist(), strict=True):
                 yield f"school_{number:03}", {f"x{k}": value for k, value in enumerate(features)} | {"score": score}
