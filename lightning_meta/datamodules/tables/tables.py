@@ -181,9 +181,8 @@ class Tables(EpisodicDataModule):
     def rows(self) -> dict[str, list[Row]]:
         """All rows by task, in the order of the files."""
         if not self.path.exists():
-            raise DataError(
-                f"{self.path} is missing; {self.origin or 'it must be a table, or a folder with a table for each task.'}"
-            )
+            remedy = self.origin or "it must be a table, or a folder with a table for each task."
+            raise DataError(f"{self.path} is missing; {remedy}")
         found: dict[str, list[Row]] = {}
         for task, row in self.read():
             found.setdefault(task, []).append(row)
