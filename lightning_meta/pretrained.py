@@ -34,8 +34,8 @@ def start_from(backbone: nn.Module, place: str) -> str:
     """
     path = file_of(place)
     there = weights_in(path)
-    inner = backbone.inner if isinstance(backbone, Backbone) else backbone
-    own = {name: value for name, value in inner.state_dict().items() if not name.endswith(COUNTER)}
+    tensors = backbone.authors_tensors() if isinstance(backbone, Backbone) else backbone.state_dict()
+    own = {name: value for name, value in tensors.items() if not name.endswith(COUNTER)}
     beginning = _beginning(there, own)
     found = {name: there[beginning + name] for name in own if beginning + name in there}
     missing = [name for name in own if name not in found]
@@ -48,7 +48,8 @@ def start_from(backbone: nn.Module, place: str) -> str:
             f"pretrained={place}: {fitting} of the backbone's {len(own)} tensors are in {path}; {'; '.join(faults)}. "
             "Give the backbone the settings that the weights were trained with."
         )
-    inner.load_state_dict(found, strict=False)
+    for name, value in own.items():
+        value.copy_(found[name])
     passed = [name for name in there if name.removeprefix(beginning) not in own and not name.endswith(COUNTER)]
     over = f"; passed over: {_some(passed)}" if passed else ""
     return f"the backbone starts from {path}: {len(own)} of its {len(own)} tensors{over}."

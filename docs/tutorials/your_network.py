@@ -6,8 +6,8 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from lightning_meta.algorithms import MAML, Baseline, ProtoNet
-from lightning_meta.backbones import Wrapped
+from lightning_meta.algorithms import MAML, PMF, Baseline, ProtoNet
+from lightning_meta.backbones import LoRA, Wrapped
 from lightning_meta.datamodules import Glyphs
 
 
@@ -86,3 +86,26 @@ print(torch.equal(frozen.backbone.network.conv.weight, baseline.backbone.network
 # ```bash
 # python -m lightning_meta fit --config protonet_omniglot_5w1s --model.pretrained baseline_omniglot_5w1s
 # ```
+#
+# ## A large network, of which little is moved
+#
+# `LoRA` freezes a network and adds to each of its large weights a product of two thin matrices. They, and the head, are
+# all that MAML then moves and trains:
+
+low_rank = MAML(LoRA(Net(), rank=2), n_way=5, inner_lr=0.1, pretrained="pretraining.ckpt")
+trainer().fit(low_rank, datamodule=data)
+print(sum(p.numel() for p in low_rank.theta().values()), "of", sum(p.numel() for p in low_rank.parameters()))
+
+# ```bash
+# python -m lightning_meta fit --config maml_glyphs_5w1s --model.backbone LoRA --model.backbone.rank 8 \
+#   --model.backbone.network torchvision.models.resnet18 --model.backbone.network.weights DEFAULT
+# ```
+#
+# ## Fine-tune in every task
+#
+# `PMF` is ProtoNet in training, on a backbone that was pre-trained; in evaluation it fine-tunes the whole backbone to
+# the support set of each task, by distorted copies of its images: pre-train, meta-train, fine-tune.
+
+pmf = PMF(Wrapped(Net(), norm="running"), pretrained="pretraining.ckpt", finetune_steps=5)
+trainer().fit(pmf, datamodule=data)
+trainer().test(pmf, datamodule=data)

@@ -4,6 +4,7 @@ from lightning_meta.backbones.base import Backbone, FittedBackbone
 from lightning_meta.backbones.conv4 import Conv4
 from lightning_meta.backbones.dropblock import DropBlock
 from lightning_meta.backbones.learn2learn_backbone import Learn2LearnBackbone
+from lightning_meta.backbones.lora import LoRA
 from lightning_meta.backbones.mlp import MLP
 from lightning_meta.backbones.norm import EpisodicBatchNorm2d, norm_protocol, support_statistics
 from lightning_meta.backbones.r2d2_net import R2D2Net
@@ -22,6 +23,7 @@ __all__ = [
     "EpisodicBatchNorm2d",
     "FittedBackbone",
     "Learn2LearnBackbone",
+    "LoRA",
     "R2D2Net",
     "ResNet12",
     "TextCNN",

@@ -25,6 +25,10 @@ class Backbone(nn.Module):
         """What has its layers by the names that its author gave them."""
         return self
 
+    def authors_tensors(self) -> dict[str, Tensor]:
+        """Its weights and buffers by the names that its author gave them; what is written into them, it has."""
+        return self.inner.state_dict()
+
     def check_input_shape(self, shape: Sequence[int], source: str) -> None:
         """Raise `ConfigError` unless it takes single inputs of this shape, which `source` has."""
         expected, found = getattr(self, "in_shape", None), tuple(shape)

@@ -14,7 +14,9 @@ def class_means(features_SD: Tensor, labels_S: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         means `(C, D)`, zero for slots without examples, and `present` `(C,)`, true for slots with examples.
     """
-    one_hot_SC = F.one_hot(labels_S, len(labels_S)).to(features_SD.dtype)
+    # Not F.one_hot, which looks at values where vmap is outside of an inner gradient.
+    slots_C = torch.arange(len(labels_S), device=labels_S.device)
+    one_hot_SC = (labels_S[:, None] == slots_C).to(features_SD.dtype)
     counts_C = one_hot_SC.sum(0)
     return (one_hot_SC.T @ features_SD) / counts_C.clamp_min(1)[:, None], counts_C > 0
 
