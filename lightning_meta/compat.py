@@ -3,6 +3,7 @@
 `tests/test_compat.py` fails when one of them goes or changes its form.
 """
 
+from jsonargparse._parameter_resolvers import get_signature_parameters
 from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNormBase
 from torch.nn.modules.batchnorm import _NormBase as NormBase
@@ -15,6 +16,7 @@ __all__ = [
     "NormBase",
     "TransformType",
     "get_interpreter_stack",
+    "get_signature_parameters",
     "tree_flatten",
     "tree_leaves",
     "tree_map",

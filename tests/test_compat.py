@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 from torch.func import grad, vmap
+from torchvision import models
 
 from lightning_meta import compat
 
@@ -45,6 +46,13 @@ def test_transforms_can_be_told() -> None:
     vmap(grad(watched))(torch.zeros(2))
     assert seen == [[compat.TransformType.Vmap, compat.TransformType.Grad]]
     assert not compat.get_interpreter_stack()
+
+
+def test_arguments_behind_keywords_are_known() -> None:
+    """Those of a class that a function hands its keywords to."""
+    found = compat.get_signature_parameters(models.resnet18)
+    assert {"weights", "num_classes", "norm_layer"} <= {argument.name for argument in found}
+    assert next(argument for argument in found if argument.name == "num_classes").default == 1000
 
 
 def test_bases_of_normalisation() -> None:

@@ -50,7 +50,7 @@ trainer().fit(MAML(wrapped, n_way=5, inner_lr=0.1), datamodule=data)
 # arguments, and `norm`, `in_shape` and `cut` of the wrapping:
 #
 # ```bash
-# python -m lightning_meta fit --config maml_glyphs_5w1s --model.backbone torchvision.models.shufflenet_v2_x0_5 \
+# python -m lightning_meta fit --config maml_glyphs_5w1s --model.backbone torchvision.models.mobilenet_v3_small \
 #   --model.backbone.norm inductive
 # python -m lightning_meta fit --config protonet_glyphs_5w1s --model.backbone torchvision.models.resnet18 \
 #   --model.backbone.weights DEFAULT

@@ -28,8 +28,10 @@ def is_foreign(path: Any) -> bool:
 
     from lightning_meta.backbones import Backbone
 
+    module, _, name = path.rpartition(".")
     try:
-        found = resolve_name(path)
+        # Not by the whole path: `torchvision.models.alexnet` is a function and also a module.
+        found = getattr(resolve_name(module), name)
     except AttributeError:
         return False
     except ModuleNotFoundError as error:
@@ -39,7 +41,29 @@ def is_foreign(path: Any) -> bool:
     made = found if isclass(found) else _returned(path, found)
     if not (isclass(made) and issubclass(made, nn.Module)):
         raise ConfigError(f"backbone={path}: {getattr(made, '__name__', made)} is no network (torch.nn.Module).")
-    return not issubclass(made, Backbone)
+    if issubclass(made, Backbone):
+        return False
+    if not isclass(found):
+        _refuse_classes(path, found)
+    return True
+
+
+def _refuse_classes(path: str, function: Any) -> None:
+    """Raise `ConfigError` where an argument is a class that needs arguments, for which there are no settings."""
+    from lightning_meta.compat import get_signature_parameters
+
+    for argument in get_signature_parameters(function):
+        default = argument.default
+        if isclass(default) and any(
+            other.default is other.empty and other.kind not in (other.VAR_POSITIONAL, other.VAR_KEYWORD)
+            for other in signature(default).parameters.values()
+        ):
+            name = path.rpartition(".")[-1]
+            raise ConfigError(
+                f"backbone={path} has an argument {argument.name} that is a class, {default.__name__}, for which "
+                f"there are no settings. In a file my_networks.py write `def {name}() -> torch.nn.Module: return "
+                f"{path}()`, and take my_networks.{name}."
+            )
 
 
 def _returned(path: str, function: Any) -> Any:

@@ -16,6 +16,7 @@ from lightning_meta.datamodules.images.omniglot import Omniglot
 from lightning_meta.datamodules.images.torchvision_images import CIFAR10, MNIST, TorchvisionImages
 from lightning_meta.datamodules.optimizees.image_optimizees import ImageOptimizees
 from lightning_meta.datamodules.optimizees.optimizees import OptimizeeDataModule, QuadraticOptimizees
+from lightning_meta.datamodules.tables.array_tables import ArrayTables, SklearnTables
 from lightning_meta.datamodules.tables.school import School
 from lightning_meta.datamodules.tables.tables import Tables
 from lightning_meta.datamodules.text.text_classes import CLINC150, HuffPost, TextClasses
@@ -26,6 +27,7 @@ __all__ = [
     "CLINC150",
     "FC100",
     "MNIST",
+    "ArrayTables",
     "ClassSplit",
     "ClassificationDataModule",
     "EpisodicDataModule",
@@ -43,6 +45,7 @@ __all__ = [
     "School",
     "Sinusoid",
     "SinusoidWithIdentity",
+    "SklearnTables",
     "Tables",
     "TaskDataModule",
     "TextClasses",

@@ -190,6 +190,8 @@ REFUSED = {
     "my_networks.Net --model.backbone.widht 8": ["'widht' is not accepted by Net. Did you mean width?"],
     "my_networks.Net --model.backbone.size 28": ["Net cannot take inputs of shape (1, 16, 16), which Blobs has"],
     "torchvision.models.squeezenet1_1 --model.backbone.in_shape [2,16,16]": ["it takes images of 3 channels"],
+    "torchvision.models.swin_t": ["an argument downsample_layer", "def swin_t() -> torch.nn.Module:"],
+    "torchvision.models.alexnet": ["(1, 16, 16), which Blobs has; they are too small for its strides"],
     "torchvision.models.densenet121": ["(1, 16, 16), which Blobs has; they are too small for its strides"],
     "torch.nn.Conv2d --model.backbone.in_channels 1 --model.backbone.out_channels 2 --model.backbone.kernel_size 3": [
         "how many features Conv2d gives", "--model.backbone.in_shape [channels,height,width]",

@@ -17,7 +17,7 @@ from lightning_meta.backbones import MLP
 from lightning_meta.core import Batch
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.core.sampling import episode_keys
-from lightning_meta.datamodules import ClassSplit, School, Tables
+from lightning_meta.datamodules import ArrayTables, ClassSplit, School, SklearnTables, Tables
 from lightning_meta.datamodules.base import ShapeOverride
 from lightning_meta.datamodules.tables.row_encoder import RowEncoder
 from lightning_meta.datamodules.task_bank import GroupedClassBank, TaskBank
@@ -256,6 +256,33 @@ def test_cells_and_files_that_cannot_be_read(tmp_path: Path) -> None:
     names = [row | {"kind": f"id {i}"} for i, row in enumerate(rows(30))]
     with pytest.raises(ConfigError, match=r"column 'kind' has 150 different values that are no numbers"):
         ready(tables(write(tmp_path / "names.csv", names)))
+
+
+def test_arrays_are_tables_too(file: Path) -> None:
+    """The same episodes as of the file with the same rows."""
+    table = rows()
+    x = np.array([[row["x"], row["kind"]] for row in table], dtype=object)
+    arrays = ArrayTables(
+        x, [row["y"] for row in table], [row["task"] for row in table], ["x", "kind"], split=HALVES, k_shot=3, n_query=4
+    )
+    assert_same(ready(arrays).dataset("train")[5], ready(tables(file)).dataset("train")[5])
+    with pytest.raises(ConfigError, match=r"shapes \(120, 2\), \(3,\), \(120,\)"):
+        ArrayTables(x, [1, 2, 3], np.zeros(120))
+    with pytest.raises(ConfigError, match="2 inputs, but there are 1 names"):
+        ArrayTables(x, np.zeros(120), np.zeros(120), ["x"])
+
+
+def test_tables_of_scikit_learn_are_cut_along_a_column() -> None:
+    datasets = pytest.importorskip("sklearn.datasets")
+    data = ready(SklearnTables(split=HALVES, k_shot=5, n_query=5))
+    bmi = np.sort(datasets.load_diabetes().data[:, 2])
+    sizes = [len(data.rows[name]) for name in sorted(data.rows)]
+    assert sum(sizes) == 442 and {*sizes} == {22, 23}
+    assert [row["bmi"] for name in sorted(data.rows) for row in data.rows[name]] == bmi.tolist()
+    classes = ready(SklearnTables("breast_cancer", "mean radius", 4, split=HALVES, n_way=2, k_shot=1, n_query=1))
+    assert classes.dataset("train")[0].support.y.tolist() in ([0, 1], [1, 0])
+    with pytest.raises(ConfigError, match=r"by=weight: wine has no such column; it has alcohol"):
+        SklearnTables("wine", "weight")
 
 
 def test_school_is_read(tmp_path: Path) -> None:

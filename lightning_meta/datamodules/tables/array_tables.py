@@ -1,0 +1,98 @@
+"""Tasks from arrays in memory, and from the tables that come with scikit-learn."""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from lightning_meta.datamodules.rows import Row
+from lightning_meta.datamodules.tables.tables import Tables
+from lightning_meta.errors import ConfigError, DataError, require_at_least
+from lightning_meta.extras import check
+
+
+class ArrayTables(Tables):
+    """Tasks from arrays, for use from Python: the rows with the same entry of `task` are a task.
+
+    Args:
+        x: inputs `(E, F)`: numbers, or objects, of which those that are no numbers are categories. `nan` is a gap.
+        y: targets `(E,)`: numbers, or with `n_way` 2 or more any names of classes.
+        task: names of the tasks `(E,)`.
+        names: of the `F` inputs. None: `x0`, `x1` and so on.
+        **kwargs: of `Tables`, but `path`, `target` and `task`.
+    """
+
+    def __init__(
+        self,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike,
+        task: npt.ArrayLike,
+        names: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__("arrays", target="y", task="task", **kwargs)
+        self.x_EF, self.y_E, self.task_E = np.asarray(x), np.asarray(y), np.asarray(task)
+        shapes = [array.shape for array in (self.x_EF, self.y_E, self.task_E)]
+        if len(shapes[0]) != 2 or any(shape != shapes[0][:1] for shape in shapes[1:]):
+            raise ConfigError(
+                f"x, y and task are of shapes {', '.join(map(str, shapes))}; they must be (rows, inputs), (rows,) and "
+                "(rows,)."
+            )
+        self.names = list(names or (f"x{k}" for k in range(shapes[0][1])))
+        if len(self.names) != shapes[0][1] or {"y", "task"} & {*self.names}:
+            raise ConfigError(
+                f"x has {shapes[0][1]} inputs, but there are {len(self.names)} names; none of them may be y or task."
+            )
+
+    @cached_property
+    def rows(self) -> dict[str, list[Row]]:
+        found: dict[str, list[Row]] = {}
+        for task, row in self.read():
+            found.setdefault(task, []).append(row)
+        if not found:
+            raise DataError("the arrays have no rows.")
+        return self._large(found) if self.skip_small else found
+
+    def read(self) -> Iterator[tuple[str, Row]]:
+        for x_F, y, task in zip(self.x_EF.tolist(), self.y_E.tolist(), self.task_E.tolist(), strict=True):
+            yield str(task), dict(zip(self.names, x_F, strict=True)) | {"y": y}
+
+
+class SklearnTables(ArrayTables):
+    """A table of scikit-learn, without a download, cut into tasks along one of its columns: needs `scikit-learn`.
+
+    Tasks are groups of rows next to each other in the order of that column, equally many, up to one: of `diabetes` by
+    `bmi`, say, people of about the same body mass index. The column remains an input.
+
+    Args:
+        table: `diabetes` is regression; the others have classes.
+        by: the column, by its name in scikit-learn.
+        tasks: how many.
+        **kwargs: of `Tables`, but `path`, `target` and `task`.
+    """
+
+    def __init__(
+        self,
+        table: Literal["diabetes", "breast_cancer", "wine", "iris", "digits"] = "diabetes",
+        by: str = "bmi",
+        tasks: int = 20,
+        **kwargs: Any,
+    ) -> None:
+        check("scikit-learn", "SklearnTables")
+        from sklearn import datasets
+
+        require_at_least(3, tasks=tasks)
+        content = getattr(datasets, f"load_{table}")()
+        names = list(content.feature_names)
+        if by not in names:
+            raise ConfigError(f"by={by}: {table} has no such column; it has {', '.join(names[:12])}.")
+        x_EF, y_E = content.data, content.target
+        if tasks > len(y_E):
+            raise ConfigError(f"tasks={tasks}, but {table} has {len(y_E)} rows.")
+        order_E = np.argsort(x_EF[:, names.index(by)], kind="stable")
+        task_E = np.arange(len(y_E)) * tasks // len(y_E)
+        labels = [f"{by}_{k:03}" for k in task_E]
+        super().__init__(x_EF[order_E], y_E[order_E], labels, names, **kwargs)
+        self.name = f"{table} by {by}"
