@@ -3,7 +3,16 @@
 from typing import Any
 
 from lightning_meta.core.episode import Batch, Episode, TaskOutput
-from lightning_meta.core.hypergradient import conjugate_gradient, implicit_minimiser
+from lightning_meta.core.hypergradient import (
+    FiniteDifference,
+    FirstOrder,
+    Hypergradient,
+    Implicit,
+    Unrolled,
+    attach,
+    conjugate_gradient,
+    implicit_minimiser,
+)
 from lightning_meta.core.inner_loop import Progress, descend, detach, follow, take_step, unroll
 from lightning_meta.core.inner_optimizer import SGD, Adam, InnerOptimizer, Momentum, Params, RMSprop, trainable
 from lightning_meta.core.statistics import mean_and_ci95, mean_and_ci95_over
@@ -14,6 +23,10 @@ __all__ = [
     "Adam",
     "Batch",
     "Episode",
+    "FiniteDifference",
+    "FirstOrder",
+    "Hypergradient",
+    "Implicit",
     "InnerOptimizer",
     "Momentum",
     "Params",
@@ -21,6 +34,8 @@ __all__ = [
     "RMSprop",
     "TaskMode",
     "TaskOutput",
+    "Unrolled",
+    "attach",
     "choose_mode",
     "conjugate_gradient",
     "descend",

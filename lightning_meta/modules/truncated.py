@@ -7,26 +7,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_meta.compat import tree_leaves, tree_map, tree_structure, tree_unflatten
+from lightning_meta.compat import tree_leaves, tree_map
 from lightning_meta.core import Batch, InnerOptimizer, Params, Progress, choose_mode, follow, map_tasks
 from lightning_meta.core.hypergradient import BatchLoss
 from lightning_meta.core.inner_loop import LossFn
 from lightning_meta.datamodules.optimizees.optimizees import OptimizeeDataModule, Segment
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import FinalLoss
-from lightning_meta.modules.base import MetaModule
-from lightning_meta.ranks import gather
-
-CARRIED = "carried"  # in checkpoints: what the optimizations of all ranks have come to
+from lightning_meta.modules.carried import CarriedModule
 
 
-class TruncatedModule(MetaModule):
+class TruncatedModule(CarriedModule):
     """Trains an optimizer with parameters by truncated backpropagation through the optimizations that it performs.
 
     A training step continues T optimizations by a segment of so many steps; the meta-loss is the mean of the losses
-    after each of them. Weights and optimizer states are then carried to the next segment, as constants. They are part
-    of a checkpoint, so that training goes on exactly where it stopped, on any number of processes. In evaluation each
-    optimizee is optimized from its initial weights to the end.
+    after each of them. Weights and optimizer states are then carried to the next segment. In evaluation each optimizee
+    is optimized from its initial weights to the end.
 
     Args:
         rule: the optimizer that is learned. Its state must be a pytree of tensors.
@@ -39,16 +35,9 @@ class TruncatedModule(MetaModule):
 
     def __init__(self, rule: InnerOptimizer, second_order: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if self.compile_training == "cuda_graph":
-            raise ConfigError(
-                f"{type(self).__name__} carries weights from segment to segment, which a recorded step would not read "
-                "anew; set compile_training to true or false."
-            )
         self.measure_by(FinalLoss())
         self.rule, self.second_order = rule, second_order
         self.loss_of: BatchLoss | None = None  # the datamodule's
-        # What the T optimizations of this rank have come to; just after loading, the leaves of all ranks.
-        self.carried: Progress | list[Tensor] | None = None
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -63,7 +52,7 @@ class TruncatedModule(MetaModule):
     def measure(self, tasks: Segment) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """In training, a segment of each optimization; in evaluation, the whole of it."""
         if self.training:
-            progress, losses_TS = self._map(self.follow, tasks, self._progress(tasks), tasks.batches)
+            progress, losses_TS = self._map(self.follow, tasks, self.progress(tasks), tasks.batches)
             self.carried = tree_map(torch.Tensor.detach, progress)
         else:
             losses_TS = self.optimize(tasks, self.rule)
@@ -91,20 +80,7 @@ class TruncatedModule(MetaModule):
             )
         return [partial(self.loss_of, batch=Batch(x, y)) for x, y in zip(*batches, strict=True)]
 
-    def _progress(self, tasks: Segment) -> Progress:
-        """Where the segment begins: at the initial weights, or where the segment before ended."""
-        if not tasks.start.any():
-            return self._begin(tasks)
-        if isinstance(self.carried, list):
-            self.carried = self._share(self.carried, tasks)
-        if self.carried is None:
-            raise ConfigError(
-                f"training starts at step {tasks.start[0]} of an optimization, but the steps before it are not "
-                "known; resume from a checkpoint of this training, or start anew."
-            )
-        return self.carried
-
-    def _begin(self, tasks: Segment) -> Progress:
+    def begin(self, tasks: Segment) -> Progress:
         state = self.rule.init({name: value[0] for name, value in tasks.theta.items()})
         if strange := [leaf for leaf in tree_leaves(state) if not isinstance(leaf, Tensor)]:
             raise ConfigError(
@@ -112,29 +88,6 @@ class TruncatedModule(MetaModule):
                 "from segment to segment; make it one."
             )
         return Progress(tasks.theta, self._map(self.rule.init, tasks, tasks.theta))
-
-    def _share(self, leaves: list[Tensor], tasks: Segment) -> Progress:
-        """This rank's optimizations of those of all ranks, in the order of ranks."""
-        share = len(tasks.start)
-        if len(leaves[0]) != share * self.trainer.world_size:
-            raise ConfigError(
-                f"the checkpoint is in the middle of {len(leaves[0])} optimizations, but meta_batch_size="
-                f"{share * self.trainer.world_size}; set data.meta_batch_size to {len(leaves[0])}."
-            )
-        first = self.trainer.global_rank * share
-        mine = [leaf[first : first + share].to(tasks.start.device) for leaf in leaves]
-        return tree_unflatten(mine, tree_structure(self._begin(tasks)))
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        if self.carried is not None:
-            parts = gather([leaf.cpu() for leaf in tree_leaves(self.carried)])
-            unread = isinstance(self.carried, list)  # still those of all ranks
-            checkpoint[CARRIED] = parts[0] if unread else [torch.cat(leaves) for leaves in zip(*parts, strict=True)]
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        self.carried = checkpoint.get(CARRIED)
 
     def _map(self, fn: Callable[..., Any], tasks: Segment, *parts: Any) -> Any:
         mode = choose_mode(self.task_mode, tasks.batches.x[:, 0])
