@@ -209,6 +209,8 @@ class FiniteDifference:
     Deviation: the difference is taken for the inner gradient, and the optimizer is differentiated exactly; in the
     paper, for the weights, which is the same for gradient descent and right for no other optimizer.
 
+    What the inner loss detaches is a constant for the other rules, but moves in the difference with the weights.
+
     Args:
         scale: the weights are moved by so much, in Euclidean norm. 0.01 is the paper's; in float32 far smaller ones
             drown in rounding.

@@ -1,6 +1,8 @@
 """Episodic data: every data set is a source of tasks on one base."""
 
 from lightning_meta.datamodules.base import EpisodicDataModule, TaskDataModule
+from lightning_meta.datamodules.bilevel.held_out_images import HeldOutImages
+from lightning_meta.datamodules.bilevel.trials import BilevelDataModule, Trial
 from lightning_meta.datamodules.class_split import ClassSplit
 from lightning_meta.datamodules.classification import ClassificationDataModule
 from lightning_meta.datamodules.functions.gaussian_process import GaussianProcess
@@ -13,7 +15,7 @@ from lightning_meta.datamodules.images.glyphs import Glyphs
 from lightning_meta.datamodules.images.image_folder import ImageFolder
 from lightning_meta.datamodules.images.learn2learn_images import Learn2LearnImages
 from lightning_meta.datamodules.images.omniglot import Omniglot
-from lightning_meta.datamodules.images.torchvision_images import CIFAR10, MNIST, TorchvisionImages
+from lightning_meta.datamodules.images.torchvision_images import CIFAR10, MNIST, MNISTTest, TorchvisionImages
 from lightning_meta.datamodules.optimizees.image_optimizees import ImageOptimizees
 from lightning_meta.datamodules.optimizees.optimizees import OptimizeeDataModule, QuadraticOptimizees
 from lightning_meta.datamodules.tables.array_tables import ArrayTables, SklearnTables
@@ -28,16 +30,19 @@ __all__ = [
     "FC100",
     "MNIST",
     "ArrayTables",
+    "BilevelDataModule",
     "ClassSplit",
     "ClassificationDataModule",
     "EpisodicDataModule",
     "GaussianProcess",
     "Glyphs",
+    "HeldOutImages",
     "HuffPost",
     "ImageCompletion",
     "ImageFolder",
     "ImageOptimizees",
     "Learn2LearnImages",
+    "MNISTTest",
     "Omniglot",
     "OptimizeeDataModule",
     "QuadraticOptimizees",
@@ -50,4 +55,5 @@ __all__ = [
     "TaskDataModule",
     "TextClasses",
     "TorchvisionImages",
+    "Trial",
 ]

@@ -2,6 +2,8 @@
 
 from lightning_meta.modules.base import MetaModule
 from lightning_meta.modules.batched import BatchedModule
+from lightning_meta.modules.bilevel import BilevelModule
+from lightning_meta.modules.carried import CarriedModule
 from lightning_meta.modules.embedding import EmbeddingModule
 from lightning_meta.modules.episodic import EpisodicModule
 from lightning_meta.modules.fixed_way import FixedWayModule
@@ -12,6 +14,8 @@ from lightning_meta.modules.truncated import TruncatedModule
 
 __all__ = [
     "BatchedModule",
+    "BilevelModule",
+    "CarriedModule",
     "EmbeddingModule",
     "EpisodicModule",
     "FixedWayModule",

@@ -16,11 +16,13 @@ import pytorch_lightning as pl
 import torch
 from torch.utils._pytree import tree_leaves
 
-from lightning_meta.algorithms import MAML, MANN, LSTMOptimizer, MAMLPlusPlus, ProtoNet, Reptile
+from lightning_meta.algorithms import MAML, MANN, LSTMOptimizer, MAMLPlusPlus, MetaWeightNet, ProtoNet, Reptile
 from lightning_meta.callbacks import EpisodeTable
-from lightning_meta.datamodules import QuadraticOptimizees
-from lightning_meta.modules import MetaModule
+from lightning_meta.core import Momentum
+from lightning_meta.datamodules import QuadraticOptimizees, TaskDataModule
+from lightning_meta.modules import CarriedModule, MetaModule
 from lightning_meta.reports import Calibration, LearningCurves
+from tests.algorithms.bilevel_cases import held_out, network
 from tests.conftest import SIZE, blobs, conv4
 
 STEPS, META_BATCH, TEST_EPISODES = 8, 4, 7
@@ -32,6 +34,7 @@ ALGORITHMS: dict[str, Callable[[], MetaModule]] = {
     "protonet-running": lambda: ProtoNet(conv4("running")),
     "mann": lambda: MANN(n_way=3, image_size=SIZE, hidden=10, slots=8, width=6, heads=2),
     "lstm_optimizer": lambda: LSTMOptimizer(hidden=4),
+    "meta_weight_net": lambda: MetaWeightNet(network(), 4, hidden=5, inner_optimizer=Momentum),
 }
 SWITCHES: dict[str, dict[str, Any]] = {"protonet-running": {"sync_batchnorm": True}}
 LAUNCHERS = {
@@ -70,8 +73,13 @@ def play(name: str, folder: Path, **how: Any) -> dict[str, Any]:
     )  # fmt: skip
     trainer = make_trainer(max_steps=STEPS)
     sizes = dict(meta_batch_size=META_BATCH, steps_per_epoch=STEPS, test_episodes=TEST_EPISODES, eval_meta_batch_size=2)
-    optimizes = isinstance(module, LSTMOptimizer)  # it stops in the middle of optimizations
-    data = QuadraticOptimizees(3, unroll_steps=6, truncation=2, **sizes) if optimizes else blobs(**sizes)
+    optimizes = isinstance(module, CarriedModule)  # it stops in the middle of optimizations
+    data: TaskDataModule = blobs(**sizes)
+    if isinstance(module, LSTMOptimizer):
+        data = QuadraticOptimizees(3, unroll_steps=6, truncation=2, **sizes)
+    elif isinstance(module, MetaWeightNet):
+        parts = dict(support_per_class=3, held_out_per_class=1, val_per_class=1, test_per_class=TEST_EPISODES)
+        data = held_out(truncation=2, **parts, **sizes)
     table = next(callback for callback in trainer.callbacks if isinstance(callback, EpisodeTable))
     trainer.fit(module, datamodule=data)
     seen = {"weights": module.state_dict(), "episodes": diary.episodes}

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchvision import datasets
+from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from lightning_meta.core.episode import Split
 from lightning_meta.datamodules.class_bank import ClassBank
 from lightning_meta.datamodules.classification import ClassificationDataModule
 from lightning_meta.datamodules.images.image_folder import read_image
-from lightning_meta.errors import DataError
+from lightning_meta.errors import DataError, reason
 
 
 class TorchvisionImages(ClassificationDataModule):
@@ -59,6 +60,32 @@ class MNIST(TorchvisionImages):
     """60,000 handwritten digits (1 x 28 x 28, ink 1 on 0), ten classes."""
 
     loader, size, channels = datasets.MNIST, 28, 1
+
+
+class MNISTTest(MNIST):
+    """The 10,000 digits of MNIST's test set as data of their own, which is enough for much.
+
+    Only `MNIST/raw/t10k-images-idx3-ubyte` and `t10k-labels-idx1-ubyte` are read.
+    """
+
+    def files(self) -> tuple[Path, Path]:
+        raw = Path(self.root) / "MNIST" / "raw"
+        return raw / "t10k-images-idx3-ubyte", raw / "t10k-labels-idx1-ubyte"
+
+    def prepare_data(self) -> None:
+        if not all(file.exists() for file in self.files()):
+            super().prepare_data()
+
+    def load_source(self, split: Split) -> ClassBank:
+        images_file, labels_file = self.files()
+        try:
+            images, labels = read_image_file(str(images_file)), read_label_file(str(labels_file))
+        except (OSError, ValueError, AssertionError) as error:
+            raise DataError(
+                f"{images_file} or {labels_file.name} cannot be read ({reason(error)}); delete both, they will be "
+                "fetched again."
+            ) from error
+        return ClassBank.from_ragged([images[labels == label][:, None] for label in labels.unique()])
 
 
 class CIFAR10(TorchvisionImages):

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from lightning_meta.backbones import MLP, Backbone, as_backbone
 from lightning_meta.core import Batch, Params
 from lightning_meta.core.episode import Split
+from lightning_meta.core.initial_weights import initial_weights
 from lightning_meta.core.sampling import Keys, subkeys, uniform
 from lightning_meta.datamodules.classification import ClassificationDataModule
 from lightning_meta.datamodules.optimizees.optimizees import OptimizeeDataModule, Steps
@@ -89,19 +90,7 @@ class ImageOptimizees(OptimizeeDataModule):
         rows = torch.from_numpy(drawn_TSB).flatten()
         images = self.pixels.index_select(0, rows)
         labels = self.labels_E[rows].view(drawn_TSB.shape)
-        return self._initial_weights(theta_key), Batch(images.view(*drawn_TSB.shape, *images.shape[1:]), labels)
-
-    def _initial_weights(self, keys: Keys) -> Params:
-        """Of the whole network, `(T, ...)` by name. Normalisation starts as it always does."""
-        theta = {name: p.detach().expand(len(keys), *p.shape) for name, p in self.network.named_parameters()}
-        layers = {name: m for name, m in self.network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
-        for i, (name, layer) in enumerate(layers.items()):
-            bound = layer.weight[0].numel() ** -0.5
-            for j, (part, p) in enumerate(layer.named_parameters()):
-                key = subkeys(subkeys(keys, [i])[:, 0], [j])[:, 0]
-                draws = torch.from_numpy(uniform(key, p.numel(), -bound, bound)).float()
-                theta[f"{name}.{part}"] = draws.view(-1, *p.shape)
-        return theta
+        return initial_weights(self.network, theta_key), Batch(images.view(*drawn_TSB.shape, *images.shape[1:]), labels)
 
     def facts(self, split: Split) -> dict[str, Any]:
         weights = sum(p.numel() for p in self.network.parameters())

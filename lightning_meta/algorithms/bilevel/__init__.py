@@ -1,0 +1,1 @@
+"""Bilevel problems: what else of a training can be learned than its first weights."""

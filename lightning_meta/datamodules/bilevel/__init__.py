@@ -1,0 +1,1 @@
+"""Inner trainings and the held-out data that judge them."""

@@ -1,0 +1,30 @@
+"""Small bilevel problems that are quick to play, for the contract and for the algorithms' own tests."""
+
+from typing import Any
+
+from lightning_meta.backbones import MLP
+from lightning_meta.datamodules import HeldOutImages
+from tests.conftest import SIZE, blobs
+
+
+def held_out(**overrides: Any) -> HeldOutImages:
+    """Twelve classes of noisy patterns, of which four are taken, with 12 examples each."""
+    settings: dict[str, Any] = dict(
+        classes=[0, 3, 5, 7],
+        support_per_class=5,
+        held_out_per_class=2,
+        val_per_class=2,
+        test_per_class=3,
+        batch_size=6,
+        flip=0.25,
+        steps_per_epoch=4,
+        val_episodes=2,
+        test_episodes=3,
+        eval_meta_batch_size=2,
+    )
+    return HeldOutImages(blobs(), **(settings | overrides))
+
+
+def network() -> MLP:
+    """Smooth, so that finite differences are those of the derivative."""
+    return MLP(SIZE * SIZE, [8], activation="tanh")

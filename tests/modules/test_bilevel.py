@@ -1,0 +1,252 @@
+"""What every bilevel algorithm promises, and what the module owns: the order of steps, resume, evaluation."""
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from lightning_meta import algorithms
+from lightning_meta.algorithms import MetaWeightNet
+from lightning_meta.backbones import Conv4
+from lightning_meta.compat import tree_leaves, tree_map
+from lightning_meta.core import Adam, Batch, FiniteDifference, FirstOrder, Implicit, Momentum, Unrolled
+from lightning_meta.datamodules import HeldOutImages, Trial
+from lightning_meta.errors import ConfigError
+from lightning_meta.modules import BilevelModule
+from tests.algorithms.bilevel_cases import held_out, network
+from tests.conftest import SIZE
+from tests.modules.test_resume import assert_equal
+
+Make = Callable[..., BilevelModule]
+FILES = sorted((Path(algorithms.__file__).parent / "bilevel").glob("[a-z]*.py"))
+CASES: dict[str, Make] = {}
+for file in FILES:
+    CASES |= import_module(f"tests.algorithms.test_{file.stem}").BILEVEL
+STEPS = 6
+
+
+def trainer(**settings: Any) -> pl.Trainer:
+    plain = dict(max_steps=STEPS, max_epochs=-1, accelerator="cpu", inference_mode=False, logger=False)
+    quiet = dict(num_sanity_val_steps=0, enable_progress_bar=False, enable_model_summary=False)
+    return pl.Trainer(**(plain | quiet | settings))
+
+
+def data_for(module: BilevelModule, **overrides: Any) -> HeldOutImages:
+    """Two trainings of two steps where the algorithm allows it."""
+    alone = type(module).__name__ == "LearningToReweight"
+    several = {} if alone else {"meta_batch_size": 2, "truncation": 2}
+    return held_out(**(several | overrides))
+
+
+def trial_of(data: HeldOutImages, ids: list[int]) -> Trial:
+    data.setup("fit")
+    trial = data.dataset("train").__getitems__(ids)
+    return tree_map(lambda leaf: leaf.double() if leaf.is_floating_point() else leaf, trial)
+
+
+@pytest.fixture(params=CASES.values(), ids=CASES)
+def make(request: pytest.FixtureRequest) -> Make:
+    def seeded(**settings: Any) -> BilevelModule:
+        torch.manual_seed(0)
+        return request.param(**settings).double().train()
+
+    return seeded
+
+
+@pytest.fixture(autouse=True)
+def _deterministic_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.randn_like", lambda x: torch.cos(10 * x).detach())
+
+
+def outer_gradient(module: BilevelModule, trial: Trial) -> dict[str, Tensor]:
+    module.zero_grad()
+    loss = module.measure(trial)[0]["loss"].mean()
+    if loss.requires_grad:
+        loss.backward()
+    return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+
+
+# ---- the contract ---------------------------------------------------------------------------------------------------
+
+
+def test_every_algorithm_has_a_case() -> None:
+    classes = {
+        name for name in algorithms.__all__
+        if issubclass(getattr(algorithms, name), BilevelModule)
+    }  # fmt: skip
+    assert classes == {type(make()).__name__ for make in CASES.values()}
+
+
+def test_vmap_is_the_loop(make: Make) -> None:
+    results = []
+    for mode in ("vmap", "loop"):
+        module = make(task_mode=mode)
+        trial = trial_of(data_for(module), [0, 2**40] if data_for(module).meta_batch_size == 2 else [0])
+        gradient = outer_gradient(module, trial)
+        module.settle()
+        results.append((gradient, tree_leaves(module.carried)))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-12)
+
+
+def test_the_hooks_change_nothing(make: Make) -> None:
+    module = make()
+    trial = trial_of(data_for(module), [0])
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    weights = {name: value[0] for name, value in module.begin(trial).params.items()}
+    held = {name: value.clone() for name, value in weights.items()}
+    support, query = Batch(*(part[0, 0] for part in trial.support)), Batch(*(part[0] for part in trial.query))
+    values = [(module.inner_loss(weights, support), module.query_loss(weights, query).loss) for _ in range(2)]
+    torch.testing.assert_close(values[0], values[1], rtol=0, atol=0)
+    assert_equal(weights, held)
+    assert_equal(dict(module.state_dict()), before)
+
+
+def test_the_finite_difference_is_the_unrolled_gradient(make: Make) -> None:
+    """Of one step at a small scale; where a loss has no constant that moves with the weights."""
+    module = make()
+    if not module.outer() or isinstance(module, MetaWeightNet):
+        pytest.skip("no outer variables, or its weights are functions of detached losses")
+    trial = trial_of(data_for(module, truncation=1), [0])
+    exact = outer_gradient(module, trial)
+    found = outer_gradient(make(hypergradient=FiniteDifference(1e-4)), trial)
+    torch.testing.assert_close(found, exact, rtol=1e-5, atol=1e-9)
+
+
+def test_evaluation_keeps_no_graph_and_carries_nothing(make: Make) -> None:
+    module = make()
+    data = data_for(module)
+    outer_gradient(module, trial_of(data, [0]))
+    module.settle()
+    carried = tree_map(torch.clone, module.carried)
+    module.eval()
+    module.on_test_start()
+    judged = tree_map(lambda leaf: leaf.double() if leaf.is_floating_point() else leaf,
+                      data.dataset("test").__getitems__([0, 1]))  # fmt: skip
+    values, others = module.measure(judged)
+    assert not any(leaf.requires_grad for leaf in tree_leaves((values, others)))
+    assert_equal(tree_leaves(module.carried), tree_leaves(carried))
+
+
+def test_training_stops_and_goes_on_exactly(make: Make, tmp_path: Path) -> None:
+    finals = []
+    for folder, ckpt in (("whole", None), ("rest", tmp_path / "whole" / "step=3.ckpt")):
+        module = make(inner_optimizer=Momentum)
+        saving = ModelCheckpoint(tmp_path / folder, "{step}", every_n_train_steps=1, save_top_k=-1)
+        trainer(callbacks=[saving], precision="64-true").fit(module, datamodule=data_for(module), ckpt_path=ckpt)
+        finals.append(torch.load(tmp_path / folder / f"step={STEPS}.ckpt", weights_only=True))
+    for part in ("state_dict", "optimizer_states", "carried", "global_step"):
+        assert_equal(finals[1][part], finals[0][part], part)
+
+
+# ---- what the module owns -------------------------------------------------------------------------------------------
+
+
+def mwn(**settings: Any) -> MetaWeightNet:
+    torch.manual_seed(0)
+    return MetaWeightNet(network(), 4, hidden=5, **settings).double().train()
+
+
+def test_the_steps_are_taken_under_the_new_outer_variables() -> None:
+    """As in the papers: first the outer update, then the real step on the same batch."""
+    module = mwn()
+    trial = trial_of(held_out(), [0])
+    module.measure(trial)
+    with torch.no_grad():
+        module.weigher[2].bias += 1.0
+    before = {name: value[0] for name, value in module.carried.params.items()}
+    batch = Batch(*(part[0, 0] for part in trial.support))
+    gradient = torch.func.grad(lambda w: module.inner_loss(w, batch))(before)
+    module.settle()
+    for name, value in before.items():
+        torch.testing.assert_close(module.carried.params[name][0], value - 0.1 * gradient[name], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("rule", [Unrolled(), FirstOrder(), FiniteDifference(), Implicit(), Implicit("cg")], ids=repr)
+def test_any_rule_and_any_inner_optimizer_train(rule: Any, tmp_path: Path) -> None:
+    module = mwn(hypergradient=rule, inner_optimizer=Adam, inner_lr=0.01)
+    run = trainer(precision="64-true", default_root_dir=tmp_path, enable_checkpointing=False, log_every_n_steps=1)
+    run.fit(module, datamodule=held_out(truncation=2))
+    logged = {*run.logged_metrics}
+    (tested,) = run.test(module, datamodule=held_out(), verbose=False)
+    assert 0 <= tested["test/acc"] <= 1
+    assert ("train/last_term" in logged) == (isinstance(rule, Implicit) and rule.solver == "neumann")
+
+
+def test_a_series_that_diverges_is_told() -> None:
+    module = mwn(hypergradient=Implicit(rate=50.0))
+    with pytest.warns(UserWarning, match=r"Neumann series .* diverges: after 10 terms .* Lower hypergradient.rate"):
+        trainer(max_steps=1, precision="64-true", enable_checkpointing=False, log_every_n_steps=1).fit(
+            module, datamodule=held_out()
+        )
+
+
+def test_a_retrained_evaluation_starts_anew(tmp_path: Path) -> None:
+    """Each episode is a training of its own; the result does not depend on what is carried."""
+    module = mwn()
+    data = held_out(evaluate="retrained", unroll_steps=4, truncation=2, meta_batch_size=2)
+    run = trainer(precision="64-true", default_root_dir=tmp_path)
+    run.fit(module, datamodule=data)
+    (tested,) = run.test(module, datamodule=data, verbose=False)
+    module.carried = None
+    (again,) = run.test(module, datamodule=data, verbose=False)
+    assert again == tested and tested["test/acc_ci95"] > 0
+
+
+def test_a_checkpoint_is_judged_as_the_training_was(tmp_path: Path) -> None:
+    module, data = mwn(), held_out(meta_batch_size=2)
+    run = trainer(precision="64-true", default_root_dir=tmp_path)
+    run.fit(module, datamodule=data)
+    (tested,) = run.test(module, datamodule=data, verbose=False)
+    run.save_checkpoint(tmp_path / "trained.ckpt")
+    loaded = MetaWeightNet.load_from_checkpoint(tmp_path / "trained.ckpt", backbone=network())
+    (again,) = trainer(precision="64-true", default_root_dir=tmp_path).test(loaded, datamodule=data, verbose=False)
+    assert again == pytest.approx(tested, abs=1e-12)
+    with pytest.raises(ConfigError, match="there are none: train it"):
+        trainer(precision="64-true").test(mwn(), datamodule=data, verbose=False)
+
+
+def test_memory_does_not_grow_with_the_steps() -> None:
+    """What is carried has no history: no graph hangs on weights or states of the optimizer."""
+    module = mwn(inner_optimizer=Adam)
+    data = held_out(truncation=2)
+    for segment in range(3):
+        outer_gradient(module, trial_of(data, [segment]))
+        module.settle()
+        assert all(leaf.grad_fn is None and not leaf.requires_grad for leaf in tree_leaves(module.carried))
+
+
+def test_bfloat16_is_kept_out_of_the_inner_steps() -> None:
+    """A finite difference of rounded weights would be noise: under bf16-mixed the outer gradient is that of fp32."""
+    gradients = []
+    for enabled in (False, True):
+        module = MetaWeightNet(network(), 4, hidden=5, hypergradient=FiniteDifference())
+        torch.manual_seed(0)
+        for p in module.weigher.parameters():
+            torch.nn.init.normal_(p, std=0.5)
+        data = held_out()
+        data.setup("fit")
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            loss = module.train().measure(data.dataset("train").__getitems__([0]))[0]["loss"].sum()
+        loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in module.weigher.parameters()]))
+    assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.999
+
+
+def test_what_cannot_be_played_is_told() -> None:
+    refusals: list[tuple[Callable[[], Any], str]] = [
+        (lambda: mwn(compile_training=True), "cannot be compiled"),
+        (lambda: MetaWeightNet(Conv4(image_size=SIZE, norm="running"), 4), "keep no running averages"),
+        (lambda: trainer().fit(MetaWeightNet(network(), 3), datamodule=held_out()), "set model.n_classes to 4"),
+        (lambda: trainer(accumulate_grad_batches=2).fit(mwn(), datamodule=held_out()), "data.truncation"),
+        (lambda: held_out(evaluate="retrained"), "unroll_steps=null does not say how long"),
+        (lambda: trainer().fit(mwn(), datamodule=held_out(unroll_steps=5, truncation=2)), "take 4"),
+    ]
+    for attempt, message in refusals:
+        with pytest.raises(ConfigError, match=message):
+            attempt()
