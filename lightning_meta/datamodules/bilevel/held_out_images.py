@@ -149,6 +149,13 @@ class HeldOutImages(BilevelDataModule):
             places_TQ = torch.from_numpy(choose(keys, there, self.query_size))
         return Batch(self.read("held_out", places_TQ), self.labels["held_out"][places_TQ])
 
+    def learned_from(self) -> Batch:
+        return Batch(self.read("support", torch.arange(len(self.given_labels))), self.given_labels)
+
+    def all_held_out(self) -> Batch:
+        labels = self.labels["held_out"]
+        return Batch(self.read("held_out", torch.arange(len(labels))), labels)
+
     def judges(self, split: Split) -> Batch:
         order = subkeys(self._key(ORDER, 10**6), np.arange(len(self.rows[split])))[0].argsort(kind="stable")
         places = torch.from_numpy(order)

@@ -90,6 +90,14 @@ class BilevelDataModule(TaskDataModule):
         """All examples of validation or test `(E, ...)`, in a random order that is always the same."""
         raise NotImplementedError
 
+    def learned_from(self) -> Batch:
+        """All examples to learn from `(E, ...)`, with the labels that are given."""
+        raise NotImplementedError
+
+    def all_held_out(self) -> Batch:
+        """All held-out examples `(E, ...)`."""
+        raise NotImplementedError
+
     @property
     def segments(self) -> int:
         """Of a training: outer updates until it is started anew."""
