@@ -74,8 +74,9 @@ class CAN(NamingModule[ClassMaps]):
         self.temperature, self.scale, self.nearest_weight = temperature, scale, nearest_weight
         hidden = max(1, places // reduction)
         self.kernel = nn.Sequential(nn.Linear(places, hidden), nn.ReLU(), nn.Linear(hidden, places))
-        for layer in (self.kernel[0], self.kernel[2]):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out")
+        for layer in self.kernel:
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out")
 
     @property
     def classified_features(self) -> int:
