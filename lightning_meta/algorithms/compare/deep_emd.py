@@ -61,8 +61,8 @@ class DeepEMD(EmbeddingModule[ClassMaps]):
         solver: `sinkhorn`, or `exact` by the package POT, on the CPU and one pair of maps at a time.
         regularisation: weight of the entropy for `sinkhorn`, where costs are from 0 to 2.
         transport_steps: of Sinkhorn's algorithm.
-        class_steps, class_lr: of the descent on class maps. With 0 they are means, as the paper has it for one shot; for
-            five its code takes 100.
+        class_steps, class_lr: of the descent on class maps. With 0 they are means, as the paper has it for one shot;
+            for five its code takes 100.
         **kwargs: of `EmbeddingModule`.
     """
 
