@@ -11,6 +11,7 @@ from lightning_meta.modules.learned_rates import LearnedRates
 from lightning_meta.modules.naming import NamingModule
 from lightning_meta.modules.pretrained import PretrainedModule, TransductiveModule
 from lightning_meta.modules.stream import StreamModule
+from lightning_meta.modules.taught import TaughtModule
 from lightning_meta.modules.truncated import TruncatedModule
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "NamingModule",
     "PretrainedModule",
     "StreamModule",
+    "TaughtModule",
     "TransductiveModule",
     "TruncatedModule",
 ]

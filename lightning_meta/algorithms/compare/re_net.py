@@ -182,8 +182,11 @@ def convolution(
     inputs: int, outputs: int, kernel: tuple[int, int, int], norm: NormProtocol, padded: bool = True
 ) -> list[nn.Module]:
     """And the normalisation of its output."""
-    padding = tuple(side // 2 for side in kernel) if padded else 0
-    return [nn.Conv3d(inputs, outputs, kernel, padding=padding, bias=False), EpisodicBatchNorm2d(outputs, norm)]
+    first, second, third = (side // 2 if padded else 0 for side in kernel)
+    return [
+        nn.Conv3d(inputs, outputs, kernel, padding=(first, second, third), bias=False),
+        EpisodicBatchNorm2d(outputs, norm),
+    ]
 
 
 def centred(maps: Tensor) -> Tensor:
