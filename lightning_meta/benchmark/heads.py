@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from lightning_meta import checkpoints
 from lightning_meta.backbones import Backbone, norm_protocol
 from lightning_meta.cli.composition import compose
-from lightning_meta.cli.names import configs, found
+from lightning_meta.cli.names import configs, found, suggestion
 from lightning_meta.cli.predict import load_run, trained_run
 from lightning_meta.core import Batch, Episode, mean_and_ci95_over
 from lightning_meta.core.episode import EpisodeShape
@@ -104,6 +104,11 @@ def all_methods() -> list[str]:
 def make(method: str, width: int) -> EmbeddingModule[Any]:
     """A method on features of this width: the name of its config, and settings that differ, `name:key=value,...`."""
     name, _, given = method.partition(":")
+    if not Path(name).is_file() and name not in configs("model"):
+        heads = all_methods()
+        raise ConfigError(
+            f"--methods {name}: there is no such method.{suggestion(name, heads)} All: {', '.join(heads)}."
+        )
     path = found("model", name)
     if not is_head(path):
         raise ConfigError(f"{name} is no head that can be put on any features; take of: {', '.join(all_methods())}.")

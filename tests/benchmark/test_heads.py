@@ -97,6 +97,11 @@ def test_methods_are_those_whose_head_needs_no_training() -> None:
         make("relation_net", 3)
     with pytest.raises(ConfigError, match=r"tim:step=7.*step"):
         make("tim:step=7", 3)
+    with pytest.raises(
+        ConfigError, match=r"simpleshot: there is no.* Did you mean simple_shot\? All: .*tim"
+    ) as refusal:
+        make("simpleshot:features=l2n", 3)
+    assert "maml" not in str(refusal.value) and len(str(refusal.value).splitlines()) == 1
 
 
 @pytest.fixture
