@@ -7,8 +7,8 @@ Behind each linear layer and convolution W stands a matrix T, which a task's inn
 W is then one on `T W` along its gradient, multiplied by `T T'`. All T start as the identity, so training starts from
 MAML.
 
-In an MT-net a task moves only some of the rows of each W, those of a binary mask that is drawn for it. How probable they
-are is learned, through a relaxation of the draw (Gumbel-softmax, Jang et al. 2017, arXiv:1611.01144).
+In an MT-net a task moves only some of the rows of each W, those of a binary mask that is drawn for it. How probable
+they are is learned, through a relaxation of the draw (Gumbel-softmax, Jang et al. 2017, arXiv:1611.01144).
 
 Deviations: those of MAML. Nothing is drawn in evaluation: there a row's gradient is multiplied by its probability.
 """
