@@ -274,6 +274,11 @@ def frozen(module: Any, of: Path) -> EmbeddingModule[Any]:
 def folder_of_images(root: Path, backbone: nn.Module, shape: EpisodeShape) -> ImageFolder:
     """All classes of a folder for testing, images as the backbone takes them."""
     in_shape: tuple[int, ...] = getattr(backbone, "in_shape", ())
+    if not in_shape:
+        raise ConfigError(
+            "--folder: how large the images are to be is not known of the run's backbone; say so where it is trained: "
+            "--model.backbone.in_shape [channels,height,width]."
+        )
     if len(in_shape) != 3:
         raise ConfigError(f"--folder is for images, but the backbone takes inputs of shape {in_shape}; leave it out.")
     channels, size, _ = in_shape

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from torch import nn
 
 from lightning_meta import algorithms
 from lightning_meta.benchmark import heads
@@ -191,6 +192,14 @@ def test_a_page_gets_the_tables_that_it_has_places_for(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"page\.md has no place.*heads: 3-shot"):
         into_page({3: "table"}, page)
     assert page.read_text() == before
+
+
+def test_a_folder_needs_a_backbone_for_images_of_a_known_size() -> None:
+    shape = EpisodeShape(3, 1, 2)
+    with pytest.raises(ConfigError, match=r"is not known of the run's backbone.*--model\.backbone\.in_shape"):
+        heads.folder_of_images(Path("photos"), nn.AdaptiveAvgPool2d(1), shape)
+    with pytest.raises(ConfigError, match=r"takes inputs of shape \(7,\); leave it out"):
+        heads.folder_of_images(Path("photos"), heads.Features(7), shape)
 
 
 def test_features_that_depend_on_the_episode_are_refused() -> None:
