@@ -18,7 +18,7 @@ INSIDE = ("state_dict", "model", "model_state_dict")  # where files keep the wei
 COUNTER = "num_batches_tracked"  # of torch's batch normalisation, which ours does not have
 
 
-def start_from(backbone: nn.Module, place: str) -> str:
+def start_from(backbone: nn.Module, place: str, option: str = "pretrained") -> str:
     """Give a backbone the weights of a file or a run, all that it has; returns what was done, in words.
 
     The names of the weights may begin otherwise there, `backbone.` or `module.encoder.`: the beginning that fits most
@@ -28,12 +28,13 @@ def start_from(backbone: nn.Module, place: str) -> str:
         backbone: whose weights change.
         place: a file (`.pt`, `.pth`, `.ckpt`, `.safetensors`), or a run or an experiment by folder or name: the best
             checkpoint of its newest run, or else the last one.
+        option: that names the place, for messages.
 
     Raises:
         ConfigError: there is no such place, it cannot be read, or not all weights are there in their shapes.
     """
-    path = file_of(place)
-    there = weights_in(path)
+    path = file_of(place, option)
+    there = weights_in(path, option)
     tensors = backbone.authors_tensors() if isinstance(backbone, Backbone) else backbone.state_dict()
     own = {name: value for name, value in tensors.items() if not name.endswith(COUNTER)}
     beginning = _beginning(there, own)
@@ -45,7 +46,7 @@ def start_from(backbone: nn.Module, place: str) -> str:
     if missing or other:
         faults = [f"not there: {_some(missing)}"] * bool(missing) + [f"of another shape: {_some(other)}"] * bool(other)
         raise ConfigError(
-            f"pretrained={place}: {fitting} of the backbone's {len(own)} tensors are in {path}; {'; '.join(faults)}. "
+            f"{option}={place}: {fitting} of the backbone's {len(own)} tensors are in {path}; {'; '.join(faults)}. "
             "Give the backbone the settings that the weights were trained with."
         )
     for name, value in own.items():
@@ -55,7 +56,7 @@ def start_from(backbone: nn.Module, place: str) -> str:
     return f"the backbone starts from {path}: {len(own)} of its {len(own)} tensors{over}."
 
 
-def file_of(place: str) -> Path:
+def file_of(place: str, option: str = "pretrained") -> Path:
     """The file that a place means."""
     if Path(place).is_file():
         return Path(place)
@@ -63,12 +64,12 @@ def file_of(place: str) -> Path:
     newest = checkpoints.last(checkpoints.below(folder)) if folder else None
     if newest is None:
         what = f"there is no checkpoint in {folder}/" if folder else "there is neither a file nor a run of this name"
-        raise ConfigError(f"pretrained={place}: {what}; give a file of weights, or a run that was trained.")
+        raise ConfigError(f"{option}={place}: {what}; give a file of weights, or a run that was trained.")
     run = checkpoints.run_of(newest.path)
     return checkpoints.best_or_last(run) if run else newest.path
 
 
-def weights_in(path: Path) -> Mapping[str, Tensor]:
+def weights_in(path: Path, option: str = "pretrained") -> Mapping[str, Tensor]:
     """The tensors of a file by name."""
     content: Any
     if path.suffix == ".safetensors":
@@ -81,7 +82,7 @@ def weights_in(path: Path) -> Mapping[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for files that are none of its own
             raise ConfigError(
-                f"pretrained={path} cannot be read as weights (torch.save(network.state_dict(), path) writes them): "
+                f"{option}={path} cannot be read as weights (torch.save(network.state_dict(), path) writes them): "
                 f"{reason(error)[:200]}"
             ) from error
     inside = next((key for key in INSIDE if isinstance(content, dict) and isinstance(content.get(key), dict)), None)
@@ -89,7 +90,7 @@ def weights_in(path: Path) -> Mapping[str, Tensor]:
     tensors = {name: v for name, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
     if not tensors:
         raise ConfigError(
-            f"pretrained={path} holds no tensors by name; write it by torch.save(network.state_dict(), path)."
+            f"{option}={path} holds no tensors by name; write it by torch.save(network.state_dict(), path)."
         )
     return tensors
 

@@ -5,7 +5,9 @@ python -m lightning_meta benchmark heads RUN [--shots 1 5] [--methods NAME ...] 
 RUN is the folder of a run, the name of its experiment, or a checkpoint. Its backbone is frozen and embeds every image
 once (the features are kept, see `EmbeddingModule`); then each method puts its head on the same frozen test episodes. By
 default these are all methods whose head needs no training of its own, with the settings of their configs. A method with
-other settings: `tim:steps=100,inner_lr=0.001`.
+other settings: `tim:steps=100,inner_lr=0.001`. On the image half of an image-text model,
+`tip_adapter:class_embeddings=FILE` reads what the other half says of the names of the classes, and with
+`cache_weight=0` nothing else: a zero-shot classifier.
 
 Methods that read the whole query set (transductive) are also given query sets in which classes are not equally many:
 their proportions are drawn from a Dirichlet distribution, as in Veilleux et al. (2021), arXiv:2204.11181.
@@ -27,9 +29,10 @@ import yaml
 from torch import Tensor, nn
 
 from lightning_meta import checkpoints
+from lightning_meta.algorithms import TipAdapter
 from lightning_meta.backbones import Backbone, norm_protocol
 from lightning_meta.cli.composition import compose
-from lightning_meta.cli.names import configs, found
+from lightning_meta.cli.names import configs, found, suggestion
 from lightning_meta.cli.predict import load_run, trained_run
 from lightning_meta.core import Batch, Episode, mean_and_ci95_over
 from lightning_meta.core.episode import EpisodeShape
@@ -104,6 +107,11 @@ def all_methods() -> list[str]:
 def make(method: str, width: int) -> EmbeddingModule[Any]:
     """A method on features of this width: the name of its config, and settings that differ, `name:key=value,...`."""
     name, _, given = method.partition(":")
+    if not Path(name).is_file() and name not in configs("model"):
+        heads = all_methods()
+        raise ConfigError(
+            f"--methods {name}: there is no such method.{suggestion(name, heads)} All: {', '.join(heads)}."
+        )
     path = found("model", name)
     if not is_head(path):
         raise ConfigError(f"{name} is no head that can be put on any features; take of: {', '.join(all_methods())}.")
@@ -199,8 +207,12 @@ def compare(heads: Mapping[str, EmbeddingModule[Any]], episodes: Episodes, count
     """A row for each method, the best first."""
     scores: dict[str, list[Tensor]] = {name: [] for name in heads}
     seconds = dict.fromkeys(heads, 0.0)
-    for tasks in episodes.batches(count):
+    by_class = episodes._replace(bank=replace(episodes.bank, labels="class"))
+    needed = any(names_classes(head) for head in heads.values())
+    both = zip(episodes.batches(count), (by_class if needed else episodes).batches(count), strict=True)
+    for ordinary, named in both:
         for name, head in heads.items():
+            tasks = named if names_classes(head) else ordinary
             start = perf_counter()
             preds = head.play(tasks).preds
             seconds[name] += perf_counter() - start
@@ -221,6 +233,11 @@ def compare(heads: Mapping[str, EmbeddingModule[Any]], episodes: Episodes, count
             )
         )  # fmt: skip
     return sorted(rows, key=lambda row: -row.acc)
+
+
+def names_classes(head: EmbeddingModule[Any]) -> bool:
+    """Whether the labels of its episodes are to be indices of classes."""
+    return "test_class_labels" in head.needs
 
 
 def markdown(rows: Sequence[Row], what: str) -> str:
@@ -257,6 +274,11 @@ def frozen(module: Any, of: Path) -> EmbeddingModule[Any]:
 def folder_of_images(root: Path, backbone: nn.Module, shape: EpisodeShape) -> ImageFolder:
     """All classes of a folder for testing, images as the backbone takes them."""
     in_shape: tuple[int, ...] = getattr(backbone, "in_shape", ())
+    if not in_shape:
+        raise ConfigError(
+            "--folder: how large the images are to be is not known of the run's backbone; say so where it is trained: "
+            "--model.backbone.in_shape [channels,height,width]."
+        )
     if len(in_shape) != 3:
         raise ConfigError(f"--folder is for images, but the backbone takes inputs of shape {in_shape}; leave it out.")
     channels, size, _ = in_shape
@@ -305,6 +327,9 @@ def main(arguments: Sequence[str]) -> None:
         for head in heads.values():
             if isinstance(head, PretrainedModule):
                 head.center_on(center)
+    for head in heads.values():
+        if isinstance(head, TipAdapter):
+            head.name_classes(tested, "test")
     rows = []
     for k_shot in given.shots:
         shape = EpisodeShape(n_way, k_shot, n_query)

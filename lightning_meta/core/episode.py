@@ -11,8 +11,9 @@ from torch import Tensor
 
 Split = Literal["train", "val", "test"]
 # What an algorithm may need of episodes beyond the ordinary: "stream", each support set in a random order that belongs
-# to its episode; "class_labels", training episodes labelled by the indices of their classes, 0..n_classes-1.
-Need = Literal["stream", "class_labels"]
+# to its episode; "class_labels", training episodes labelled by the indices of their classes, 0..n_classes-1;
+# "test_class_labels", episodes of validation and test labelled so too.
+Need = Literal["stream", "class_labels", "test_class_labels"]
 
 
 class Batch(NamedTuple):

@@ -140,7 +140,7 @@ class ClassificationDataModule(EpisodicDataModule):
         """The classes of a split with the options that hold for it (after `setup`)."""
         bank = cast(ClassBank, self.sources[split])
         if split != "train":
-            return replace(bank, labels=self.labels)
+            return replace(bank, labels="class" if "test_class_labels" in self.needs else self.labels)
         labels: Labels = "class" if "class_labels" in self.needs else self.labels
         return replace(self._thinned(bank), labels=labels, augmentation=self.task_augmentation)
 

@@ -8,8 +8,10 @@ from lightning_meta.modules.embedding import EmbeddingModule
 from lightning_meta.modules.episodic import EpisodicModule
 from lightning_meta.modules.fixed_way import FixedWayModule
 from lightning_meta.modules.learned_rates import LearnedRates
+from lightning_meta.modules.naming import NamingModule
 from lightning_meta.modules.pretrained import PretrainedModule, TransductiveModule
 from lightning_meta.modules.stream import StreamModule
+from lightning_meta.modules.taught import TaughtModule
 from lightning_meta.modules.truncated import TruncatedModule
 
 __all__ = [
@@ -21,8 +23,10 @@ __all__ = [
     "FixedWayModule",
     "LearnedRates",
     "MetaModule",
+    "NamingModule",
     "PretrainedModule",
     "StreamModule",
+    "TaughtModule",
     "TransductiveModule",
     "TruncatedModule",
 ]

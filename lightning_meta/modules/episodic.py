@@ -48,7 +48,7 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
     """
 
     plays = EpisodicDataModule
-    needs: ClassVar[frozenset[Need]] = frozenset()  # of its episodes, beyond the ordinary; the datamodule reads it
+    needs: frozenset[Need] = frozenset()  # of its episodes, beyond the ordinary; the datamodule reads it
     transductive: ClassVar[bool] = False  # whether the head itself reads the query set, whatever the normalisation
 
     def __init__(

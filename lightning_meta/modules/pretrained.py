@@ -3,7 +3,7 @@
 from typing import Any, Generic, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_meta.backbones.base import Backbone
@@ -11,13 +11,14 @@ from lightning_meta.core import Batch, TaskOutput
 from lightning_meta.core.episode import EpisodeShape, Split
 from lightning_meta.datamodules.classification import ClassificationDataModule
 from lightning_meta.errors import ConfigError
-from lightning_meta.modules.embedding import ROWS, EmbeddingModule, Head
+from lightning_meta.modules.embedding import ROWS, Head
+from lightning_meta.modules.naming import NamingModule
 
 Features = Literal["raw", "l2n", "cl2n"]
 CENTRE_EXAMPLES = 2000  # at most so many training examples say where the centre of features is
 
 
-class PretrainedModule(EmbeddingModule[Any], Generic[Head]):
+class PretrainedModule(NamingModule[Any], Generic[Head]):
     """Base of algorithms whose training is supervised, on the classes of meta-training, and whose head is not trained.
 
     A subclass writes `fit_head` and `scores` for one task. They are used in evaluation alone, where the features are
@@ -27,25 +28,20 @@ class PretrainedModule(EmbeddingModule[Any], Generic[Head]):
     checkpoint of any other that has the same backbone.
 
     Args:
-        backbone: feature extractor.
-        n_classes: of meta-training. None: as many as the datamodule has.
+        backbone, n_classes: of `NamingModule`.
         features: what a head sees of them: `raw`; `l2n`, divided by their lengths; `cl2n`, the mean of the features of
             meta-training subtracted before that.
         **kwargs: of `EmbeddingModule`.
     """
 
-    needs = frozenset({"class_labels"})
-    backbone: Backbone
     center: Tensor | None
-    bias = True  # of the classifier
 
     def __init__(
         self, backbone: Backbone, n_classes: int | None = None, features: Features = "raw", **kwargs: Any
     ) -> None:
-        super().__init__(backbone, **kwargs)
+        super().__init__(backbone, n_classes, **kwargs)
         self.features = features
         self.register_buffer("center", None)
-        self.classifier: nn.Linear | None = None if n_classes is None else self.new_classifier(n_classes)
 
     # ---- an algorithm writes these two --------------------------------------------------------------------------
 
@@ -58,14 +54,6 @@ class PretrainedModule(EmbeddingModule[Any], Generic[Head]):
         raise NotImplementedError
 
     # ---- training -----------------------------------------------------------------------------------------------
-
-    def new_classifier(self, n_classes: int) -> nn.Linear:
-        return nn.Linear(self.backbone.out_features, n_classes, self.bias, device=self.device, dtype=self.dtype)
-
-    def class_logits(self, features_BD: Tensor) -> Tensor:
-        """Scores of the training classes, by the classifier."""
-        assert self.classifier is not None
-        return self.classifier(features_BD)
 
     def naming_loss(self, logits_BC: Tensor, labels_B: Tensor) -> Tensor:
         """What is minimised in training."""
@@ -81,8 +69,6 @@ class PretrainedModule(EmbeddingModule[Any], Generic[Head]):
         if not self.training:
             logits_QC = self.scores(head, self.prepared(query.x))
             return TaskOutput(F.cross_entropy(logits_QC, query.y), logits_QC)
-        if self.classifier is None:
-            raise ConfigError(f"{type(self).__name__} has no classifier to train yet; pass n_classes.")
         logits_BC = self.class_logits(torch.cat([head.x, query.x]))
         loss = self.naming_loss(logits_BC, torch.cat([head.y, query.y]))
         return TaskOutput(loss, logits_BC[len(head.y) :])
@@ -111,28 +97,6 @@ class PretrainedModule(EmbeddingModule[Any], Generic[Head]):
         """Take the mean of these training features as the centre."""
         self.center = features_ED.mean(0)
 
-    def setup(self, stage: str) -> None:
-        if stage == "fit":
-            self._follow_classes()
-        super().setup(stage)
-
-    def _follow_classes(self) -> None:
-        """Before training, make the classifier for their classes."""
-        datamodule = getattr(self.trainer, "datamodule", None)
-        if not isinstance(datamodule, ClassificationDataModule):
-            raise ConfigError(
-                f"{type(self).__name__} is trained to name classes, but {type(datamodule).__name__} has none; take a "
-                "ClassificationDataModule, such as Omniglot."
-            )
-        n_classes = datamodule.n_classes("train")
-        if self.classifier is None:
-            self.classifier = self.new_classifier(n_classes)
-        if self.classifier.out_features != n_classes:
-            raise ConfigError(
-                f"the classifier has n_classes={self.classifier.out_features}, but meta-training has {n_classes} "
-                "classes; leave n_classes out to follow the data."
-            )
-
     def on_validation_start(self) -> None:
         """While weights are trained, the centre moves with them."""
         if self.trainer.state.fn == "fit":
@@ -156,14 +120,11 @@ class PretrainedModule(EmbeddingModule[Any], Generic[Head]):
         self.center_on(torch.cat([self.embedded(rows) for rows in examples.split(ROWS)]))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A module that was not trained in this process has no classifier for the weights of the checkpoint."""
         if self.another(checkpoint):
-            self.classifier = self.center = None
+            self.center = None
         super().on_load_checkpoint(checkpoint)
         saved = checkpoint["state_dict"]
         self.center = saved["center"].to(self.device) if "center" in saved else None
-        if self.classifier is None and "classifier.weight" in saved:
-            self.classifier = self.new_classifier(len(saved["classifier.weight"]))
 
 
 class TransductiveModule(PretrainedModule[Batch]):

@@ -17,13 +17,13 @@ CASES: dict[str, Make] = {"s2m2": lambda: S2M2(conv4(), mixup=0, **SETTINGS)}
 
 def test_images_are_there_in_four_turns_that_are_named_right() -> None:
     images = torch.arange(2 * 3 * 1 * 4 * 4.0).view(2, 3, 1, 4, 4)
-    turned, turns = s2m2.in_all_turns(images), s2m2.turn_of_each(torch.zeros(12))
+    turned, turns = s2m2.in_turns(images), s2m2.turn_of_each(torch.zeros(12))
     assert turned.shape == (2, 12, 1, 4, 4)
     for place, turn in enumerate(turns.tolist()):
         back = turned[:, place].rot90(-turn, (-2, -1))
         assert torch.equal(back, images[:, place % 3])
     with pytest.raises(ConfigError, match=r"square images, but an input is of shape \(1, 4, 5\)"):
-        s2m2.in_all_turns(torch.zeros(2, 3, 1, 4, 5))
+        s2m2.in_turns(torch.zeros(2, 3, 1, 4, 5))
 
 
 def test_the_training_loss_is_of_classes_and_turns(episodes: Episode) -> None:

@@ -10,11 +10,13 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from torch import nn
 
 from lightning_meta import algorithms
 from lightning_meta.benchmark import heads
 from lightning_meta.benchmark.heads import Episodes, dirichlet, into_page, make, ranks, shared_out
 from lightning_meta.cli import main
+from lightning_meta.cli.predict import load_run, trained_run
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.core.sampling import episode_keys
 from lightning_meta.datamodules.class_bank import ClassBank
@@ -97,6 +99,11 @@ def test_methods_are_those_whose_head_needs_no_training() -> None:
         make("relation_net", 3)
     with pytest.raises(ConfigError, match=r"tim:step=7.*step"):
         make("tim:step=7", 3)
+    with pytest.raises(
+        ConfigError, match=r"simpleshot: there is no.* Did you mean simple_shot\? All: .*tim"
+    ) as refusal:
+        make("simpleshot:features=l2n", 3)
+    assert "maml" not in str(refusal.value) and len(str(refusal.value).splitlines()) == 1
 
 
 @pytest.fixture
@@ -152,6 +159,29 @@ def test_images_of_ones_own_are_tested_on(trained: Path, capsys: pytest.CaptureF
     assert "on ImageFolder, 3-way, 1-shot, queries balanced, 4 episodes" in capsys.readouterr().out
 
 
+def test_names_of_classes_are_a_head_too(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where each class's row is the mean feature of its images, names alone are as good as the class means."""
+    for name, grey in (("dark", 20), ("middle", 120), ("light", 220)):
+        (trained / "photos" / name).mkdir(parents=True)
+        for number in range(6):
+            Image.new("L", (16, 16), grey + 3 * number).save(trained / "photos" / name / f"{number}.png")
+    module, *_ = load_run(trained_run(Path("baseline")))
+    rows = {}
+    for folder in sorted((trained / "photos").iterdir(), reverse=True):
+        images = torch.stack([torch.from_numpy(np.array(Image.open(file))) for file in sorted(folder.iterdir())])
+        rows[folder.name] = torch.nn.functional.normalize(module.features_of(images[:, None])).mean(0)
+    torch.save(rows, "names.pt")
+    words = "baseline --folder photos --shots 1 --episodes 6 --methods simple_shot:features=l2n tip_adapter"
+    heads.main([*words.split(), "tip_adapter:class_embeddings=names.pt,cache_weight=0"])
+    capsys.readouterr()
+    with Path("runs/heads/heads.csv").open() as file:
+        acc = {row["method"]: float(row["acc"]) for row in csv.DictReader(file)}
+    assert acc["tip_adapter:class_embeddings=names.pt,cache_weight=0"] >= acc["simple_shot:features=l2n"] > 0.5
+    torch.save({"dark": rows["dark"], "light": rows["light"]}, "names.pt")
+    with pytest.raises(ConfigError, match=r"names\.pt has no row for middle, of the 3 classes of test"):
+        heads.main([*words.split(), "tip_adapter:class_embeddings=names.pt"])
+
+
 def test_a_page_gets_the_tables_that_it_has_places_for(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     one, five = (f"<!-- heads: {k}-shot -->\nold {k}\n<!-- end of heads -->\n" for k in (1, 5))
@@ -162,6 +192,14 @@ def test_a_page_gets_the_tables_that_it_has_places_for(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"page\.md has no place.*heads: 3-shot"):
         into_page({3: "table"}, page)
     assert page.read_text() == before
+
+
+def test_a_folder_needs_a_backbone_for_images_of_a_known_size() -> None:
+    shape = EpisodeShape(3, 1, 2)
+    with pytest.raises(ConfigError, match=r"is not known of the run's backbone.*--model\.backbone\.in_shape"):
+        heads.folder_of_images(Path("photos"), nn.AdaptiveAvgPool2d(1), shape)
+    with pytest.raises(ConfigError, match=r"takes inputs of shape \(7,\); leave it out"):
+        heads.folder_of_images(Path("photos"), heads.Features(7), shape)
 
 
 def test_features_that_depend_on_the_episode_are_refused() -> None:

@@ -79,6 +79,15 @@ def test_the_backbone_of_another_algorithms_run_is_tested(trained: Path, algorit
     assert cli.trainer.callback_metrics["test/acc"].item() == pytest.approx(acc, abs=1e-6)
 
 
+def test_a_run_teaches_by_its_name_and_the_student_is_tested_without_it(trained: Path) -> None:
+    Path("student.yaml").write_text(yaml.safe_dump(config("BornAgain", teacher="baseline")))
+    cli = main(["fit", "--config", "student.yaml", "--test_after_fit", "false"])
+    assert "train/distilled" in cli.trainer.callback_metrics
+    for path in trained.rglob("*.ckpt"):
+        path.unlink()
+    assert "test/acc" in play_test("SimpleShot", "student").trainer.callback_metrics
+
+
 def test_one_that_trains_more_than_a_backbone_says_what_it_lacks(trained: Path) -> None:
     with pytest.raises(SystemExit, match=r"R2D2 needs .*log_lambda.*Baseline has not"):
         play_test("R2D2", trained)

@@ -57,8 +57,7 @@ class Baseline(PretrainedModule[Fitted]):
         return F.linear(features_BD, head["weight"], head["bias"])
 
     def class_logits(self, features_BD: Tensor) -> Tensor:
-        assert self.classifier is not None
-        return self.logits(dict(self.classifier.named_parameters()), features_BD)
+        return self.logits(dict(self.trained_classifier.named_parameters()), features_BD)
 
     def first_head(self, features_SD: Tensor, labels_S: Tensor) -> Params:
         """Where the fit to a task starts. As many class slots as support examples: the way is not known from shapes."""

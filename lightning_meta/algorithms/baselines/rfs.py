@@ -6,9 +6,9 @@ Tian, Wang, Krishnan, Tenenbaum, Isola: "Rethinking Few-Shot Image Classificatio
 The regression is scikit-learn's, as in the authors' code: the cross-entropies of the support set, summed and weighted
 by C = 1, plus half the squared length of the weights, biases left out.
 
-Deviations: the training is Baseline's, see there; of the paper's, rotations as a second task and distillation are left
-out. The support set is not enlarged by distorted copies of its images. The minimum is approached by Nesterov's method
-in a fixed number of steps, not by L-BFGS.
+Deviations: the training is Baseline's, see there; the paper's distillation is in `born_again.py`. The support set is
+not enlarged by distorted copies of its images. The minimum is approached by Nesterov's method in a fixed number of
+steps, not by L-BFGS.
 """
 
 from math import sqrt

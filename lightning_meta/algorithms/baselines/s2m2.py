@@ -52,7 +52,7 @@ class S2M2(BaselinePlusPlus):
         """In training on all turns of the images. Predictions are those of the images as they are."""
         if not self.training:
             return super().play(tasks)
-        out = super().play(Episode(*(Batch(in_all_turns(x), y.repeat(1, TURNS)) for x, y in tasks)))
+        out = super().play(Episode(*(Batch(in_turns(x), y.repeat(1, TURNS)) for x, y in tasks)))
         return out._replace(preds=out.preds[:, : tasks.query.y.shape[1]])
 
     def head_loss(self, head: Any, query: Batch) -> TaskOutput:
@@ -74,15 +74,15 @@ class S2M2(BaselinePlusPlus):
         return part * own + (1 - part) * others
 
 
-def in_all_turns(images_TB: Tensor) -> Tensor:
-    """Images `(T, B, C, H, H)` as they are, and turned by one, two and three quarters: `(T, 4 B, C, H, H)`."""
+def in_turns(images_TB: Tensor, turns: int = TURNS) -> Tensor:
+    """Images `(T, B, C, H, H)` as they are, and turned by one quarter, two, ...: `(T, turns * B, C, H, H)`."""
     if images_TB.ndim != 5 or images_TB.shape[-1] != images_TB.shape[-2]:
-        raise ConfigError(f"S2M2 turns square images, but an input is of shape {tuple(images_TB.shape[2:])}.")
-    return torch.cat([torch.rot90(images_TB, turn, (-2, -1)) for turn in range(TURNS)], dim=1)
+        raise ConfigError(f"turning is for square images, but an input is of shape {tuple(images_TB.shape[2:])}.")
+    return torch.cat([torch.rot90(images_TB, turn, (-2, -1)) for turn in range(turns)], dim=1)
 
 
 def turn_of_each(labels_B: Tensor) -> Tensor:
-    """By how many quarters each of the examples `(4 B,)` is turned that `in_all_turns` has made."""
+    """By how many quarters each of the examples `(4 B,)` is turned that `in_turns` has made."""
     return torch.arange(TURNS, device=labels_B.device).repeat_interleave(len(labels_B) // TURNS)
 
 

@@ -7,7 +7,9 @@ Weights have normal distributions, each class by itself. Training minimises the 
 probability of the right class over draws, not a bound on it. As in the authors' code, what is drawn for each query are
 the logits, whose distribution follows from that of the weights.
 
-Deviations: evaluation takes the means of the weights; the paper draws there too. No dropout in the backbone.
+Deviations: evaluation takes the means of the weights; the paper draws there too. No dropout in the backbone. Whose
+statistics normalise is a setting; the authors' code takes those of the images at hand, in testing too (`norm:
+transductive`), where it has as many queries of a class as shots.
 """
 
 from math import log
