@@ -22,6 +22,7 @@ from lightning_meta.datamodules.tables.array_tables import ArrayTables, SklearnT
 from lightning_meta.datamodules.tables.school import School
 from lightning_meta.datamodules.tables.tables import Tables
 from lightning_meta.datamodules.text.text_classes import CLINC150, HuffPost, TextClasses
+from lightning_meta.datamodules.variable import MetaDatasetTasks, UniformTasks, VariableTasks
 
 __all__ = [
     "CIFAR10",
@@ -43,6 +44,7 @@ __all__ = [
     "ImageOptimizees",
     "Learn2LearnImages",
     "MNISTTest",
+    "MetaDatasetTasks",
     "Omniglot",
     "OptimizeeDataModule",
     "QuadraticOptimizees",
@@ -56,4 +58,6 @@ __all__ = [
     "TextClasses",
     "TorchvisionImages",
     "Trial",
+    "UniformTasks",
+    "VariableTasks",
 ]

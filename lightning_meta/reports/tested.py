@@ -32,7 +32,9 @@ class Tested:
 
     @property
     def plays_episodes(self) -> bool:
-        return isinstance(self.module, EpisodicModule) and isinstance(self.data, EpisodicDataModule)
+        """All of one shape, so that many can be played at once."""
+        episodic = isinstance(self.module, EpisodicModule) and isinstance(self.data, EpisodicDataModule)
+        return episodic and not self.data.varies("test")
 
     @property
     def classifies(self) -> bool:
