@@ -154,10 +154,13 @@ class ClassificationDataModule(EpisodicDataModule):
 
     def dataset(self, split: Split) -> EpisodeDataset:
         bank = self.source(split)
-        source = bank if self.embedding is None else EmbeddedBank(bank, self.embedding)
-        if self.variable is None or not self.varies(split):
-            return self._dataset(EpisodeDataset, source, split)
-        return self._dataset(VariableDataset, VariableBank(source, self.variable), split)
+        source = self.varied(bank if self.embedding is None else EmbeddedBank(bank, self.embedding), split)
+        kind = VariableDataset if self.varies(split) else EpisodeDataset
+        return self._dataset(kind, source, split)
+
+    def varied(self, source: ClassBank | EmbeddedBank, split: Split) -> TaskSource:
+        """The source, or that of variable episodes where a split has them."""
+        return VariableBank(source, self.variable) if self.variable and self.varies(split) else source
 
     def _dataset(self, kind: type[EpisodeDataset], source: TaskSource, split: Split) -> EpisodeDataset:
         return kind(source, self.shapes[split], self.seed, split, "stream" in self.needs)
