@@ -18,8 +18,8 @@ commands:
   benchmark  measure: benchmark speed, outer steps against those of other libraries; benchmark growth, their time and
              memory against their sizes; benchmark fit, what the Trainer adds; benchmark precision, the meta-gradient
              under bf16-mixed against fp32; benchmark optimizer_cost EXPERIMENT, a learned optimizer against Adam;
-             benchmark heads RUN, all heads for frozen features on one trained backbone; benchmark domains RUN [RUN ...],
-             runs by the data sets that they were and were not trained on
+             benchmark heads RUN, all heads for frozen features on one trained backbone; benchmark domains RUN ..., runs
+             on the data sets that they were and were not trained on
 
 examples:
   python -m lightning_meta fit --config maml_glyphs_5w1s

@@ -3,8 +3,8 @@
 python -m lightning_meta benchmark domains RUN [RUN ...] [--data NAME ...] [--n_way 5] [--k_shot 1] [--episodes 600]
 
 A RUN is the folder of a run, the name of its experiment, or a checkpoint. A data set is the name of a file in
-configs/data, a file of the same form, or a folder of images, <folder>/<class>/ (all classes are for testing) or with the
-folders train, val and test. By default the data sets are those that the runs were trained on.
+configs/data, a file of the same form, or a folder of images, <folder>/<class>/ (all classes are for testing) or with
+the folders train, val and test. By default the data sets are those that the runs were trained on.
 
 Images are made into the shape that each run's network takes, as `Mixed` does it. The episodes of a data set depend on
 the data set, their shape and the seed alone; they are those of `test` with the same settings.
@@ -30,6 +30,7 @@ from lightning_meta.datamodules import ClassificationDataModule, EpisodicDataMod
 from lightning_meta.datamodules.class_split import SPLITS
 from lightning_meta.errors import ConfigError, UserError, require_at_least
 from lightning_meta.metrics import EpisodicAccuracy
+from lightning_meta.modules import EpisodicModule
 
 # Settings of a data set that say which episodes there are, not which images.
 OF_EPISODES = {
@@ -38,6 +39,15 @@ OF_EPISODES = {
     for name in signature(kind.__init__).parameters
 }
 DataSet = dict[str, Any]  # class_path and init_args
+
+
+class Run(NamedTuple):
+    """A trained module, with the data module (without data) and the checkpoint of its run."""
+
+    folder: Path
+    module: EpisodicModule[Any]
+    data: TaskDataModule
+    checkpoint: Path
 
 
 class Row(NamedTuple):
@@ -60,7 +70,8 @@ def named(given: str) -> tuple[str, DataSet]:
     if place.is_dir():
         whole = not all((place / split).is_dir() for split in SPLITS)
         init_args = {"root": str(place)} | ({"split": {"fractions": [0, 0, 1]}} if whole else {})
-        return column(place.resolve().name), {"class_path": "lightning_meta.datamodules.ImageFolder", "init_args": init_args}
+        images = {"class_path": "lightning_meta.datamodules.ImageFolder", "init_args": init_args}
+        return column(place.resolve().name), images
     path = found("data", given)
     return column(path.stem), images_alone(compose(path))
 
@@ -100,13 +111,14 @@ def made(name: str, data: DataSet, image_shape: Sequence[int]) -> Classification
 # ---- the table ---------------------------------------------------------------------------------------------------
 
 
-def test(run: Path, columns: Mapping[str, DataSet], shape: EpisodeShape, episodes: int, seed: int, out: Path) -> Row:
+def test(run: Run, columns: Mapping[str, DataSet], shape: EpisodeShape, episodes: int, seed: int, out: Path) -> Row:
     """A run on every data set."""
-    folder, checkpoint = place_of(run)
-    module, data, checkpoint = load_run(folder, checkpoint)
-    image_shape = getattr(getattr(module, "backbone", None), "in_shape", ())
+    folder, module, data, checkpoint = run
+    image_shape: Sequence[int] = getattr(getattr(module, "backbone", None), "in_shape", (0,))
     if len(image_shape) != 3 or not isinstance(module.metric, EpisodicAccuracy):
-        raise ConfigError(f"{run} is {type(module).__name__} on {data.name}; only classifiers of images can be compared.")
+        raise ConfigError(
+            f"this is {type(module).__name__} on {data.name}, without a backbone for images; give classifiers of them."
+        )
     channels, size, _ = image_shape
     sources = {name: made(name, data_set, image_shape) for name, data_set in columns.items()}
     mixed = Mixed(
@@ -129,11 +141,11 @@ def test(run: Path, columns: Mapping[str, DataSet], shape: EpisodeShape, episode
     )
 
 
-def place_of(run: Path) -> tuple[Path, Path | None]:
-    """The folder of a run and, where it was given, its checkpoint."""
-    if not run.is_file():
-        return trained_run(run), None
-    return checkpoints.run_of(run) or run.parent, run
+def load(place: Path) -> Run:
+    """A run by its folder, by its experiment's name, or by a checkpoint."""
+    checkpoint = place if place.is_file() else None
+    folder = (checkpoints.run_of(place) or place.parent) if checkpoint else trained_run(place)
+    return Run(folder, *load_run(folder, checkpoint))
 
 
 def label(folder: Path) -> str:
@@ -168,18 +180,19 @@ def main(arguments: Sequence[str]) -> None:
     notes.set_up()
     require_at_least(1, episodes=given.episodes)
     shape = EpisodeShape(given.n_way, given.k_shot, given.n_query)
-    configs = [compose(place_of(run)[0] / "config.yaml")["data"] for run in given.runs] if not given.data else []
+    runs = [load(place) for place in given.runs]
+    configs = [] if given.data else [compose(run.folder / "config.yaml")["data"] for run in runs]
     pairs = [pair for config in configs for pair in trained_on(config).items()] + list(map(named, given.data or []))
     columns: dict[str, DataSet] = {}
     for name, data in pairs:
         if columns.setdefault(name, data) != data:
             raise ConfigError(f"two data sets are called {name}; rename a file or a folder, and name them by --data.")
     rows = []
-    for run in given.runs:
+    for run in runs:
         try:
             rows.append(test(run, columns, shape, given.episodes, given.seed, given.out))
         except UserError as error:
-            raise type(error)(f"{run}: {error}") from error
+            raise type(error)(f"{run.folder}: {error}") from error
     same = {"episodes": given.episodes, "episode_seed": given.seed, **shape._asdict()}
     for row in rows:
         write(Path(row.run) / "domains.json", row._asdict() | same)

@@ -33,8 +33,9 @@ class ClassificationDataModule(EpisodicDataModule):
     """Episodes from a bank of labelled images. A data set writes `load_source` (and `prepare_data`).
 
     Args:
-        variable: episodes of different numbers of classes and examples, such as `MetaDatasetTasks`, in place of `n_way`,
-            `k_shot` and `n_query`. For algorithms that read the way from the episode (see `datamodules/variable.py`).
+        variable: episodes of different numbers of classes and examples, such as `MetaDatasetTasks`, in place of
+            `n_way`, `k_shot` and `n_query`. For algorithms that read the way from the episode (see
+            `datamodules/variable.py`).
         variable_splits: in which splits; the others have episodes of one shape.
         labels: `shuffled`: the label of a class is its position in the episode's random order. `fixed`: each class of
             a split keeps one of the labels 0..n_way-1 in all episodes, and an episode draws one class for each label.
@@ -61,8 +62,8 @@ class ClassificationDataModule(EpisodicDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if unknown := set(variable_splits) - set(SPLITS):
-            raise ConfigError(f"variable_splits has {sorted(unknown)}; it may have train, val and test.")
+        if others := set(variable_splits) - set(SPLITS):
+            raise ConfigError(f"variable_splits has {sorted(others)}; it may have train, val and test.")
         self.variable, self.variable_splits = variable, tuple(variable_splits)
         if variable:
             self.shapes |= dict.fromkeys(self.variable_splits, variable.needed)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -133,10 +134,7 @@ class Mixed(ClassificationDataModule):
     def views(self, split: Split) -> list[ClassBank]:
         """The classes of each source alone; images are those of all."""
         bank, ends = self.source(split), np.cumsum([0, *self._classes[split]])
-        return [
-            replace(bank, first=bank.first[start:end], size=bank.size[start:end])
-            for start, end in zip(ends[:-1], ends[1:], strict=True)
-        ]
+        return [replace(bank, first=bank.first[start:end], size=bank.size[start:end]) for start, end in pairwise(ends)]
 
     def check_episodes(self, split: Split) -> None:
         self.dataset(split)  # which checks its source
@@ -148,9 +146,11 @@ class Mixed(ClassificationDataModule):
         return EpisodeShape(*map(min, zip(*smallest, strict=True))), EpisodeShape(*map(max, zip(*largest, strict=True)))
 
     def _dataset(self, kind: type[EpisodeDataset], source: TaskSource, split: Split) -> EpisodeDataset:
-        views = {name: self.varied(view, split) for name, view in zip(self.played(split), self.views(split), strict=True)}
+        views = {
+            name: self.varied(view, split) for name, view in zip(self.played(split), self.views(split), strict=True)
+        }
         named = "class_labels" in self.needs and split == "train"
-        first_labels = np.cumsum([0, *self._classes[split][:-1]]) * named
+        first_labels = np.cumsum([0, *self._classes[split][:-1]]).tolist() if named else [0] * len(views)
         mixed = MixedSource(source, views, [self.weights[name] for name in views], first_labels)
         return super()._dataset(kind, mixed, split)
 
@@ -199,11 +199,11 @@ class MixedSource(TaskSource):
         """What the source of each episode draws, in the order of the episodes; padded with -1 to the largest."""
         parts = []
         for number, view in enumerate(self.views.values()):
-            places = np.flatnonzero(source_T == number)
-            if len(places):
-                drawn = view.draw(keys[places], shape)
+            chosen = np.flatnonzero(source_T == number)
+            if len(chosen):
+                drawn = view.draw(keys[chosen], shape)
                 labels = drawn.labels + self.first_labels[number] * (drawn.labels >= 0)
-                parts.append((torch.from_numpy(places), drawn._replace(labels=labels)))
+                parts.append((torch.from_numpy(chosen).to(labels.device), drawn._replace(labels=labels)))
         fields = []
         for leaves in zip(*(drawn for _, drawn in parts), strict=True):
             largest = [max(sizes) for sizes in zip(*(leaf.shape[1:] for leaf in leaves), strict=True)]
@@ -240,11 +240,13 @@ def _check_names(sources: Mapping[str, Any], weights: Mapping[str, float]) -> No
     if not sources:
         raise ConfigError("sources is empty; name at least one data set.")
     if odd := [name for name in sources if not name or set(name) & set("./ ")]:
-        raise ConfigError(f"the source {odd[0]!r} gets names such as test/{odd[0]}/acc; give it a name without . / and spaces.")
+        raise ConfigError(
+            f"the source {odd[0]!r} gets names such as test/{odd[0]}/acc; give it a name without . / and spaces."
+        )
     if unlike := weights.keys() ^ sources.keys():
         raise ConfigError(
-            f"weights are of {', '.join(weights)}, but sources are {', '.join(sources)}: {', '.join(sorted(unlike))} is "
-            "in one of them only; give each source a weight."
+            f"weights are of {', '.join(weights)}, but sources are {', '.join(sources)}; in one of them only: "
+            f"{', '.join(sorted(unlike))}. Give each source a weight."
         )
     if min(weights.values()) < 0 or not sum(weights.values()) > 0:
         raise ConfigError(f"weights={dict(weights)} must not be negative, and one must be more than 0.")

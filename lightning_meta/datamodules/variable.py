@@ -139,11 +139,6 @@ class MetaDatasetTasks(VariableTasks):
         require_at_least(1, min_way=min_way, max_query=max_query, max_shot=max_shot)
         if max_way is not None and min_way > max_way:
             raise ConfigError(f"min_way={min_way} is more than max_way={max_way}; lower it.")
-        if (widest := max_way or max(min_way, 50)) > max_support:
-            raise ConfigError(
-                f"max_support={max_support} has not one example for each of {widest} classes; raise it, or lower "
-                "max_way."
-            )
         self.min_way, self.max_way = min_way, max_way
         self.max_query, self.max_support, self.max_shot = max_query, max_support, max_shot
 
@@ -159,7 +154,12 @@ class MetaDatasetTasks(VariableTasks):
                 f"an episode needs a support and a query example of every class, but the smallest class has {fewest}; "
                 "add examples, or leave the class out."
             )
-        way, queries = self._most(len(size)), [min(self.max_query, count // 2) for count in (fewest, most)]
+        if (way := self._most(len(size))) > self.max_support:
+            raise ConfigError(
+                f"max_support={self.max_support} has not one example for each of {way} classes; raise it, or lower "
+                "max_way."
+            )
+        queries = [min(self.max_query, count // 2) for count in (fewest, most)]
         shots = min(most - queries[0], self.max_support - self.min_way + 1)
         return EpisodeShape(self.min_way, 1, queries[0]), EpisodeShape(way, shots, queries[1])
 
@@ -222,7 +222,9 @@ class VariableBank(TaskSource):
         """Whether episodes can be drawn; not of that shape, but of all that there may be."""
         self.tasks.limits(self.bank.size)
         if self.bank.labels == "fixed":
-            raise ConfigError("labels=fixed is for episodes of one way; set it to shuffled, or leave data.variable out.")
+            raise ConfigError(
+                "labels=fixed is for episodes of one way; set it to shuffled, or leave data.variable out."
+            )
         if "mix" in self.bank.augmentation:
             raise ConfigError(
                 "task_augmentation mixes classes of one way and shot; leave mix out of it, or leave data.variable out."
@@ -236,7 +238,7 @@ class VariableBank(TaskSource):
         way_T = self.tasks.ways(way_key, len(bank.size))
         classes_TN = choose_each(class_key, len(bank.size), way_T)
         there_TN = classes_TN >= 0
-        size_TN = bank.size[classes_TN] * there_TN
+        size_TN = np.where(there_TN, bank.size[classes_TN], 0)
         shots_TN, queries_TN = self.tasks.counts(count_key, size_TN)
         places_TN = np.arange(classes_TN.shape[1])
         chosen_TNM = choose_each(subkeys(example_key, places_TN), size_TN, shots_TN + queries_TN)

@@ -274,6 +274,8 @@ class MetaModule(pl.LightningModule):
             metric = metrics[name] if name in metrics else EpisodicMean().to(self.device)
             mean, ci95 = metric.compute()  # summed over ranks by torchmetrics
             metric.reset()
+            if "/" in name and name in metrics:  # of a part, which other data need not have
+                del metrics[name]
             self.log(f"{split}/{name}", mean, prog_bar=name == self.metric.name)
             self.log(f"{split}/{name}_ci95", ci95)
 

@@ -88,6 +88,9 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
     def check_shots(self, shots: Sequence[int]) -> None:
         """Raise `ConfigError` when this algorithm cannot learn from classes with so many examples each; optional."""
 
+    def check_variable(self, split: Split) -> None:
+        """Raise `ConfigError` when this algorithm needs a split's episodes to be of one shape; optional."""
+
     # ---- for use after training ---------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -238,6 +241,8 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
                             f"{split} episodes have n_way=1: among one class every answer is right; take 2."
                         )
                     self.check_task(shape, split)
+                if datamodule.varies(split):
+                    self.check_variable(split)
                 if not datamodule.balanced(split):
                     self.check_shots([shape.k_shot for shape in datamodule.extremes(split)])
             self._fit_backbone(datamodule)

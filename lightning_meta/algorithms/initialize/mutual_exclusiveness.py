@@ -20,7 +20,7 @@ from lightning_meta.algorithms.initialize.maml import MAML
 from lightning_meta.backbones import Backbone
 from lightning_meta.backbones.norm import at_least_fp32
 from lightning_meta.core import Episode, TaskOutput
-from lightning_meta.datamodules.base import TaskDataModule
+from lightning_meta.core.episode import Split
 from lightning_meta.errors import ConfigError
 
 
@@ -42,15 +42,6 @@ class MutualExclusivenessMAML(MAML):
         super().__init__(backbone, n_way, **kwargs)
         self.ratio, self.weight = ratio, weight
 
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        datamodule = getattr(self.trainer, "datamodule", None)
-        if isinstance(datamodule, TaskDataModule) and datamodule.varies("train"):
-            raise ConfigError(
-                f"{type(self).__name__} measures how far support sets are from each other, but those of "
-                f"{datamodule.name} vary in their size; leave train out of data.variable_splits."
-            )
-
     def play(self, tasks: Episode) -> TaskOutput:
         adapted = self.adapt_tasks(tasks.support)
         out = self.query_tasks(adapted, tasks.query)
@@ -67,3 +58,10 @@ class MutualExclusivenessMAML(MAML):
         penalty = mean((self.ratio - kept).abs())
         logs = {"distance_ratio": mean(kept), "regulariser": penalty}
         return TaskOutput(out.loss + self.weight * penalty, out.preds, out.logs | logs)
+
+    def check_variable(self, split: Split) -> None:
+        if split == "train":
+            raise ConfigError(
+                f"{type(self).__name__} measures how far support sets are from each other, but those of train episodes "
+                "vary in their size; leave train out of data.variable_splits."
+            )
