@@ -163,7 +163,7 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: Sequence[str]) -> None:
+def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "python -m lightning_meta benchmark domains", description=(__doc__ or "").split("\n\n")[0],
         epilog=(__doc__ or "").split("\n\n", 2)[2], formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -176,7 +176,11 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--episodes", type=int, default=600, help="of each data set (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the episodes (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("runs/domains"), help="where the table goes (%(default)s)")
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str]) -> None:
+    given = options().parse_args(arguments)
     notes.set_up()
     require_at_least(1, episodes=given.episodes)
     shape = EpisodeShape(given.n_way, given.k_shot, given.n_query)

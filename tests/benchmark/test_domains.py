@@ -1,6 +1,7 @@
 """The cross-domain table: two tiny runs on two tiny data sets, against what `test` says of each pair."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from PIL import Image
 
 from lightning_meta.benchmark import domains
 from lightning_meta.cli import main
+from lightning_meta.cli.names import configs
 from lightning_meta.core.episode import Split
 from lightning_meta.datamodules import ClassificationDataModule
 from lightning_meta.datamodules.class_bank import ClassBank
@@ -127,6 +129,16 @@ def test_what_cannot_be_compared_is_said_in_one_line(trained: Path, words: str, 
     with pytest.raises(kind, match=said) as error:
         domains.main(words.split())
     assert "\n" not in str(error.value)
+
+
+def test_the_commands_of_the_page_are_accepted() -> None:
+    text = (Path(__file__).parents[2] / "docs/data.md").read_text().replace("\\\n", "")
+    commands = [shlex.split(line)[5:] for line in text.splitlines() if "benchmark domains " in line]
+    assert len(commands) == 2
+    for words in commands:
+        given = domains.options().parse_args(words)
+        assert set(map(str, given.runs)) <= configs("experiment").keys()
+        assert {*(given.data or ()), "my_photos"} - {"my_photos"} <= configs("data").keys()
 
 
 def test_data_sets_of_one_name_are_told_apart() -> None:
