@@ -11,7 +11,7 @@ import torch
 import yaml
 from PIL import Image
 
-from lightning_meta.benchmark import domains
+from lightning_meta.benchmark import domains, heads
 from lightning_meta.cli import main
 from lightning_meta.cli.names import configs
 from lightning_meta.core.episode import Split
@@ -104,6 +104,9 @@ def test_a_run_on_mixed_data_and_a_folder_of_images(trained: Path, capsys: pytes
     rows = json.loads(Path("runs/domains/domains.json").read_text())["rows"]
     assert [row["trained_on"] for row in rows] == ["Blobs + Stripes", "Blobs"]
     assert [[*row["tested_on"]] for row in rows] == [["blobs", "stripes"]] * 2
+
+    with pytest.raises(ConfigError, match="on several data sets, Blobs . Stripes; heads are compared on one"):
+        heads.main(["on_both"])
 
     for name, grey in (("dark", 20), ("middle", 120), ("light", 220)):
         (trained / "my photos" / name).mkdir(parents=True)

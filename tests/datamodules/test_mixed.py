@@ -17,7 +17,7 @@ from lightning_meta.core import Episode
 from lightning_meta.core.episode import Split
 from lightning_meta.datamodules import ClassificationDataModule, Mixed, TextClasses, UniformTasks
 from lightning_meta.datamodules.class_bank import ClassBank
-from lightning_meta.datamodules.mixed import in_shape
+from lightning_meta.datamodules.images.mixed import in_shape
 from lightning_meta.errors import ConfigError
 from tests.conftest import SIZE, Blobs, conv4
 from tests.datamodules.test_episodes import SPLITS, assert_same, at, on_rank, ready
