@@ -105,7 +105,7 @@ def test_a_run_on_mixed_data_and_a_folder_of_images(trained: Path, capsys: pytes
     assert [row["trained_on"] for row in rows] == ["Blobs + Stripes", "Blobs"]
     assert [[*row["tested_on"]] for row in rows] == [["blobs", "stripes"]] * 2
 
-    with pytest.raises(ConfigError, match="on several data sets, Blobs . Stripes; heads are compared on one"):
+    with pytest.raises(ConfigError, match=r"on several data sets, Blobs \+ Stripes; heads are compared on one"):
         heads.main(["on_both"])
 
     for name, grey in (("dark", 20), ("middle", 120), ("light", 220)):
