@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 from torch.nn import functional as F
 
+from lightning_meta import reports
 from lightning_meta.algorithms import MAML, MANN, MutualExclusivenessMAML, ProtoNet, RelationNet
 from lightning_meta.callbacks import EpisodeTable
 from lightning_meta.core import Episode, count_tasks
@@ -349,6 +350,12 @@ def test_the_result_is_the_mean_of_accuracies_of_episodes(tmp_path: Any) -> None
         )
         digests.add(again.digest)
     assert len(digests) == 1
+
+
+def test_episodes_are_drawn_as_pictures_and_nothing_that_needs_one_shape(tmp_path: Any) -> None:
+    how = trainer(callbacks=[reports.TestReport()], default_root_dir=tmp_path)
+    how.test(ProtoNet(conv4("running")), datamodule=blobs(variable=TASKS), verbose=False)
+    assert sorted(path.name for path in tmp_path.rglob("*.png")) == ["episode_0.png", "episode_1.png"]
 
 
 def test_features_of_a_frozen_backbone_stand_in_for_images(tmp_path: Any) -> None:
