@@ -17,7 +17,6 @@ from lightning_meta.datamodules.images.learn2learn_images import Learn2LearnImag
 from lightning_meta.datamodules.images.mixed import Mixed
 from lightning_meta.datamodules.images.omniglot import Omniglot
 from lightning_meta.datamodules.images.torchvision_images import CIFAR10, MNIST, MNISTTest, TorchvisionImages
-from lightning_meta.datamodules.images.torchvision_images import CIFAR10, MNIST, TorchvisionImages
 from lightning_meta.datamodules.optimizees.image_optimizees import ImageOptimizees
 from lightning_meta.datamodules.optimizees.optimizees import OptimizeeDataModule, QuadraticOptimizees
 from lightning_meta.datamodules.tables.array_tables import ArrayTables, SklearnTables

@@ -19,10 +19,8 @@ from torch.utils._pytree import tree_leaves
 from lightning_meta.algorithms import MAML, MANN, LSTMOptimizer, MAMLPlusPlus, MetaWeightNet, ProtoNet, Reptile
 from lightning_meta.callbacks import EpisodeTable
 from lightning_meta.core import Momentum
-from lightning_meta.datamodules import QuadraticOptimizees, TaskDataModule
+from lightning_meta.datamodules import QuadraticOptimizees, TaskDataModule, UniformTasks
 from lightning_meta.modules import CarriedModule, MetaModule
-from lightning_meta.datamodules import QuadraticOptimizees, UniformTasks
-from lightning_meta.modules import MetaModule
 from lightning_meta.reports import Calibration, LearningCurves
 from tests.algorithms.bilevel_cases import held_out, network
 from tests.conftest import SIZE, blobs, conv4
@@ -79,15 +77,12 @@ def play(name: str, folder: Path, **how: Any) -> dict[str, Any]:
     trainer = make_trainer(max_steps=STEPS)
     sizes = dict(meta_batch_size=META_BATCH, steps_per_epoch=STEPS, test_episodes=TEST_EPISODES, eval_meta_batch_size=2)
     optimizes = isinstance(module, CarriedModule)  # it stops in the middle of optimizations
-    data: TaskDataModule = blobs(**sizes)
+    data: TaskDataModule = blobs(variable=VARIABLE.get(name), **sizes)
     if isinstance(module, LSTMOptimizer):
         data = QuadraticOptimizees(3, unroll_steps=6, truncation=2, **sizes)
     elif isinstance(module, MetaWeightNet):
         parts = dict(support_per_class=3, held_out_per_class=1, val_per_class=1, test_per_class=TEST_EPISODES)
         data = held_out(truncation=2, **parts, **sizes)
-    optimizes = isinstance(module, LSTMOptimizer)  # it stops in the middle of optimizations
-    quadratics = QuadraticOptimizees(3, unroll_steps=6, truncation=2, **sizes)
-    data = quadratics if optimizes else blobs(variable=VARIABLE.get(name), **sizes)
     table = next(callback for callback in trainer.callbacks if isinstance(callback, EpisodeTable))
     trainer.fit(module, datamodule=data)
     seen = {"weights": module.state_dict(), "episodes": diary.episodes}
