@@ -18,7 +18,8 @@ commands:
   benchmark  measure: benchmark speed, outer steps against those of other libraries; benchmark growth, their time and
              memory against their sizes; benchmark fit, what the Trainer adds; benchmark precision, the meta-gradient
              under bf16-mixed against fp32; benchmark optimizer_cost EXPERIMENT, a learned optimizer against Adam;
-             benchmark heads RUN, all heads for frozen features on one trained backbone
+             benchmark heads RUN, all heads for frozen features on one trained backbone; benchmark domains RUN ..., runs
+             on the data sets that they were and were not trained on
 
 examples:
   python -m lightning_meta fit --config maml_glyphs_5w1s
@@ -57,6 +58,7 @@ TOOLS = {  # modules of lightning_meta
     ("benchmark", "fit"): "benchmark.fit",
     ("benchmark", "optimizer_cost"): "benchmark.optimizer_cost",
     ("benchmark", "heads"): "benchmark.heads",
+    ("benchmark", "domains"): "benchmark.domains",
 }
 
 

@@ -37,7 +37,7 @@ from lightning_meta.cli.predict import load_run, trained_run
 from lightning_meta.core import Batch, Episode, mean_and_ci95_over
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.core.sampling import Keys, episode_keys, subkeys, uniform
-from lightning_meta.datamodules import ClassificationDataModule, ClassSplit, ImageFolder
+from lightning_meta.datamodules import ClassificationDataModule, ClassSplit, ImageFolder, Mixed
 from lightning_meta.datamodules.class_bank import ClassBank
 from lightning_meta.datamodules.episodes import STREAM, EpisodeDataset
 from lightning_meta.errors import ConfigError, DataError, require_at_least
@@ -314,6 +314,8 @@ def main(arguments: Sequence[str]) -> None:
         raise ConfigError(
             f"{run} is on {data.name}; heads are compared on classes: give a run that learned to classify."
         )
+    if isinstance(data, Mixed) and not given.folder:
+        raise ConfigError(f"{run} is on several data sets, {data.name}; heads are compared on one: give --folder.")
     module = frozen(loaded, checkpoint)
     as_tested = data.shapes["test"]
     n_way, n_query = given.n_way or as_tested.n_way, given.n_query or as_tested.n_query

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from lightning_meta.compat import tree_leaves, tree_map
 from lightning_meta.core import Episode
-from lightning_meta.datamodules.class_bank import EmbeddedBank
 from lightning_meta.datamodules.episodes import EpisodeDataset
 
 
@@ -19,6 +18,8 @@ def task_digests(tasks: Any) -> list[bytes]:
     Of an episode it does not depend on the order of support and query set, for algorithms that read a stream get
     another order than others; nor on whether numbers are held in fp32 or float64.
     """
+    if isinstance(tasks, list):
+        return [digest for part in tasks for digest in task_digests(part)]
     arrays = tree_map(_array, tasks)
     count = len(tree_leaves(arrays)[0])
     return [_task_digest(tree_map(lambda array, t=t: array[t], arrays)) for t in range(count)]
@@ -31,9 +32,9 @@ def list_digest(digests: dict[int, bytes]) -> str:
 
 def played_inputs(dataset: Any, ids: Sequence[int], tasks: Any) -> Any:
     """The tasks `ids` of a data set as they are in the data: `tasks`, unless those hold features of a backbone."""
-    if isinstance(dataset, EpisodeDataset) and isinstance(dataset.source, EmbeddedBank):
-        return EpisodeDataset(dataset.source.bank, dataset.shape, dataset.seed, dataset.split).__getitems__(ids)
-    return tasks
+    if not isinstance(dataset, EpisodeDataset) or (plain := dataset.source.unembedded()) is dataset.source:
+        return tasks
+    return type(dataset)(plain, dataset.shape, dataset.seed, dataset.split).__getitems__(ids)
 
 
 def _array(leaf: Tensor) -> np.ndarray:

@@ -55,7 +55,7 @@ class EpisodeTable(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         loader: Any = trainer.test_dataloaders  # one EpisodeLoader
-        values = {name: value for name, value in outputs.items() if value.ndim == 1}  # not predictions
+        values = {name: value for name, value in outputs.items() if isinstance(value, Tensor) and value.ndim == 1}
         ids = loader.ids_of_batch(batch_idx)
         self.batches.append((ids, values))
         self.digests.update(zip(ids, task_digests(played_inputs(loader.dataset, ids, batch)), strict=True))

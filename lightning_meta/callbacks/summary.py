@@ -101,6 +101,7 @@ class RunSummary(pl.Callback):
             "metric": name,
             **{key: trainer.callback_metrics[f"test/{key}"].item() for key in (name, f"{name}_ci95")},
             "logs": _logged(trainer, name),
+            **({"parts": parts} if (parts := _parts(trainer)) else {}),
             "episodes": self.test_episodes,
             **data.facts("test"),
             "episode_seed": data.seed,
@@ -126,7 +127,18 @@ def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
 def _logged(trainer: pl.Trainer, metric: str) -> dict[str, float]:
     """What the test measured beside the loss and the metric, by name."""
     values = {name.removeprefix("test/"): v.item() for name, v in trainer.callback_metrics.items() if "test/" in name}
-    return {name: value for name, value in values.items() if name.removesuffix("_ci95") not in (metric, "loss")}
+    own = {name: value for name, value in values.items() if "/" not in name}  # others are of parts
+    return {name: value for name, value in own.items() if name.removesuffix("_ci95") not in (metric, "loss")}
+
+
+def _parts(trainer: pl.Trainer) -> dict[str, dict[str, float]]:
+    """What the test measured on each of its parts, such as the sources of mixed data: `test/<part>/<name>`."""
+    parts: dict[str, dict[str, float]] = {}
+    for name, value in trainer.callback_metrics.items():
+        match name.split("/"):
+            case ["test", part, key]:
+                parts.setdefault(part, {})[key] = value.item()
+    return parts
 
 
 def _outer_steps(trainer: pl.Trainer) -> int | None:
@@ -194,6 +206,7 @@ def _render(result: dict[str, Any], tasks: str, files: dict[str, str]) -> str:
     }
     lines = {
         f"test {name}": f"{metric_of(name).text(value, ci95)}   (95 % CI over {result['episodes']} episodes)",
+        **{part: metric_of(name).text(of[name], of[f"{name}_ci95"]) for part, of in result.get("parts", {}).items()},
         **logs,
         "episodes": f"{tasks}; seed {result['episode_seed']}",
         "protocol": protocol,

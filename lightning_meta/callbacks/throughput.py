@@ -6,7 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from lightning_meta.compat import tree_leaves
+from lightning_meta.core import count_tasks
 
 
 class Throughput(pl.Callback):
@@ -42,7 +42,7 @@ class Throughput(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.episodes += len(tree_leaves(batch)[0]) * trainer.world_size
+        self.episodes += count_tasks(batch) * trainer.world_size
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         # Else the gradient waits for more batches.
         updated = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch

@@ -353,7 +353,9 @@ def name_run(config: Namespace) -> None:
     data, model = (config[part].class_path.rsplit(".", 1)[-1] for part in ("data", "model"))
     shape = config.data.init_args
     sizes, tags = [], [data.lower()]
-    if "n_way" in shape:
+    if shape.get("variable"):
+        sizes, tags = ["variable"], [*tags, "variable"]
+    elif "n_way" in shape:
         sizes = [f"{shape.n_way}w{shape.k_shot}s" if shape.n_way > 1 else f"{shape.k_shot}s"]
         tags += [f"{shape.n_way}-way", f"{shape.k_shot}-shot"]
     file = Path(str(config.config[-1])) if config.config else None

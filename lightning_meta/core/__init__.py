@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lightning_meta.core.episode import Batch, Episode, TaskOutput
+from lightning_meta.core.episode import Batch, Episode, TaskOutput, Tasks
 from lightning_meta.core.hypergradient import (
     FiniteDifference,
     FirstOrder,
@@ -16,7 +16,14 @@ from lightning_meta.core.hypergradient import (
 from lightning_meta.core.inner_loop import Progress, descend, detach, follow, take_step, unroll
 from lightning_meta.core.inner_optimizer import SGD, Adam, InnerOptimizer, Momentum, Params, RMSprop, trainable
 from lightning_meta.core.statistics import mean_and_ci95, mean_and_ci95_over
-from lightning_meta.core.task_map import TaskMode, choose_mode, loop_with_gradients, map_tasks, with_gradient
+from lightning_meta.core.task_map import (
+    TaskMode,
+    choose_mode,
+    count_tasks,
+    loop_with_gradients,
+    map_tasks,
+    with_gradient,
+)
 
 __all__ = [
     "SGD",
@@ -34,10 +41,12 @@ __all__ = [
     "RMSprop",
     "TaskMode",
     "TaskOutput",
+    "Tasks",
     "Unrolled",
     "attach",
     "choose_mode",
     "conjugate_gradient",
+    "count_tasks",
     "descend",
     "detach",
     "follow",

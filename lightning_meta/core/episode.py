@@ -30,6 +30,10 @@ class Episode(NamedTuple):
     query: Batch
 
 
+# A meta-batch. Episodes whose shapes differ cannot stand on one task axis: each is a meta-batch of its own in a list.
+Tasks = Episode | list[Episode]
+
+
 class EpisodeShape(NamedTuple):
     """Classes per episode, and support and query examples per class. Regression tasks have one "class"."""
 

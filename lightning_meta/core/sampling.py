@@ -69,3 +69,33 @@ def choose(keys: Keys, population: npt.ArrayLike, size: int) -> npt.NDArray[np.i
         taken = (picks[..., :i] == draw[..., None]).any(-1)
         picks[..., i] = np.where(taken, top, draw)
     return np.take_along_axis(picks, words[..., size:].argsort(-1, kind="stable"), axis=-1)
+
+
+def choose_each(keys: Keys, population: npt.ArrayLike, sizes: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """As `choose`, but each set has a size of its own: `(*keys.shape, largest size)`, -1 after the end of a set.
+
+    The words of a draw do not depend on the largest size, so a set is the same whatever it is drawn beside.
+
+    Args:
+        keys: one key for each set, any shape.
+        population: a number, or an array of them that broadcasts to `keys`, none smaller than the size.
+        sizes: likewise; 0 draws nothing.
+    """
+    limits, sizes = (np.broadcast_to(np.asarray(given, dtype=np.int64), keys.shape) for given in (population, sizes))
+    most = int(sizes.max(initial=0))
+    words = subkeys(keys, np.arange(2 * most))  # in turn of a draw and of its place
+    picks = np.full((*keys.shape, most), -1)
+    for i in range(most):
+        top = limits - sizes + i
+        inside = i < sizes
+        draw = (words[..., 2 * i] % np.where(inside, top + 1, 1).astype(np.uint64)).astype(np.int64)
+        taken = (picks[..., :i] == draw[..., None]).any(-1)
+        picks[..., i] = np.where(inside, np.where(taken, top, draw), -1)
+    places = np.where(picks >= 0, words[..., 1::2], np.iinfo(np.uint64).max)
+    return np.take_along_axis(picks, places.argsort(-1, kind="stable"), axis=-1)
+
+
+def whole(keys: Keys, low: int, high: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Whole numbers from `low` to `high`, both included, every one equally likely: `(*keys.shape,)`."""
+    span = np.asarray(high, dtype=np.int64) - low + 1
+    return low + (uniform(keys, 1)[..., 0] * span).astype(np.int64)

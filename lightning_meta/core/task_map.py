@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lightning_meta.compat import TransformType, get_interpreter_stack, tree_flatten, tree_map, tree_unflatten
+from lightning_meta.compat import (
+    TransformType,
+    get_interpreter_stack,
+    tree_flatten,
+    tree_leaves,
+    tree_map,
+    tree_unflatten,
+)
 from lightning_meta.core.episode import TaskOutput
 
 TaskMode = Literal["auto", "vmap", "loop"]
@@ -24,6 +31,11 @@ def choose_mode(mode: TaskMode, x: Tensor) -> Literal["vmap", "loop"]:
     if len(x) == 1 or (x.device.type == "cpu" and x[0].numel() > LARGEST_CPU_VMAP_INPUT):
         return "loop"
     return "vmap"
+
+
+def count_tasks(tasks: Any) -> int:
+    """How many tasks a meta-batch has: a pytree with a leading task axis T, or a list of them, see `Tasks`."""
+    return sum(len(tree_leaves(part)[0]) for part in (tasks if isinstance(tasks, list) else [tasks]))
 
 
 def map_tasks(

@@ -14,6 +14,7 @@ from lightning_meta.datamodules.images.cifar import CIFARFS, FC100
 from lightning_meta.datamodules.images.glyphs import Glyphs
 from lightning_meta.datamodules.images.image_folder import ImageFolder
 from lightning_meta.datamodules.images.learn2learn_images import Learn2LearnImages
+from lightning_meta.datamodules.images.mixed import Mixed
 from lightning_meta.datamodules.images.omniglot import Omniglot
 from lightning_meta.datamodules.images.torchvision_images import CIFAR10, MNIST, MNISTTest, TorchvisionImages
 from lightning_meta.datamodules.optimizees.image_optimizees import ImageOptimizees
@@ -22,6 +23,7 @@ from lightning_meta.datamodules.tables.array_tables import ArrayTables, SklearnT
 from lightning_meta.datamodules.tables.school import School
 from lightning_meta.datamodules.tables.tables import Tables
 from lightning_meta.datamodules.text.text_classes import CLINC150, HuffPost, TextClasses
+from lightning_meta.datamodules.variable import MetaDatasetTasks, UniformTasks, VariableTasks
 
 __all__ = [
     "CIFAR10",
@@ -43,6 +45,8 @@ __all__ = [
     "ImageOptimizees",
     "Learn2LearnImages",
     "MNISTTest",
+    "MetaDatasetTasks",
+    "Mixed",
     "Omniglot",
     "OptimizeeDataModule",
     "QuadraticOptimizees",
@@ -56,4 +60,6 @@ __all__ = [
     "TextClasses",
     "TorchvisionImages",
     "Trial",
+    "UniformTasks",
+    "VariableTasks",
 ]

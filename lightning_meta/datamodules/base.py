@@ -68,6 +68,14 @@ class TaskDataModule(pl.LightningDataModule):
         """The same in words."""
         raise NotImplementedError
 
+    def varies(self, split: Split) -> bool:
+        """Whether a split's tasks differ in their shapes, so that a meta-batch of them is a list."""
+        return False
+
+    def parts(self, split: Split, ids: Sequence[int]) -> Sequence[str]:
+        """To which part of an evaluation each task belongs, by name: its mean is logged too. Empty: there are none."""
+        return ()
+
     def trained_on(self) -> str:
         """What training tasks are drawn from: stated in the `result.json` of every later test."""
         return self.name
@@ -230,9 +238,21 @@ class EpisodicDataModule(TaskDataModule):
                 if self.on_device and self.trainer:
                     self.sources[split] = self.sources[split].to(self.trainer.strategy.root_device)
             try:
-                self.sources[split].check(self.shapes[split])
+                self.check_episodes(split)
             except UserError as error:
                 raise type(error)(f"{split} episodes cannot be drawn: {error}") from error
+
+    def check_episodes(self, split: Split) -> None:
+        """Raise `DataError` or `ConfigError` when a split's episodes cannot be drawn (it is loaded)."""
+        self.sources[split].check(self.shapes[split])
+
+    def extremes(self, split: Split) -> tuple[EpisodeShape, ...]:
+        """The smallest and the largest shape of a split's episodes (after `setup`); one, where all have the same."""
+        return (self.shapes[split],)
+
+    def balanced(self, split: Split) -> bool:
+        """Whether all classes of an episode have equally many support examples."""
+        return True
 
     def source(self, split: Split) -> TaskSource:
         """What a split's episodes are drawn from (after `setup`)."""

@@ -134,8 +134,7 @@ class ClassBank(TaskSource):
         """
 
         def gather(rows_TENK: Tensor) -> Batch:
-            images = self.inputs.index_select(0, rows_TENK.flatten())
-            images = images.float().div_(255) if images.dtype == torch.uint8 else images
+            images = self.take(rows_TENK.flatten())
             images = images.view(*rows_TENK.shape, *images.shape[1:])
             images = images.mean(1) if "mix" in self.augmentation else images[:, 0]
             if "rotate" in self.augmentation:
@@ -145,6 +144,11 @@ class ClassBank(TaskSource):
 
         k_shot = shape.k_shot
         return Episode(support=gather(drawn.rows[..., :k_shot]), query=gather(drawn.rows[..., k_shot:]))
+
+    def take(self, rows_B: Tensor) -> Tensor:
+        """The examples in these places `(B, ...)`, as episodes hold them."""
+        examples = self.inputs.index_select(0, rows_B)
+        return examples.float().div_(255) if examples.dtype == torch.uint8 else examples
 
     def _draw_classes(self, keys: Keys, n_way: int) -> npt.NDArray[np.int64]:
         """Classes `(T, N)` of the episodes, distinct within an episode."""
@@ -205,6 +209,9 @@ class EmbeddedBank(TaskSource):
 
     def make(self, drawn: Drawn, shape: EpisodeShape) -> Episode:
         return self.features.make(drawn, shape)
+
+    def unembedded(self) -> ClassBank:
+        return self.bank
 
     def to(self, device: torch.device) -> "EmbeddedBank":
         return EmbeddedBank(self.bank.to(device), self.embedding)

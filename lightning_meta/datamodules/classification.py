@@ -20,10 +20,12 @@ from typing import Any, Literal, cast
 
 from torch import Tensor
 
-from lightning_meta.core.episode import Split
+from lightning_meta.core.episode import EpisodeShape, Split
 from lightning_meta.datamodules.base import EpisodicDataModule
 from lightning_meta.datamodules.class_bank import ClassBank, Drawn, EmbeddedBank, Labels, TaskAugmentation
-from lightning_meta.datamodules.episodes import EpisodeDataset
+from lightning_meta.datamodules.class_split import SPLITS
+from lightning_meta.datamodules.episodes import EpisodeDataset, TaskSource
+from lightning_meta.datamodules.variable import VariableBank, VariableDataset, VariableTasks
 from lightning_meta.errors import ConfigError
 
 
@@ -31,6 +33,10 @@ class ClassificationDataModule(EpisodicDataModule):
     """Episodes from a bank of labelled images. A data set writes `load_source` (and `prepare_data`).
 
     Args:
+        variable: episodes of different numbers of classes and examples, such as `MetaDatasetTasks`, in place of
+            `n_way`, `k_shot` and `n_query`. For algorithms that read the way from the episode (see
+            `datamodules/variable.py`).
+        variable_splits: in which splits; the others have episodes of one shape.
         labels: `shuffled`: the label of a class is its position in the episode's random order. `fixed`: each class of
             a split keeps one of the labels 0..n_way-1 in all episodes, and an episode draws one class for each label.
         task_augmentation: makes new classes, in meta-training only. `rotate`: each class drawn is turned by 0, 90, 180
@@ -51,9 +57,16 @@ class ClassificationDataModule(EpisodicDataModule):
         task_augmentation: Sequence[TaskAugmentation] = (),
         train_classes: int | None = None,
         train_split: Literal["train", "trainval"] = "train",
+        variable: VariableTasks | None = None,
+        variable_splits: Sequence[Split] = SPLITS,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if others := set(variable_splits) - set(SPLITS):
+            raise ConfigError(f"variable_splits has {sorted(others)}; it may have train, val and test.")
+        self.variable, self.variable_splits = variable, tuple(variable_splits)
+        if variable:
+            self.shapes |= dict.fromkeys(self.variable_splits, variable.needed)
         if labels not in ("shuffled", "fixed"):
             raise ConfigError(f"labels={labels!r} must be shuffled or fixed.")
         if unknown := set(task_augmentation) - {"rotate", "mix"}:
@@ -67,6 +80,34 @@ class ClassificationDataModule(EpisodicDataModule):
     def load_source(self, split: Split) -> ClassBank:
         """The classes of a split. Called once per split and process; raises `DataError`."""
         raise NotImplementedError
+
+    def varies(self, split: Split) -> bool:
+        return self.variable is not None and split in self.variable_splits
+
+    def check_episodes(self, split: Split) -> None:
+        if self.varies(split):
+            self.dataset(split)  # which checks its source
+        else:
+            super().check_episodes(split)
+
+    def extremes(self, split: Split) -> tuple[EpisodeShape, ...]:
+        if self.variable is None or not self.varies(split):
+            return super().extremes(split)
+        return self.variable.limits(self.source(split).size)
+
+    def balanced(self, split: Split) -> bool:
+        return self.variable is None or not self.varies(split) or self.variable.balanced
+
+    def facts(self, split: Split) -> dict[str, Any]:
+        if not self.varies(split):
+            return super().facts(split)
+        smallest, largest = self.extremes(split)
+        names = EpisodeShape._fields
+        ranges = {name: _range(*ends) for name, *ends in zip(names, smallest, largest, strict=True)}
+        return {**ranges, "variable": repr(self.variable)}
+
+    def describe(self, split: Split) -> str:
+        return str(EpisodeShape(*[*self.facts(split).values()][:3]))
 
     def load_split(self, split: Split) -> ClassBank:
         own = self.load_source(split)
@@ -113,10 +154,17 @@ class ClassificationDataModule(EpisodicDataModule):
         self.embedding = embedding
 
     def dataset(self, split: Split) -> EpisodeDataset:
-        dataset = super().dataset(split)
-        if self.embedding is not None:
-            dataset.source = EmbeddedBank(cast(ClassBank, dataset.source), self.embedding)
-        return dataset
+        bank = self.source(split)
+        source = self.varied(bank if self.embedding is None else EmbeddedBank(bank, self.embedding), split)
+        kind = VariableDataset if self.varies(split) else EpisodeDataset
+        return self._dataset(kind, source, split)
+
+    def varied(self, source: ClassBank | EmbeddedBank, split: Split) -> TaskSource:
+        """The source, or that of variable episodes where a split has them."""
+        return VariableBank(source, self.variable) if self.variable and self.varies(split) else source
+
+    def _dataset(self, kind: type[EpisodeDataset], source: TaskSource, split: Split) -> EpisodeDataset:
+        return kind(source, self.shapes[split], self.seed, split, "stream" in self.needs)
 
     def n_classes(self, split: Split) -> int:
         """The number of classes of a split (after `setup`)."""
@@ -134,7 +182,8 @@ class ClassificationDataModule(EpisodicDataModule):
         drawn: Drawn = self.dataset(split).draw([episode])[0]
         # The class of an example is the last that begins at its row or before.
         classes_N = self.source(split).first.searchsorted(drawn.rows[0, 0, :, 0].cpu().numpy(), "right") - 1
-        return {label: names[c] for label, c in zip(drawn.labels[0].tolist(), classes_N, strict=True)}
+        labelled = zip(drawn.labels[0].tolist(), classes_N, strict=True)
+        return {label: names[c] for label, c in labelled if label >= 0}
 
     def source(self, split: Split) -> ClassBank:
         """The classes of a split with the options that hold for it (after `setup`)."""
@@ -151,3 +200,7 @@ class ClassificationDataModule(EpisodicDataModule):
     def _thinned(self, bank: ClassBank) -> ClassBank:
         """The classes of meta-training that are in use."""
         return bank if self.train_classes is None else bank.thinned(self.train_classes)
+
+
+def _range(low: int, high: int) -> int | str:
+    return low if low == high else f"{low}-{high}"

@@ -28,6 +28,11 @@ class TaskSource:
         """One episode for each key, stacked on a leading task axis T."""
         return self.make(self.draw(keys, shape), shape)
 
+    def draw_episodes(self, seed: int, split: Split, ids: Sequence[int], shape: EpisodeShape) -> tuple[Keys, Any]:
+        """The keys of the episodes `ids` of a split, and what is drawn for them."""
+        keys = episode_keys(seed, STREAM[split], ids)
+        return keys, self.draw(keys, shape)
+
     def draw(self, keys: Keys, shape: EpisodeShape) -> Any:
         """All that chance decides about one episode for each key: tensors with a leading task axis T.
 
@@ -38,6 +43,10 @@ class TaskSource:
     def make(self, drawn: Any, shape: EpisodeShape) -> Episode:
         """The episodes of a meta-batch that were drawn."""
         return drawn
+
+    def unembedded(self) -> "TaskSource":
+        """The source of the same episodes as they are in the data, where this one's hold features."""
+        return self
 
     def to(self, device: torch.device) -> "TaskSource":
         """A source whose episodes are made on `device`."""
@@ -87,8 +96,7 @@ class EpisodeDataset(TaskDataset):
 
     def draw(self, ids: Sequence[int]) -> tuple[Any, tuple[Tensor, ...]]:
         """What the source draws for the episodes `ids`; and the order of each support set, if there is one."""
-        keys = episode_keys(self.seed, STREAM[self.split], ids)
-        drawn = self.source.draw(keys, self.shape)
+        keys, drawn = self.source.draw_episodes(self.seed, self.split, ids, self.shape)
         if not self.support_as_stream:
             return drawn, ()
         size = self.shape.n_way * self.shape.k_shot

@@ -3,7 +3,7 @@
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, lru_cache
 from inspect import currentframe
 from types import FrameType
@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
-from lightning_meta.compat import tree_leaves
-from lightning_meta.core import TaskMode
+from lightning_meta.core import TaskMode, count_tasks
 from lightning_meta.core.cuda_graph import CannotRecord, Means, RecordedStep, Schedule
+from lightning_meta.core.episode import Split
 from lightning_meta.core.sampling import episode_keys
 from lightning_meta.datamodules.base import TaskDataModule
 from lightning_meta.errors import ConfigError, reason, require_at_least
@@ -189,7 +189,7 @@ class MetaModule(pl.LightningModule):
         # Cloned, because a recorded step overwrites what it returned before.
         self._new_buffers.append({name.removeprefix(BUFFER): value.clone() for name, value in new.items()})
         if self._logs_step:
-            n_global = len(tree_leaves(tasks)[0]) * self.trainer.world_size
+            n_global = count_tasks(tasks) * self.trainer.world_size
             for shown in (True, False):
                 logged = {
                     f"train/{k}": v.detach() for k, v in means.items() if k not in new and (k in self._shown) == shown
@@ -233,17 +233,27 @@ class MetaModule(pl.LightningModule):
         """What the progress bar shows."""
         return "loss", self.metric.name
 
-    def validation_step(self, tasks: Any, batch_idx: int) -> dict[str, Tensor]:
-        return self._evaluate(tasks, "val")
+    def validation_step(self, tasks: Any, batch_idx: int) -> dict[str, Any]:
+        return self._evaluate(tasks, "val", self._parts("val", self.trainer.val_dataloaders, batch_idx))
 
-    def test_step(self, tasks: Any, batch_idx: int) -> dict[str, Tensor]:
-        return self._evaluate(tasks, "test")
+    def test_step(self, tasks: Any, batch_idx: int) -> dict[str, Any]:
+        return self._evaluate(tasks, "test", self._parts("test", self.trainer.test_dataloaders, batch_idx))
 
-    def _evaluate(self, tasks: Any, split: str) -> dict[str, Tensor]:
-        """Update the split's metrics; return what `measure` did."""
+    def _parts(self, split: Split, loader: Any, batch_idx: int) -> Sequence[str]:
+        """To which part of the evaluation each task of a meta-batch belongs; empty where there are no parts."""
+        data = getattr(self.trainer, "datamodule", None)
+        return data.parts(split, loader.ids_of_batch(batch_idx)) if isinstance(data, TaskDataModule) else ()
+
+    def _evaluate(self, tasks: Any, split: Split, parts: Sequence[str] = ()) -> dict[str, Any]:
+        """Update the split's metrics, and those of its parts; return what `measure` did."""
         values, others = self.measure(tasks)
         metrics = self._metrics(split)
-        for name, value in values.items():
+        of_parts = {
+            f"{part}/{name}": value[[place for place, its in enumerate(parts) if its == part]]
+            for part in dict.fromkeys(parts)
+            for name, value in values.items()
+        }
+        for name, value in (values | of_parts).items():
             if name not in metrics:
                 metrics[name] = EpisodicMean().to(self.device)
             metrics[name].update(value)
@@ -264,6 +274,8 @@ class MetaModule(pl.LightningModule):
             metric = metrics[name] if name in metrics else EpisodicMean().to(self.device)
             mean, ci95 = metric.compute()  # summed over ranks by torchmetrics
             metric.reset()
+            if "/" in name and name in metrics:  # of a part, which other data need not have
+                del metrics[name]
             self.log(f"{split}/{name}", mean, prog_bar=name == self.metric.name)
             self.log(f"{split}/{name}_ci95", ci95)
 
@@ -340,6 +352,11 @@ class MetaModule(pl.LightningModule):
         datamodule = getattr(self.trainer, "datamodule", None)
         if isinstance(datamodule, TaskDataModule):
             self.check_data(type(datamodule))
+            if self.compile_training and stage == "fit" and datamodule.varies("train"):
+                raise ConfigError(
+                    f"compile_training={self.compile_training} makes a step for one shape of episodes, but those of "
+                    f"{datamodule.name} vary; set it to false, or leave data.variable out."
+                )
 
     @classmethod
     def check_data(cls, data: type) -> None:

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from lightning_meta.backbones.base import Backbone, FittedBackbone
+from lightning_meta.compat import tree_map
 from lightning_meta.core import (
     Batch,
     Episode,
     TaskOutput,
+    Tasks,
     choose_mode,
     loop_with_gradients,
     map_tasks,
@@ -29,6 +31,11 @@ from lightning_meta.pretrained import start_from
 
 Adapted = TypeVar("Adapted")
 logger = logging.getLogger(__name__)
+
+
+def joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One meta-batch of several: what is known of their tasks, by name, one after the other."""
+    return tree_map(lambda *leaves: torch.cat(leaves), *parts)
 
 
 class EpisodicModule(MetaModule, Generic[Adapted]):
@@ -80,6 +87,9 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
 
     def check_shots(self, shots: Sequence[int]) -> None:
         """Raise `ConfigError` when this algorithm cannot learn from classes with so many examples each; optional."""
+
+    def check_variable(self, split: Split) -> None:
+        """Raise `ConfigError` when this algorithm needs a split's episodes to be of one shape; optional."""
 
     # ---- for use after training ---------------------------------------------------------------------------------
 
@@ -200,7 +210,12 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
     def _told(self, error: RuntimeError) -> RuntimeError:
         return explained(error, self) or error
 
-    def measure(self, tasks: Episode) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def measure(self, tasks: Tasks) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Of a list, each part is played by itself; predictions of different shapes stay a list."""
+        if isinstance(tasks, list):
+            values, others = zip(*map(self.measure, tasks), strict=True)
+            preds = [part.pop("preds") for part in others]
+            return joined(values), {"preds": preds} | joined(others)
         out = self.play(tasks) if torch.compiler.is_compiling() else self.play_as_it_can(tasks)
         score = self.metric.per_episode(out.preds, tasks.query.y)
         also = () if self.training else self.metric.companions
@@ -208,8 +223,10 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
         values = {"loss": out.loss, self.metric.name: score, **others, **out.logs}
         return values, {"preds": out.preds} | ({"buffers": out.buffers} if self.training else {})
 
-    def predict_step(self, tasks: Episode, batch_idx: int) -> Tensor:
-        """Predictions `(T, Q, ...)` for the query sets."""
+    def predict_step(self, tasks: Tasks, batch_idx: int) -> Tensor | list[Tensor]:
+        """Predictions `(T, Q, ...)` for the query sets; of a list, those of each part."""
+        if isinstance(tasks, list):
+            return [self.play_as_it_can(part).preds for part in tasks]
         return self.play_as_it_can(tasks).preds
 
     def setup(self, stage: str) -> None:
@@ -218,9 +235,16 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
         if isinstance(datamodule, EpisodicDataModule):
             for split in datamodule.sources:
                 self._check_input(datamodule, split)
-                if isinstance(self.metric, EpisodicAccuracy) and datamodule.shapes[split].n_way == 1:
-                    raise ConfigError(f"{split} episodes have n_way=1: among one class every answer is right; take 2.")
-                self.check_task(datamodule.shapes[split], split)
+                for shape in datamodule.extremes(split):
+                    if isinstance(self.metric, EpisodicAccuracy) and shape.n_way == 1:
+                        raise ConfigError(
+                            f"{split} episodes have n_way=1: among one class every answer is right; take 2."
+                        )
+                    self.check_task(shape, split)
+                if datamodule.varies(split):
+                    self.check_variable(split)
+                if not datamodule.balanced(split):
+                    self.check_shots([shape.k_shot for shape in datamodule.extremes(split)])
             self._fit_backbone(datamodule)
 
     def _check_input(self, datamodule: EpisodicDataModule, split: Split) -> None:

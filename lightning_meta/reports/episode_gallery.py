@@ -45,14 +45,15 @@ class EpisodeGallery(Report):
         self.episodes = episodes
 
     def applies(self, tested: Tested) -> bool:
-        query = tested.episodes([0]).query if tested.plays_episodes else None
+        query = tested.one(0).query if tested.is_episodic else None
         return query is not None and query.x.ndim == 5 and not query.y.is_floating_point()
 
     def draw(self, tested: Tested, log_dir: Path) -> dict[str, Figure]:
-        tasks = tested.episodes(tested.first(self.episodes))
         figures = {}
-        for index, preds in enumerate(tested.play(tasks).preds):
-            support, query = tree_map(lambda leaf: leaf[index], tasks)  # noqa: B023 - used at once
+        for index in tested.first(self.episodes):
+            tasks = tested.one(index)
+            (preds,) = tested.play(tasks).preds
+            support, query = tree_map(lambda leaf: leaf[0], tasks)
             title = f"{tested.title}, test episode {index}"
             figures[f"episode_{index}"] = episode_gallery(support, query, preds, title, tested.class_names(index))
         return figures

@@ -31,8 +31,13 @@ class Tested:
         self.trainer, self.module, self.data = trainer, module, data
 
     @property
-    def plays_episodes(self) -> bool:
+    def is_episodic(self) -> bool:
         return isinstance(self.module, EpisodicModule) and isinstance(self.data, EpisodicDataModule)
+
+    @property
+    def plays_episodes(self) -> bool:
+        """All of one shape, so that many can be played at once."""
+        return self.is_episodic and not self.data.varies("test")
 
     @property
     def classifies(self) -> bool:
@@ -71,6 +76,11 @@ class Tested:
     def episodes(self, ids: Sequence[int]) -> Episode:
         """The test episodes `ids` as one meta-batch, in the trainer's precision and on its device."""
         return self.to_device(self.data.dataset("test").__getitems__(ids))
+
+    def one(self, episode: int) -> Episode:
+        """A meta-batch of one test episode, whatever its shape."""
+        tasks = self.to_device(self.data.dataset("test").__getitems__([episode]))
+        return tasks[0] if isinstance(tasks, list) else tasks
 
     def class_names(self, episode: int) -> dict[int, str] | None:
         """The names of the classes of a test episode by their labels; None where they have none."""

@@ -17,6 +17,7 @@ import yaml
 from lightning_meta import checkpoints
 from lightning_meta.cli.composition import compose
 from lightning_meta.cli.names import by_name, suggestion
+from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import metric_of
 from lightning_meta.results.table import PLACES, pairs, settings, trained_steps
@@ -217,7 +218,8 @@ class Evaluation(NamedTuple):
         for key, names in STATED.items():
             value = next((asked[name] for name in names if asked.get(name) is not None), None)
             value = value.rpartition(".")[-1] if isinstance(value, str) else value
-            if None not in (value, result.get(key)) and result[key] != value:
+            varies = key in EpisodeShape._fields and isinstance(result.get(key), str)  # a range, not what was asked for
+            if None not in (value, result.get(key)) and not varies and result[key] != value:
                 changed.append(f"{key} {result[key]} -> {value}")
         changed += contradictions(config or {}, asked)
         return list(dict.fromkeys([*changed, *self._fewer_episodes(result)]))

@@ -37,7 +37,9 @@ CONFIGS = ROOT / "configs"
 FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "sweep")
 EXPERIMENTS = sorted((CONFIGS / "experiment").rglob("*.yaml"))
 MODELS = sorted((CONFIGS / "model").glob("*.yaml"))
-NAME = re.compile(r"(?P<algorithm>[a-z0-9_]+?)_(?P<data>[a-z][a-z0-9]*)_(?:(?P<way>\d+)w)?(?P<shot>\d+)s")
+NAME = re.compile(
+    r"(?P<algorithm>[a-z0-9_]+?)_(?P<data>[a-z][a-z0-9]*)_(?:(?P<variable>variable)|(?:(?P<way>\d+)w)?(?P<shot>\d+)s)"
+)
 # One step of training, validation and test each, without files. Sizes change speed, not what is run.
 QUICK = shlex.split(
     "--trainer.fast_dev_run true --trainer.logger false --trainer.accelerator cpu --data.meta_batch_size 1 "
@@ -143,7 +145,7 @@ def ids(paths: list[Path]) -> list[str]:
 def size(path: Path) -> tuple[int, str]:
     """Smaller ones first: those of a lower way, then of fewer shots."""
     numbers = NAME.fullmatch(path.stem)
-    return int(numbers["way"] or 1) * int(numbers["shot"]) if numbers else 1, path.stem
+    return int(numbers["way"] or 1) * int(numbers["shot"] or 1000) if numbers else 1, path.stem
 
 
 def sorts(path: Path) -> tuple[str, str]:
@@ -201,10 +203,12 @@ def test_an_experiment_runs_as_its_header_says_and_is_what_its_name_says(
     cli = run(command(path))
     if isinstance(cli.datamodule, EpisodicDataModule):
         name = NAME.fullmatch(path.stem)
-        assert name, f"{path.name} is not <algorithm>_<data>_<n>w<k>s.yaml"
+        assert name, f"{path.name} is not <algorithm>_<data>_<n>w<k>s.yaml or <algorithm>_<data>_variable.yaml"
         shape = cli.datamodule.shapes["test"]
-        assert shape.k_shot == int(name["shot"])
-        assert shape.n_way == int(name["way"] or 1)
+        assert cli.datamodule.varies("test") == bool(name["variable"])
+        if not name["variable"]:
+            assert shape.k_shot == int(name["shot"])
+            assert shape.n_way == int(name["way"] or 1)
         assert type(cli.datamodule).__name__.lower() == name["data"]
         assert (CONFIGS / "model" / f"{name['algorithm']}.yaml") in MODELS
     else:

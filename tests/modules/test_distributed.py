@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from lightning_meta.algorithms import MAML, MANN, LSTMOptimizer, MAMLPlusPlus, MetaWeightNet, ProtoNet, Reptile
 from lightning_meta.callbacks import EpisodeTable
 from lightning_meta.core import Momentum
-from lightning_meta.datamodules import QuadraticOptimizees, TaskDataModule
+from lightning_meta.datamodules import QuadraticOptimizees, TaskDataModule, UniformTasks
 from lightning_meta.modules import CarriedModule, MetaModule
 from lightning_meta.reports import Calibration, LearningCurves
 from tests.algorithms.bilevel_cases import held_out, network
@@ -32,10 +32,12 @@ ALGORITHMS: dict[str, Callable[[], MetaModule]] = {
     "maml_plus_plus": lambda: MAMLPlusPlus(conv4(), n_way=3, inner_lr=0.1, inner_steps=1, per_step_statistics=True),
     "protonet": lambda: ProtoNet(conv4()),
     "protonet-running": lambda: ProtoNet(conv4("running")),
+    "protonet-variable": lambda: ProtoNet(conv4()),
     "mann": lambda: MANN(n_way=3, image_size=SIZE, hidden=10, slots=8, width=6, heads=2),
     "lstm_optimizer": lambda: LSTMOptimizer(hidden=4),
     "meta_weight_net": lambda: MetaWeightNet(network(), 4, hidden=5, inner_optimizer=Momentum),
 }
+VARIABLE = {"protonet-variable": UniformTasks(n_way=(2, 4), k_shot=(1, 4), n_query=(1, 3))}
 SWITCHES: dict[str, dict[str, Any]] = {"protonet-running": {"sync_batchnorm": True}}
 LAUNCHERS = {
     "trainer": [[]],
@@ -55,8 +57,9 @@ class Diary(pl.Callback):
         self.episodes: list[float] = []
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        leaves = [leaf.double().reshape(len(leaf), -1).sum(1) for leaf in tree_leaves(batch)]
-        self.episodes += torch.stack(leaves).sum(0).tolist()
+        for part in batch if isinstance(batch, list) else [batch]:
+            leaves = [leaf.double().reshape(len(leaf), -1).sum(1) for leaf in tree_leaves(part)]
+            self.episodes += torch.stack(leaves).sum(0).tolist()
 
 
 def play(name: str, folder: Path, **how: Any) -> dict[str, Any]:
@@ -74,7 +77,7 @@ def play(name: str, folder: Path, **how: Any) -> dict[str, Any]:
     trainer = make_trainer(max_steps=STEPS)
     sizes = dict(meta_batch_size=META_BATCH, steps_per_epoch=STEPS, test_episodes=TEST_EPISODES, eval_meta_batch_size=2)
     optimizes = isinstance(module, CarriedModule)  # it stops in the middle of optimizations
-    data: TaskDataModule = blobs(**sizes)
+    data: TaskDataModule = blobs(variable=VARIABLE.get(name), **sizes)
     if isinstance(module, LSTMOptimizer):
         data = QuadraticOptimizees(3, unroll_steps=6, truncation=2, **sizes)
     elif isinstance(module, MetaWeightNet):

@@ -20,6 +20,8 @@ from lightning_meta.algorithms.initialize.maml import MAML
 from lightning_meta.backbones import Backbone
 from lightning_meta.backbones.norm import at_least_fp32
 from lightning_meta.core import Episode, TaskOutput
+from lightning_meta.core.episode import Split
+from lightning_meta.errors import ConfigError
 
 
 class MutualExclusivenessMAML(MAML):
@@ -56,3 +58,10 @@ class MutualExclusivenessMAML(MAML):
         penalty = mean((self.ratio - kept).abs())
         logs = {"distance_ratio": mean(kept), "regulariser": penalty}
         return TaskOutput(out.loss + self.weight * penalty, out.preds, out.logs | logs)
+
+    def check_variable(self, split: Split) -> None:
+        if split == "train":
+            raise ConfigError(
+                f"{type(self).__name__} measures how far support sets are from each other, but those of train episodes "
+                "vary in their size; leave train out of data.variable_splits."
+            )

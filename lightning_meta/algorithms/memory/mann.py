@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from lightning_meta.backbones.recurrent import LSTMCell, LSTMState
 from lightning_meta.compat import tree_map
 from lightning_meta.core import Batch, TaskOutput
+from lightning_meta.core.episode import Split
 from lightning_meta.errors import ConfigError
 from lightning_meta.modules import FixedWayModule, StreamModule
 
@@ -104,6 +105,12 @@ class MANN(StreamModule[Stream], FixedWayModule):
         nn.init.normal_(self.keys.weight, std=0.3)
         nn.init.constant_(self.strengths.bias, SHARP)
         self.classifier = nn.Linear(hidden + heads * width, self.n_way)
+
+    def check_variable(self, split: Split) -> None:
+        raise ConfigError(
+            f"{type(self).__name__} is scored by how often each class has been seen, but {split} episodes vary in "
+            "their shots; leave data.variable out."
+        )
 
     def pixels(self, x: Tensor) -> Tensor:
         """Images `(B, C, H, W)` as vectors."""
