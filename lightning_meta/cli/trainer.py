@@ -30,7 +30,7 @@ from lightning_meta import checkpoints, notes
 from lightning_meta.allocator import keep_freed_memory
 from lightning_meta.callbacks import ReplayStep
 from lightning_meta.cli.composition import Exchange, around_networks, class_name, compose, exchanges, in_order
-from lightning_meta.cli.names import RUNS, experiment_of, suggestion, with_paths
+from lightning_meta.cli.names import RUNS, experiment_of, models_of, suggestion, with_paths
 from lightning_meta.cli.resume import continues, reopen
 from lightning_meta.cli.usage import PROGRAM, TRAINER, command_help, explain
 from lightning_meta.datamodules.base import TaskDataModule
@@ -426,10 +426,14 @@ def folder_of_runs(config: Namespace) -> Path | None:
 
 
 def file_name(cls: type) -> str:
-    """What experiments of an algorithm are called: as its file, `maml_plus_plus`, unless that has several classes."""
+    """What experiments of an algorithm are called: as its file, `maml_plus_plus`, unless that has several classes.
+
+    Or as its config in `configs/model/`, where only that says what is meant: `covariance_net`, of `CovaMNet`.
+    """
     file = cls.__module__.rsplit(".", 1)[-1]
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower()
-    return file if file.replace("_", "") == words.replace("_", "") else words
+    name, called = file if file.replace("_", "") == words.replace("_", "") else words, models_of(cls)
+    return called[0] if len(called) == 1 else name
 
 
 class _DroppedArguments(logging.Handler):
