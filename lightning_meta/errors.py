@@ -140,8 +140,8 @@ def _untyped_settings(error: BaseException) -> str:
         return ""
     values = ", ".join(f"{name}={found.get(name)}" for name in untyped)
     return (
-        f"What {code.co_qualname.removesuffix('.__init__')} is given as {values} was not checked, because it has no type "
-        f"there: write `{untyped[0]}: int`, or what it is, and the command line says what is missing or wrong. "
+        f"What {code.co_qualname.removesuffix('.__init__')} is given as {values} was not checked, because it has no "
+        f"type there: write `{untyped[0]}: int`, or what it is, and the command line says what is missing or wrong. "
     )
 
 

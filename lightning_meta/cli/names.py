@@ -257,7 +257,9 @@ def models_of(cls: type) -> list[str]:
     """The configs of `configs/model/` whose class it is."""
     package, name = cls.__module__.partition(".")[0], cls.__name__
     paths = {config: _class_path(path) for config, path in configs("model").items()}
-    return [config for config, path in paths.items() if (path.partition(".")[0], path.rpartition(".")[2]) == (package, name)]
+    return [
+        config for config, path in paths.items() if (path.partition(".")[0], path.rpartition(".")[2]) == (package, name)
+    ]
 
 
 def listing(kinds: Sequence[str], patterns: Sequence[str], width: int | None) -> str:

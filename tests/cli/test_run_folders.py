@@ -96,7 +96,9 @@ def test_runs_are_called_as_the_experiments_of_the_algorithm(cls: type, expected
 
 def test_runs_of_an_algorithm_with_one_config_are_called_as_that() -> None:
     """So that the folder says what stands after `--model`."""
-    models = {path.stem: yaml.safe_load(path.read_text())["class_path"] for path in Path("configs/model").glob("*.yaml")}
+    models = {
+        path.stem: yaml.safe_load(path.read_text())["class_path"] for path in Path("configs/model").glob("*.yaml")
+    }
     alone = {config: path for config, path in models.items() if [*models.values()].count(path) == 1}
     assert {config: file_name(getattr(algorithms, path.rpartition(".")[2])) for config, path in alone.items()} == {
         config: config for config in alone
