@@ -14,7 +14,7 @@ TRAINER = {  # commands of the Trainer, and what they do
     "validate": "Evaluate a checkpoint on the frozen validation episodes.",
     "test": "Evaluate a checkpoint on the frozen test episodes.",
 }
-TOOLS = ("predict", "export", "reproduce", "sweep", "dashboard", "compare", "results", "list", "benchmark")
+TOOLS = ("predict", "serve", "export", "reproduce", "sweep", "dashboard", "compare", "results", "list", "benchmark")
 # What people call them who come from elsewhere.
 OTHER_WORDS = {
     "train": "fit",
