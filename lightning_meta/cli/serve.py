@@ -27,8 +27,15 @@ from lightning_meta.extras import need
 
 log = logging.getLogger(__name__)
 LOCAL = "127.0.0.1"
-CANVAS, BRUSH = 280, 20  # pixels
+CANVAS, BRUSH = 280, 12  # pixels
 KEPT = 3600  # seconds for which uploads are kept while the page is there
+# The canvas waits for its tool to be chosen: there is one to draw with.
+TAKE_BRUSH = """() => {
+  const wait = setInterval(() => {
+    const brush = document.querySelector('button[title="Brush"], button[aria-label="Brush"]');
+    if (brush) { clearInterval(wait); if (!brush.classList.contains("highlight")) brush.click(); }
+  }, 200);
+}"""
 CSS = ".gradio-container {max-width: 1100px !important; margin: auto} footer {display: none !important}"
 
 
@@ -77,15 +84,12 @@ def make_page(gradio: ModuleType, answerer: Answerer, title: str, folder: Path) 
         with gradio.Row():
             with gradio.Column(min_width=320):
                 canvas = _canvas(gradio)
-                with gradio.Row():
-                    chosen = gradio.Dropdown(
-                        [(name, k) for k, name in enumerate(names)], value=0, label="example of", min_width=120
-                    )
-                    add_button = gradio.Button("Add the drawing as an example", min_width=120)
+                chosen = gradio.Radio([(str(k + 1), k) for k in range(count)], value=0, label="of class")
+                add_button = gradio.Button("Add the drawing to its examples")
                 draw_button = gradio.Button("What is the drawing?", variant="primary")
                 query = gradio.Gallery(
                     label="or drop an image in question", type="filepath", interactive=True, height=150, columns=3,
-                    buttons=[],
+                    fit_columns=False, object_fit="contain", buttons=[],
                 )  # fmt: skip
                 image_button = gradio.Button("What is the image?", variant="primary")
             with gradio.Column(min_width=320):
@@ -101,11 +105,22 @@ def make_page(gradio: ModuleType, answerer: Answerer, title: str, folder: Path) 
                     boxes.append(gradio.Textbox(name, label="name", max_lines=1, max_length=40))
                     galleries.append(
                         gradio.Gallery(
-                            label="examples", type="filepath", interactive=True, height=150, columns=3, buttons=[]
+                            label="examples",
+                            type="filepath",
+                            interactive=True,
+                            height=150,
+                            columns=3,
+                            fit_columns=False,
+                            object_fit="contain",
+                            buttons=[],
                         )
                     )
         given, found = [*boxes, *galleries], [label, picture, notes]
-        add_button.click(add, [canvas, chosen, *galleries], [canvas, notes, *galleries], api_name="add")
+        page.load(None, js=TAKE_BRUSH)
+        added = add_button.click(
+            add, [canvas, chosen, *galleries], [canvas, notes, *galleries], api_name="add", show_progress="hidden"
+        )
+        added.then(None, js=TAKE_BRUSH)
         draw_button.click(ask_drawing, [canvas, *given], found, api_name="ask_drawing")
         image_button.click(ask_image, [query, *given], found, api_name="ask_image")
     return page
@@ -117,6 +132,7 @@ def _canvas(gradio: ModuleType, value: Any = None) -> Any:
         return gradio.skip()
     return gradio.Sketchpad(
         label="draw", type="pil", image_mode="RGB", canvas_size=(CANVAS, CANVAS), fixed_canvas=True, layers=False,
+        placeholder="",
         brush=gradio.Brush(default_size=BRUSH, colors=["#000000"], color_mode="fixed"), transforms=(), height=420,
     )  # fmt: skip
 

@@ -46,7 +46,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def answerer(module: Callable[..., EpisodicModule[Any]] = ProtoNet, norm: str = "inductive", **options: Any) -> Answerer:
+def answerer(
+    module: Callable[..., EpisodicModule[Any]] = ProtoNet, norm: str = "inductive", **options: Any
+) -> Answerer:
     torch.manual_seed(0)
     return Answerer(module(Conv4(hidden=8, norm=norm), **options).eval(), Glyphs(n_way=2, k_shot=2, n_query=1))
 
@@ -69,7 +71,9 @@ def test_answers_are_those_of_predict(module: type[EpisodicModule[Any]], folder:
 
 def test_the_curve_is_that_of_plain_gradient_descent() -> None:
     torch.manual_seed(0)
-    module = MAML(MLP(in_features=4, hidden=[6], activation="tanh"), n_way=3, inner_lr=0.3, inner_steps=5).double().eval()
+    module = (
+        MAML(MLP(in_features=4, hidden=[6], activation="tanh"), n_way=3, inner_lr=0.3, inner_steps=5).double().eval()
+    )
     support = Batch(torch.randn(6, 4).double(), torch.tensor([0, 1, 2, 0, 1, 2]))
     losses, accuracies = adaptation(module, support, [0, 1, 3])
     weights = [p.detach().clone().requires_grad_() for p in module.learner.parameters()]
@@ -148,6 +152,8 @@ def test_mistakes_are_one_line(folder: Path) -> None:
         with pytest.raises(DataError, match=rf"^{message}") as caught:
             answerer().answer(named, asked)
         assert "\n" not in str(caught.value)
-    message = r"the page has 2 classes \(cross, stroke\), .* has n_way=5 .*give images of as many classes as training had"
+    message = (
+        r"the page has 2 classes \(cross, stroke\), .* has n_way=5 .*give images of as many classes as training had"
+    )
     with pytest.raises(ConfigError, match=message):
         answerer(MAML, n_way=5).answer([cross, stroke], query)
