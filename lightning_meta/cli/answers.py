@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from uuid import uuid4
 
 import torch
@@ -87,7 +87,7 @@ class Answerer:
     def reasons(self, task: Task) -> tuple[Figure | None, str]:
         """What the answer rests on, as a picture, and in words."""
         if hasattr(self.module, "eval_inner_steps"):
-            steps = curve_steps(self.module.eval_inner_steps)
+            steps = curve_steps(cast(int, self.module.eval_inner_steps))
             losses, accuracies = adaptation(self.module, task.support, steps)
             return support_curve(steps, losses, accuracies), f"{steps[-1]} inner steps on {len(task.support.y)} images."
         if isinstance(self.module, EmbeddingModule):

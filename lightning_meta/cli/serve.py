@@ -23,12 +23,17 @@ from lightning_meta.cli.answers import MOST_BYTES, MOST_IMAGES, Answerer, drawin
 from lightning_meta.cli.predict import load_run, trained_run
 from lightning_meta.datamodules.classification import ClassificationDataModule
 from lightning_meta.errors import ConfigError, DataError, UserError
-from lightning_meta.extras import need
+from lightning_meta.extras import check, need
 
 log = logging.getLogger(__name__)
 LOCAL = "127.0.0.1"
 CANVAS, BRUSH = 280, 12  # pixels
 KEPT = 3600  # seconds for which uploads are kept while the page is there
+# Of galleries that images are dropped on. They hand on files, which are read where a bad one is told of.
+IMAGES: dict[str, Any] = {
+    "type": "filepath", "interactive": True, "height": 150, "columns": 3, "fit_columns": False,
+    "object_fit": "contain", "buttons": [],
+}  # fmt: skip
 # The canvas waits for its tool to be chosen: there is one to draw with.
 TAKE_BRUSH = """() => {
   const wait = setInterval(() => {
@@ -36,7 +41,16 @@ TAKE_BRUSH = """() => {
     if (brush) { clearInterval(wait); if (!brush.classList.contains("highlight")) brush.click(); }
   }, 200);
 }"""
-CSS = ".gradio-container {max-width: 1100px !important; margin: auto} footer {display: none !important}"
+# After a drawing was added; where something was wrong, it stays.
+CLEAR = f"""(wrong) => {{
+  if (wrong) return;
+  document.querySelector('button[title="Clear canvas"], button[aria-label="Clear canvas"]')?.click();
+  setTimeout({TAKE_BRUSH}, 300);
+}}"""
+CSS = """
+.gradio-container {max-width: 1100px !important; margin: auto; overflow-x: hidden}
+footer {display: none !important}
+"""
 
 
 def make_page(gradio: ModuleType, answerer: Answerer, title: str, folder: Path) -> Any:
@@ -45,13 +59,13 @@ def make_page(gradio: ModuleType, answerer: Answerer, title: str, folder: Path) 
     names = [f"class {number}" for number in range(1, count + 1)]
 
     def add(canvas: dict[str, Any] | None, chosen: int, *examples: list[tuple[str, Any]] | None) -> list[Any]:
-        """The drawing among the examples of a class, and a clean canvas; or what is wrong."""
+        """What is wrong, or nothing, and the examples of all classes with the drawing among those of the chosen one."""
         try:
             path = drawing(_composite(canvas), folder)
         except DataError as error:
-            return [_canvas(gradio, canvas), str(error), *(gradio.skip() for _ in examples)]
+            return [str(error), *(gradio.skip() for _ in examples)]
         of_class = [[*(examples[k] or []), (str(path), None)] if k == chosen else gradio.skip() for k in range(count)]
-        return [_canvas(gradio), "", *of_class]
+        return ["", *of_class]
 
     def ask(query: Path | None, given: Sequence[Any]) -> list[Any]:
         named = [(name or "", _paths(images)) for name, images in zip(given[:count], given[count:], strict=True)]
@@ -87,53 +101,35 @@ def make_page(gradio: ModuleType, answerer: Answerer, title: str, folder: Path) 
                 chosen = gradio.Radio([(str(k + 1), k) for k in range(count)], value=0, label="of class")
                 add_button = gradio.Button("Add the drawing to its examples")
                 draw_button = gradio.Button("What is the drawing?", variant="primary")
-                query = gradio.Gallery(
-                    label="or drop an image in question", type="filepath", interactive=True, height=150, columns=3,
-                    fit_columns=False, object_fit="contain", buttons=[],
-                )  # fmt: skip
+                query = gradio.Gallery(label="or drop an image in question", **IMAGES)
                 image_button = gradio.Button("What is the image?", variant="primary")
             with gradio.Column(min_width=320):
                 label = gradio.Label(label="answer", num_top_classes=count)
-                picture = gradio.Image(
-                    label="what it rests on", interactive=False, visible=False, buttons=[], type="filepath"
-                )
+                picture = gradio.Image(interactive=False, visible=False, show_label=False, buttons=[], type="filepath")
                 notes = gradio.Markdown(elem_id="notes")
         boxes, galleries = [], []
         with gradio.Row():
             for name in names:
                 with gradio.Column(min_width=200):
-                    boxes.append(gradio.Textbox(name, label="name", max_lines=1, max_length=40))
-                    galleries.append(
-                        gradio.Gallery(
-                            label="examples",
-                            type="filepath",
-                            interactive=True,
-                            height=150,
-                            columns=3,
-                            fit_columns=False,
-                            object_fit="contain",
-                            buttons=[],
-                        )
-                    )
+                    boxes.append(gradio.Textbox(name, label=f"name of {name}", max_lines=1, max_length=40))
+                    galleries.append(gradio.Gallery(label=f"examples of {name}", show_label=False, **IMAGES))
         given, found = [*boxes, *galleries], [label, picture, notes]
         page.load(None, js=TAKE_BRUSH)
         added = add_button.click(
-            add, [canvas, chosen, *galleries], [canvas, notes, *galleries], api_name="add", show_progress="hidden"
+            add, [canvas, chosen, *galleries], [notes, *galleries], api_name="add", show_progress="hidden"
         )
-        added.then(None, js=TAKE_BRUSH)
+        added.then(None, [notes], js=CLEAR)
         draw_button.click(ask_drawing, [canvas, *given], found, api_name="ask_drawing")
         image_button.click(ask_image, [query, *given], found, api_name="ask_image")
     return page
 
 
-def _canvas(gradio: ModuleType, value: Any = None) -> Any:
+def _canvas(gradio: ModuleType) -> Any:
     """White paper of a fixed size, and one brush."""
-    if value is not None:
-        return gradio.skip()
     return gradio.Sketchpad(
         label="draw", type="pil", image_mode="RGB", canvas_size=(CANVAS, CANVAS), fixed_canvas=True, layers=False,
-        placeholder="",
-        brush=gradio.Brush(default_size=BRUSH, colors=["#000000"], color_mode="fixed"), transforms=(), height=420,
+        placeholder="", brush=gradio.Brush(default_size=BRUSH, colors=["#000000"], color_mode="fixed"), transforms=(),
+        height=420,
     )  # fmt: skip
 
 
@@ -165,8 +161,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--host", default=LOCAL, help=f"address to listen on ({LOCAL}: this machine alone)")
     parser.add_argument("--port", type=int, default=7860, help="(7860)")
     given = parser.parse_args(arguments)
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # which is read when it is imported
-    gradio = need("gradio", "serve")
+    check("gradio", "serve")
     module, data, checkpoint = load_run(trained_run(given.run), given.ckpt_path)
     check_images(data, given.run)
     title = f"{type(module).__name__}, trained on {data.name}"
@@ -174,7 +169,8 @@ def main(arguments: Sequence[str]) -> None:
         log.warning("everybody who can reach %s:%s can use this page.", given.host, given.port)
     ended = threading.Event()
     with tempfile.TemporaryDirectory(prefix="lightning_meta_serve_") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
+        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}  # read when it is imported
+        gradio = need("gradio", "serve")
         page = make_page(gradio, Answerer(module.eval(), data, given.invert), title, Path(folder))
         try:
             launch(gradio, page, given.host, given.port)

@@ -126,7 +126,7 @@ def test_a_drawing_becomes_an_example_and_is_asked_for(page: Page, work: Path) -
     canvas.save(work / "canvas.png")
     drawn = {"background": None, "layers": [], "composite": handle_file(str(work / "canvas.png"))}
     client = Client(page.url, verbose=False)
-    _, notes, first, second, *_ = client.predict(drawn, 1, *[[]] * 8, api_name="/add")
+    notes, first, second, *_ = client.predict(drawn, 1, *[[]] * 8, api_name="/add")
     assert notes == "" and not isinstance(first, list)
     (example,) = second
     with Image.open(example["image"]) as found:
