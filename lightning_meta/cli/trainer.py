@@ -262,9 +262,10 @@ class MetaCLI(LightningCLI):
 
     def before_test(self) -> None:
         """What a checkpoint has of the data is there before they are set up: it decides what an input is."""
-        if self.of_data is not None and isinstance(self.datamodule, ReadsRows):
-            self.datamodule.restore(self.of_data)
-            log.info("Scales, categories or vocabulary of %s are those of the checkpoint.", self.datamodule.name)
+        data: Any = self.datamodule
+        if self.of_data is not None and isinstance(data, ReadsRows):
+            data.restore(self.of_data)
+            log.info("Scales, categories or vocabulary are those of the checkpoint.")
         self.after_test()
 
     def after_test(self) -> None:
