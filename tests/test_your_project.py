@@ -24,7 +24,8 @@ trainer: {accelerator: cpu, max_steps: 2, max_epochs: -1, num_sanity_val_steps: 
   enable_model_summary: false, log_every_n_steps: 1, enable_checkpointing: false, logger: false}
 data: {class_path: tests.conftest.Blobs, init_args: {n_way: 3, k_shot: 2, n_query: 3, steps_per_epoch: 2,
   val_episodes: 2, test_episodes: 4}}
-model: {class_path: ProtoNet, init_args: {backbone: {class_path: Conv4, init_args: {image_size: 16, hidden: 4}}}}
+model: {class_path: ProtoNet, init_args: {backbone: {class_path: Conv4,
+  init_args: {image_size: 16, hidden: 4, norm: running}}}}
 """
 
 

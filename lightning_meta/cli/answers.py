@@ -12,8 +12,8 @@ from PIL import Image, ImageChops
 from torch import Tensor
 from torch.func import functional_call
 
-from lightning_meta.backbones import norm_protocol, support_statistics
-from lightning_meta.cli.predict import Task, check, doubt, make_task, probabilities
+from lightning_meta.backbones import support_statistics
+from lightning_meta.cli.predict import Task, check, make_task, probabilities, reads_jointly
 from lightning_meta.core import Batch
 from lightning_meta.datamodules.classification import ClassificationDataModule
 from lightning_meta.errors import DataError
@@ -27,6 +27,7 @@ MOST_IMAGES = 20  # of a class
 MOST_BYTES = 5_000_000  # of a file
 MOST_PIXELS = 50_000_000  # of an image; a small file may hold very many
 POINTS = 10  # of a curve, after its beginning
+BESIDE = "Queries are read together: the support images were given as queries beside this one."
 MARGIN = 0.2  # of paper around a drawing, in sides of its ink
 
 
@@ -75,14 +76,24 @@ class Answerer:
         for path in (*(path for paths in of_class.values() for path in paths), query):
             check_size(path)
         with self.lock:
-            task = make_task(of_class, [query], self.data, self.invert)
+            task = self.task(of_class, query)
             check(self.module, task, "the page", "give images of as many classes as training had")
-            found = probabilities(self.module, task)
+            found = probabilities(self.module, task)[0]
             picture, note = self.reasons(task)
-        lines = (note, doubt(norm_protocol(self.module), self.data.shapes["test"], task, found.argmax(1)))
-        return Answer(
-            dict(zip(task.classes, found[0].tolist(), strict=True)), picture, [line for line in lines if line]
-        )
+        lines = (note, BESIDE if len(task.query) > 1 else "")
+        return Answer(dict(zip(task.classes, found.tolist(), strict=True)), picture, [line for line in lines if line])
+
+    def task(self, of_class: Mapping[str, Sequence[Path]], query: Path) -> Task:
+        """The image in question first, and where queries are read jointly, the support images beside it.
+
+        Statistics of a single image are far from those of training: MAML, trained on Omniglot with transductive
+        normalisation, took a circle for a cross.
+        """
+        task = make_task(of_class, [query], self.data, self.invert)
+        if not reads_jointly(self.module):
+            return task
+        files = [query, *(path for paths in of_class.values() for path in paths)]
+        return task._replace(query=torch.cat([task.query, task.support.x]), files=files)
 
     def reasons(self, task: Task) -> tuple[Figure | None, str]:
         """What the answer rests on, as a picture, and in words."""
@@ -91,7 +102,7 @@ class Answerer:
             losses, accuracies = adaptation(self.module, task.support, steps)
             return support_curve(steps, losses, accuracies), f"{steps[-1]} inner steps on {len(task.support.y)} images."
         if isinstance(self.module, EmbeddingModule):
-            (distances_S,) = feature_distances(self.module, task.support.x, task.query)
+            distances_S = feature_distances(self.module, task.support.x, task.query)[0]
             names = [task.classes[label] for label in task.support.y.tolist()]
             return neighbours(task.query[0], task.support.x, names, distances_S), ""
         return None, ""

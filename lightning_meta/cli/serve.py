@@ -108,11 +108,13 @@ def make_page(gradio: ModuleType, answerer: Answerer, title: str, folder: Path) 
                 picture = gradio.Image(interactive=False, visible=False, show_label=False, buttons=[], type="filepath")
                 notes = gradio.Markdown(elem_id="notes")
         boxes, galleries = [], []
-        with gradio.Row():
-            for name in names:
-                with gradio.Column(min_width=200):
-                    boxes.append(gradio.Textbox(name, label=f"name of {name}", max_lines=1, max_length=40))
-                    galleries.append(gradio.Gallery(label=f"examples of {name}", show_label=False, **IMAGES))
+        across = 4 if count % 4 == 0 else 5
+        for start in range(0, count, across):
+            with gradio.Row():
+                for name in names[start : start + across]:
+                    with gradio.Column(min_width=160):
+                        boxes.append(gradio.Textbox(name, label=f"name of {name}", max_lines=1, max_length=40))
+                        galleries.append(gradio.Gallery(label=f"examples of {name}", show_label=False, **IMAGES))
         given, found = [*boxes, *galleries], [label, picture, notes]
         page.load(None, js=TAKE_BRUSH)
         added = add_button.click(

@@ -1,5 +1,6 @@
 """What the page of `serve` answers, without a page: predictions, neighbours, curves and messages."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,25 @@ def test_answers_are_those_of_predict(module: type[EpisodicModule[Any]], folder:
     assert [*found.probabilities.values()] == pytest.approx(expected.tolist(), abs=1e-6)
     assert sum(found.probabilities.values()) == pytest.approx(1)
     assert found.picture is not None
+
+
+@pytest.mark.parametrize("module", [ProtoNet, MAML])
+def test_queries_that_are_read_jointly_have_the_support_images_beside_them(
+    module: type[EpisodicModule[Any]], folder: Path
+) -> None:
+    """As `predict` has them where they lie in the query folder."""
+    asked = answerer(module, "transductive", **({"n_way": 2} if module is MAML else {}))
+    found = asked.answer(given(folder, "cross", "stroke"), folder / "query/asked.png")
+    for name in ("cross", "stroke"):
+        for path in (folder / "support" / name).glob("*.png"):
+            shutil.copy(path, folder / "query" / f"z_{name}_{path.name}")
+    task = read_task(folder / "support", folder / "query", asked.data)
+    assert len(task.query) == 5 and task.files[0].name == "asked.png"
+    expected = probabilities(asked.module, task)[0]
+    assert [*found.probabilities.values()] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert found.notes[-1].startswith("Queries are read together")
+    alone = probabilities(asked.module, task._replace(query=task.query[:1]))[0]
+    assert alone.tolist() != pytest.approx(expected.tolist(), abs=1e-3)
 
 
 def test_the_curve_is_that_of_plain_gradient_descent() -> None:
