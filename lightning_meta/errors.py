@@ -9,7 +9,7 @@ import linecache
 import os
 import sys
 from collections.abc import Callable, Iterator
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 from urllib.error import URLError
 
@@ -109,17 +109,47 @@ def refused_in_construction(error: BaseException) -> ConfigError | None:
     that was being made, and what plain values it was given.
     """
     *_, root = causes(error)
-    if not isinstance(root, ValueError | ArithmeticError | RuntimeError) or user_error_behind(error):
+    untyped = _untyped_settings(root)
+    wrong = (ValueError, ArithmeticError, RuntimeError, *((TypeError,) if untyped else ()))
+    if not isinstance(root, wrong) or user_error_behind(error):
         return None
     made = [t.tb_frame for t in frames(root) if t.tb_frame.f_code.co_name == "__init__"]
     made = [f for f in made if not _is_in(f.f_globals.get("__name__", ""), ("torch", "jsonargparse"))]
     if not made:
-        return None
-    code, found = made[-1].f_code, made[-1].f_locals
-    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount][1:]
+        return ConfigError(f"{reason(root)} {untyped}{HINT}") if untyped else None
+    found, names = made[-1].f_locals, _arguments(made[-1])
     given = ", ".join(f"{name}={found[name]}" for name in names if isinstance(found.get(name), int | float | str))
-    cls = type(found[code.co_varnames[0]]).__name__
-    return ConfigError(f"{cls} cannot be made with {given or 'these settings'}: {reason(root)} {HINT}")
+    cls = type(found[made[-1].f_code.co_varnames[0]]).__name__
+    return ConfigError(f"{cls} cannot be made with {given or 'these settings'}: {reason(root)} {untyped}{HINT}")
+
+
+def _untyped_settings(error: BaseException) -> str:
+    """What to do where jsonargparse called something whose arguments have no types: those it hands on unchecked."""
+    steps = [step.tb_frame for step in frames(error)]
+    calls = [k for k, frame in enumerate(steps[:-1]) if _is_in(frame.f_globals.get("__name__", ""), ("jsonargparse",))]
+    if not calls:
+        return ""
+    called = steps[calls[-1] + 1]
+    code, found = called.f_code, called.f_locals
+    functions = [called.f_globals.get(code.co_name)]
+    if code.co_name == "__init__":
+        functions = [cls.__dict__.get("__init__") for cls in type(found[code.co_varnames[0]]).__mro__]
+    function = next((one for one in functions if getattr(one, "__code__", None) is code), None)
+    untyped = [name for name in _arguments(called) if function and name not in function.__annotations__]
+    if not untyped:
+        return ""
+    values = ", ".join(f"{name}={found.get(name)}" for name in untyped)
+    return (
+        f"What {code.co_qualname.removesuffix('.__init__')} is given as {values} was not checked, because it has no "
+        f"type there: write `{untyped[0]}: int`, or what it is, and the command line says what is missing or wrong. "
+    )
+
+
+def _arguments(frame: FrameType) -> tuple[str, ...]:
+    """Names of the arguments of the function that runs in a frame, without `self`."""
+    code = frame.f_code
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    return names[1:] if code.co_name == "__init__" else names
 
 
 def reason(error: BaseException) -> str:

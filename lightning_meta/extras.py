@@ -14,6 +14,7 @@ EXTRAS = {  # as in pyproject.toml and in requirements-<extra>.txt
     "trackio": ("trackio>=0.40",),
     "networks": ("timm>=1.0", "safetensors>=0.4"),
     "export": ("safetensors>=0.4", "onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.22"),
+    "serve": ("gradio>=6.31",),
     "tables": ("pyarrow>=18.0", "scipy>=1.14", "scikit-learn>=1.5"),
     "transport": ("POT>=0.9.5",),
 }

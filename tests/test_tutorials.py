@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from lightning_meta.cli import main
 from lightning_meta.cli.trainer import resolve
@@ -94,6 +95,36 @@ def test_your_network() -> None:
     assert torch.equal(frozen.norm.bias, pretrained.norm.bias)
     assert not torch.equal(frozen.out.weight, pretrained.out.weight), "which was trained on"
     assert chance(made["scores"], 5)
+
+
+def test_your_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = run("your_parts")
+    data, module = made["data"], made["maml"].eval()
+    preds, right, worst = [], [], []
+    for episode in (data.dataset("test")[number] for number in range(40)):
+        logits = module.query_loss(module.adapt(episode.support), episode.query).preds
+        preds.append(logits)
+        of_class = [(logits.argmax(1) == episode.query.y)[episode.query.y == c].double().mean() for c in range(5)]
+        right.append(torch.stack(of_class).mean())
+        worst.append(torch.stack(of_class).min())
+    assert made["scores"]["test/acc"] == pytest.approx(float(torch.stack(right).mean()), abs=1e-6)
+    assert made["scores"]["test/worst_class"] == pytest.approx(float(torch.stack(worst).mean()), abs=1e-6)
+    targets = episode.query.y
+    expected = -(0.9 * F.one_hot(targets, 5) + 0.02).mul(logits.log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(made["smoothed"](logits, targets), expected)
+    assert made["largest"].loss > 1
+    assert [path.name for path in made["report"].paths] == ["losses.png"] and made["report"].paths[0].is_file()
+    # The options of its table, with what stands before the training in a file.
+    text = (ROOT / "docs/tutorials/your_parts.py").read_text()
+    Path("my_parts.py").write_text(text.partition("# ## All of them at work")[0])
+    monkeypatch.syspath_prepend(".")
+    options = re.findall(r"`(--\S+ my_parts\.\w+)`", text)
+    assert len(options) == 3
+    config = resolve(["fit", "--config", str(ROOT / "configs/experiment/initialize/maml_glyphs_5w1s.yaml"),
+                      *" ".join(options).split()])  # fmt: skip
+    assert config["model"]["init_args"]["loss_fn"] == "my_parts.smoothed"
+    assert config["model"]["init_args"]["metric"]["class_path"] == "my_parts.AccuracyAndWorst"
+    assert config["trainer"]["callbacks"][-1]["class_path"] == "my_parts.Losses"
 
 
 @pytest.mark.slow

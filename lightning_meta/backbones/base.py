@@ -33,10 +33,13 @@ class Backbone(nn.Module):
         """Raise `ConfigError` unless it takes single inputs of this shape, which `source` has."""
         expected, found = getattr(self, "in_shape", None), tuple(shape)
         if expected is not None and expected not in (found, (prod(found),)):
-            raise ConfigError(
-                f"the backbone expects inputs of shape {expected}, but {source} has {found}; set the backbone's "
-                "in_channels and image_size (or in_features) to match. Texts need a backbone for texts."
-            )
+            if len(expected) == 1:
+                remedy = "set the backbone's in_features (of texts, length) to match"
+            elif len(found) == 1:
+                remedy = "no images: take a backbone for texts, such as EmbeddingAverage, or for numbers, such as MLP"
+            else:
+                remedy = "set the backbone's in_channels and image_size to match"
+            raise ConfigError(f"the backbone expects inputs of shape {expected}, but {source} has {found}; {remedy}.")
 
     def check_data(self, data: Any) -> None:
         """Raise `ConfigError` when a datamodule has inputs of the right shape that this backbone cannot take."""

@@ -164,7 +164,7 @@ def main(arguments: Sequence[str]) -> None:
         raise ConfigError(f"--out {file} must end in .pt2, a program of torch.export, or in .onnx.")
     module, data, checkpoint = load_run(run, given.ckpt_path)
     if isinstance(data, ReadsRows):
-        support, classes, scale, _ = read_known(module, data, given.support)
+        _, support, classes, scale, _ = read_known(module, data, given.support)
         inputs = "features" if isinstance(data, Tables) else "token ids"
         facts: dict[str, Any] = {"inputs": inputs, **data.state_dict()}  # how they are made of cells or words
         if scale is not None:

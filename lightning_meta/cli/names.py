@@ -253,6 +253,15 @@ def _class_path(path: Path) -> str:
     return match[1] if match else ""
 
 
+def models_of(cls: type) -> list[str]:
+    """The configs of `configs/model/` whose class it is."""
+    package, name = cls.__module__.partition(".")[0], cls.__name__
+    paths = {config: _class_path(path) for config, path in configs("model").items()}
+    return [
+        config for config, path in paths.items() if (path.partition(".")[0], path.rpartition(".")[2]) == (package, name)
+    ]
+
+
 def listing(kinds: Sequence[str], patterns: Sequence[str], width: int | None) -> str:
     """A table for each kind. Patterns choose names; lines are cut to the width, if there is one."""
     blocks = []

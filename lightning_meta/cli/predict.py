@@ -9,7 +9,7 @@ texts and tables both are files with the columns of the training data; the query
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from torch import Tensor
 from lightning_meta import checkpoints, shared_folder
 from lightning_meta.backbones import norm_protocol
 from lightning_meta.cli.names import RUNS, run_folder
-from lightning_meta.cli.predict_rows import predict_rows
+from lightning_meta.cli.predict_rows import check_classes, predict_rows
 from lightning_meta.core import Batch
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.datamodules.base import TaskDataModule
@@ -123,11 +123,21 @@ def read_task(support: Path, query: Path | None, data: ClassificationDataModule,
             "<class>/."
         )
 
-    of_class, files = [image_files(support / name) for name in classes], image_files(query) if query else []
-    labels = torch.tensor([label for label, paths in enumerate(of_class) for _ in paths])
-    shown = [path for paths in of_class for path in paths]
+    of_class = {name: image_files(support / name) for name in classes}
+    return make_task(of_class, image_files(query) if query else [], data, invert)
+
+
+def make_task(
+    of_class: Mapping[str, Sequence[Path]], query: Sequence[Path], data: ClassificationDataModule, invert: bool = False
+) -> Task:
+    """Read images, those of each class and those in question, and make them like those of `data`.
+
+    Raises `DataError` where images cannot be read: all of them at once.
+    """
+    labels = torch.tensor([label for label, paths in enumerate(of_class.values()) for _ in paths])
+    shown = [path for paths in of_class.values() for path in paths]
     images, errors = [], []
-    for path in shown + files:
+    for path in [*shown, *query]:
         try:
             images.append(data.prepare_image(path))
         except DataError as error:
@@ -136,7 +146,7 @@ def read_task(support: Path, query: Path | None, data: ClassificationDataModule,
         raise DataError(" ".join([f"{len(errors)} images cannot be used:", *errors] if len(errors) > 1 else errors))
     x = torch.stack(images).float() / 255
     x = 1 - x if invert else x
-    return Task(classes, Batch(x[: len(shown)], labels), x[len(shown) :], files)
+    return Task([*of_class], Batch(x[: len(shown)], labels), x[len(shown) :], [*query])
 
 
 def treatment(support: Path, query: Path, channels: int) -> list[str]:
@@ -190,19 +200,17 @@ def _some(things: Sequence[Any]) -> str:
     return ", ".join(map(str, things[:3])) + (", ..." if len(things) > 3 else "")
 
 
-def check(module: EpisodicModule[Any], task: Task) -> None:
-    """Raise `ConfigError` when the module cannot play this task."""
+def check(
+    module: EpisodicModule[Any],
+    task: Task,
+    place: str = "the support folder",
+    remedy: str = "give as many class folders as training had classes",
+) -> None:
+    """Raise `ConfigError` when the module cannot play this task, of classes at a place, in words."""
     shots = task.support.y.bincount().tolist()
     module.check_input_shape(task.support.x.shape[1:], "what the run's data module makes of an image")
     module.check_shots(shots)
-    try:
-        module.check_task(EpisodeShape(len(task.classes), max(shots), max(len(task.files), 1)), "test")
-    except ConfigError as error:
-        raise ConfigError(
-            f"the support folder has {len(task.classes)} classes ({', '.join(task.classes)}), which this checkpoint "
-            f"cannot play: {error} Here: give as many class folders as training had classes, or the run of an "
-            "algorithm whose way may differ, such as ProtoNet."
-        ) from error
+    check_classes(module, task.classes, max(shots), len(task.files), place, remedy)
 
 
 def reads_jointly(module: EpisodicModule[Any]) -> bool:
@@ -265,9 +273,8 @@ def main(arguments: Sequence[str]) -> None:
     out = given.out or run / "predictions"
     title = f"{type(module).__name__}, trained on {data.name}"
     if isinstance(data, ReadsRows):
-        found, described = predict_rows(module, data, given.support, given.query)
-        files = write(out, found, given.json)
-        facts = [("support", described), ("query", f"{len(found)} rows"), ("files", files)]
+        found, facts = predict_rows(module, data, given.support, given.query)
+        facts.append(("files", write(out, found, given.json)))
         print("\n".join([f"{title}: {checkpoint}", *(f"{name:<13} {fact}" for name, fact in facts)]))
         return
     task = read_task(given.support, given.query, data, given.invert)

@@ -1,5 +1,6 @@
 """A trained meta-learner on rows of tables: texts, or numbers and categories."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,10 +9,11 @@ from torch import Tensor
 
 from lightning_meta.core import Batch
 from lightning_meta.core.episode import EpisodeShape
+from lightning_meta.datamodules.class_split import shortened
 from lightning_meta.datamodules.rows import ReadsRows, Row
 from lightning_meta.datamodules.tables.row_encoder import Scale, word
 from lightning_meta.datamodules.tables.tables import Tables
-from lightning_meta.errors import DataError
+from lightning_meta.errors import ConfigError, DataError
 from lightning_meta.metrics import EpisodicAccuracy
 from lightning_meta.modules import EpisodicModule, StreamModule
 
@@ -22,12 +24,14 @@ class Known(NamedTuple):
     """A user's labelled rows.
 
     Attributes:
+        rows: as they are in the file.
         support: inputs and targets, of classes side by side.
         classes: their names in the order of labels; none where targets are numbers.
         scale: of targets that are numbers.
         described: in words.
     """
 
+    rows: list[Row]
     support: Batch
     classes: list[str]
     scale: Scale | None
@@ -51,18 +55,42 @@ def read_known(module: EpisodicModule[Any], data: ReadsRows, path: Path) -> Know
         order, shots = labels.argsort(stable=True), labels.bincount().tolist()
         module.check_shots(shots)
         described = f"{len(names)} classes, from {min(shots)} to {max(shots)} rows each"
-        return Known(Batch(x[order], labels[order]), names, None, described)
+        return Known(rows, Batch(x[order], labels[order]), names, None, described)
     assert isinstance(data, Tables) and data.encoding.target is not None
     scale = data.encoding.target
     try:
         y = torch.tensor([[(float(target) - scale.mean) / scale.std] for target in targets])
     except ValueError as error:
         raise DataError(f"{path}: {data.target} must be a number in each row: {error}.") from error
-    return Known(Batch(x, y), [], scale, f"{len(rows)} rows")
+    return Known(rows, Batch(x, y), [], scale, f"{len(rows)} rows")
 
 
-def predict_rows(module: EpisodicModule[Any], data: ReadsRows, support: Path, query: Path) -> tuple[list[Row], str]:
-    """The rows of the query file with what is predicted, and the support set in words.
+def check_classes(
+    module: EpisodicModule[Any], classes: Sequence[str], most: int, queries: int, place: str, remedy: str
+) -> None:
+    """Raise `ConfigError` when a module cannot play a task of a user's.
+
+    Args:
+        module: the trained one.
+        classes: names of those that were given.
+        most: the largest number of examples of one.
+        queries: how many there are.
+        place: where the classes are, in words.
+        remedy: how to give as many as training had, in words.
+    """
+    try:
+        module.check_task(EpisodeShape(len(classes), most, max(queries, 1)), "test")
+    except ConfigError as error:
+        raise ConfigError(
+            f"{place} has {len(classes)} classes ({', '.join(classes)}), which this checkpoint cannot play: {error} "
+            f"Here: {remedy}, or the run of an algorithm whose way may differ, such as ProtoNet."
+        ) from error
+
+
+def predict_rows(
+    module: EpisodicModule[Any], data: ReadsRows, support: Path, query: Path
+) -> tuple[list[Row], list[tuple[str, str]]]:
+    """The rows of the query file with what is predicted, and what is to be said of both files.
 
     Classes get `predicted` and `probability`; numbers `predicted` and, from an algorithm that predicts distributions,
     the ends of a 95 % interval, `low` and `high`. Numbers are on the scale of the file.
@@ -73,8 +101,10 @@ def predict_rows(module: EpisodicModule[Any], data: ReadsRows, support: Path, qu
     """
     known, asked = read_known(module, data, support), data.read_examples(query, labelled=False)
     if known.classes:
-        most = int(known.support.y.bincount().max())
-        module.check_task(EpisodeShape(len(known.classes), most, len(asked.rows)), "test")
+        most, remedy = int(known.support.y.bincount().max()), "give rows of as many classes as training had"
+        check_classes(module, known.classes, most, len(asked.rows), str(support), remedy)
+    facts = [("support", known.described), ("query", f"{len(asked.rows)} rows")]
+    facts += [("note", note) for note in (unseen(data, known.rows, support), unseen(data, asked.rows, query)) if note]
     with torch.no_grad():
         adapted = module.adapt(module.ordered(known.support) if isinstance(module, StreamModule) else known.support)
     preds = module.predict(adapted, asked.x)
@@ -82,8 +112,17 @@ def predict_rows(module: EpisodicModule[Any], data: ReadsRows, support: Path, qu
         confidence, label = preds[:, : len(known.classes)].max(1)
         names = [known.classes[c] for c in label.tolist()]
         rows = [row | {"predicted": name} for row, name in zip(asked.rows, names, strict=True)]
-        return _joined(rows, {"probability": confidence}), known.described
-    return _joined(asked.rows, _on_scale(preds, known.scale)), known.described
+        return _joined(rows, {"probability": confidence}), facts
+    return _joined(asked.rows, _on_scale(preds, known.scale)), facts
+
+
+def unseen(data: ReadsRows, rows: Sequence[Row], path: Path) -> str:
+    """Which categories of a file of rows training has not seen, in words; empty where there are none."""
+    found = data.encoding.inputs.unseen(rows) if isinstance(data, Tables) else {}
+    if not found:
+        return ""
+    named = "; ".join(f"{column}: {shortened(values)}" for column, values in found.items())
+    return f"{path} has categories that training has not seen, which are taken as if they were missing ({named})"
 
 
 def _on_scale(preds: Tensor, scale: Scale) -> dict[str, Tensor]:

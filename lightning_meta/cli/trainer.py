@@ -30,10 +30,11 @@ from lightning_meta import checkpoints, notes
 from lightning_meta.allocator import keep_freed_memory
 from lightning_meta.callbacks import ReplayStep
 from lightning_meta.cli.composition import Exchange, around_networks, class_name, compose, exchanges, in_order
-from lightning_meta.cli.names import RUNS, experiment_of, suggestion, with_paths
+from lightning_meta.cli.names import RUNS, experiment_of, models_of, suggestion, with_paths
 from lightning_meta.cli.resume import continues, reopen
 from lightning_meta.cli.usage import PROGRAM, TRAINER, command_help, explain
 from lightning_meta.datamodules.base import TaskDataModule
+from lightning_meta.datamodules.rows import ReadsRows
 from lightning_meta.errors import (
     HINT,
     ConfigError,
@@ -145,6 +146,8 @@ class SaveConfig(SaveConfigCallback):
 class MetaCLI(LightningCLI):
     """Adds to LightningCLI: values linked without silent overrides, run names, and a test at the end of `fit`."""
 
+    of_data: Any = None  # what a checkpoint has of its data module
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name in COMMANDS}
@@ -250,6 +253,7 @@ class MetaCLI(LightningCLI):
                     "go on from it; test it, or take another checkpoint."
                 )
             self.start, self.origin = checkpoint["global_step"], Provenance.from_checkpoint(checkpoint)
+            self.of_data = checkpoint.get(data.__qualname__)
             if self.origin.seed not in (None, config.seed_everything):
                 if config.seed_everything:
                     log.info("the seed is that of the checkpoint's training, %s.", self.origin.seed)
@@ -257,6 +261,14 @@ class MetaCLI(LightningCLI):
                 self._set_seed()
 
     def before_test(self) -> None:
+        """What a checkpoint has of the data is there before they are set up: it decides what an input is."""
+        data: Any = self.datamodule
+        if self.of_data is not None and isinstance(data, ReadsRows):
+            data.restore(self.of_data)
+            log.info("Scales, categories or vocabulary are those of the checkpoint.")
+        self.after_test()
+
+    def after_test(self) -> None:
         if not self.config[self.subcommand].ckpt_path and any(p.requires_grad for p in self.model.parameters()):
             print(
                 f"warning: {self.subcommand} without --ckpt_path: the model has the weights that it starts with, none "
@@ -264,7 +276,7 @@ class MetaCLI(LightningCLI):
                 file=sys.stderr,
             )
 
-    before_validate = after_test = after_validate = before_test
+    before_validate, after_validate = before_test, after_test
 
     def before_fit(self) -> None:
         """A resumed training goes on with its W&B run and in its folder; a replay writes nothing."""
@@ -428,10 +440,14 @@ def folder_of_runs(config: Namespace) -> Path | None:
 
 
 def file_name(cls: type) -> str:
-    """What experiments of an algorithm are called: as its file, `maml_plus_plus`, unless that has several classes."""
+    """What experiments of an algorithm are called: as its file, `maml_plus_plus`, unless that has several classes.
+
+    Or as its config in `configs/model/`, where only that says what is meant: `covariance_net`, of `CovaMNet`.
+    """
     file = cls.__module__.rsplit(".", 1)[-1]
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower()
-    return file if file.replace("_", "") == words.replace("_", "") else words
+    name, called = file if file.replace("_", "") == words.replace("_", "") else words, models_of(cls)
+    return called[0] if len(called) == 1 else name
 
 
 class _DroppedArguments(logging.Handler):

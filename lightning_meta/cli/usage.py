@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from inspect import isclass
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -13,7 +14,7 @@ TRAINER = {  # commands of the Trainer, and what they do
     "validate": "Evaluate a checkpoint on the frozen validation episodes.",
     "test": "Evaluate a checkpoint on the frozen test episodes.",
 }
-TOOLS = ("predict", "export", "reproduce", "sweep", "dashboard", "compare", "results", "list", "benchmark")
+TOOLS = ("predict", "serve", "export", "reproduce", "sweep", "dashboard", "compare", "results", "list", "benchmark")
 # What people call them who come from elsewhere.
 OTHER_WORDS = {
     "train": "fit",
@@ -159,14 +160,14 @@ def named_in(module: str) -> list[str]:
 
 
 def settings_of(class_path: str) -> list[str]:
-    """What the constructor of a class takes, those of its bases that it hands on included."""
+    """What a class or function takes, and what its bases take that it hands on."""
     from jsonargparse import ArgumentParser  # not by `list` and `--help`, which are quick
 
-    cls = resolve_name(class_path) if "." in class_path else None
-    if cls is None:
+    made = resolve_name(class_path) if "." in class_path else None
+    if made is None:
         return []
     parser = ArgumentParser()
-    parser.add_class_arguments(cls, fail_untyped=False)
+    (parser.add_class_arguments if isclass(made) else parser.add_function_arguments)(made, fail_untyped=False)
     return [action.dest for action in parser._actions if action.dest not in ("help", "print_config")]
 
 

@@ -1,6 +1,7 @@
 """Which classes are for training, validation and test, as the user says: by lists or by fractions."""
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,6 +71,46 @@ def read_lists(lists: dict[Split, Path], what: str = "classes") -> dict[Split, l
             ) from error
         names[split] = [line.strip() for line in lines if line.strip()]
     return names
+
+
+def split_names(names: list[str], split: ClassSplit, source: Path, more: str = "classes") -> dict[Split, list[str]]:
+    """Which of all names of classes (or tasks: `more`) in a file or folder each split has, as the settings say.
+
+    Raises:
+        ConfigError: the settings have neither fractions nor lists.
+        DataError: a list cannot be read, or a fraction leaves no name.
+    """
+    if split.fractions:
+        return share_out(names, split.fractions, split.seed, more)
+    if split.train is None:
+        raise ConfigError(
+            f"the {len(names)} {more} of {source} are not split. Have them shared out, --data.split.fractions "
+            "[0.64,0.16,0.2], or list them in three files: --data.split.train train.txt --data.split.val val.txt "
+            "--data.split.test test.txt."
+        )
+    folder = source if source.is_dir() else source.parent
+    return read_lists({part: folder / str(getattr(split, part)) for part in SPLITS}, more)
+
+
+def check_listed(
+    found: dict[Split, list[str]], names: Collection[str], source: Path, one: str = "a class", more: str = "classes"
+) -> None:
+    """Raise `DataError` unless each split has classes (or tasks: `one`, `more`), all of them there and in one split."""
+    check_classes(found, {part: f"the {part} split of {source}" for part in SPLITS}, one, more)
+    if missing := [name for of_split in found.values() for name in of_split if name not in names]:
+        raise DataError(
+            f"{len(missing)} {more} of the split are not in {source}: {shortened(missing)}. It has {len(names)}: "
+            f"{shortened(sorted(names))}."
+        )
+
+
+def check_any(names: Collection[str], part: Split, split: ClassSplit, source: Path, more: str = "classes") -> None:
+    """Raise `ConfigError` where fractions such as `[0, 0, 1]` have left a split without classes (or tasks: `more`)."""
+    if not names:
+        raise ConfigError(
+            f"{source} has no {more} for {part}: split.fractions={list(split.fractions)}; with [0.64, 0.16, 0.2], say, "
+            f"there are {more} for all three."
+        )
 
 
 def share_out(

@@ -3,10 +3,12 @@
 import csv
 import gzip
 import json
+import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TextIO, runtime_checkable
 
@@ -18,6 +20,7 @@ from lightning_meta.extras import need
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".json")
 PARQUET = ".parquet"
+WITH_MARK = re.compile(r"\s*[-+]?\d*(?P<mark>[.,])\d+([eE][-+]?\d+)?\s*")  # a number that has a fraction
 
 Row = dict[str, Any]
 
@@ -121,12 +124,40 @@ def other_delimiter(path: Path, columns: list[str], wanted: set[str]) -> str:
 
 
 def csv_rows(lines: TextIO, delimiter: str) -> Iterator[tuple[int, Row]]:
-    """Number of the last line and content of each row."""
-    reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
+    """Number of the last line and content of each row.
+
+    A table whose columns are parted by `;` in place of commas is one of a spreadsheet where numbers have decimal
+    commas, which become points.
+    """
+    header = lines.readline()
+    has_commas = delimiter == "," and "," not in header and ";" in header
+    reader = csv.DictReader(chain([header], lines), delimiter=";" if has_commas else delimiter, strict=True)
     if twice := [name for name, count in Counter(reader.fieldnames or ()).items() if count > 1]:
         raise ValueError(f"line 1 names the column {twice[0]!r} more than once; give each column a name of its own")
+    written: dict[str, str] = {}  # the first number with each mark
     for row in reader:
+        if None in row:  # csv's name for cells without a column
+            raise ValueError(
+                f"line {reader.line_num} has more cells than the {len(row) - 1} columns of the first line; a cell with "
+                f"{reader.reader.dialect.delimiter!r} in it is put in quotes"
+            )
+        if has_commas:
+            row = {name: _with_point(cell, written) for name, cell in row.items()}
+            if len(written) > 1:
+                raise ValueError(
+                    f"line {reader.line_num}: of {written[',']} and {written['.']} one has a decimal comma and the "
+                    "other a decimal point or digits in groups; write all numbers in one way"
+                )
         yield reader.line_num, row
+
+
+def _with_point(cell: str | None, written: dict[str, str]) -> str | None:
+    """A cell with its decimal comma as a point; notes in `written` which of the two marks it had."""
+    match = WITH_MARK.fullmatch(cell or "")
+    if cell is None or match is None:
+        return cell
+    written.setdefault(match["mark"], cell)
+    return cell.replace(",", ".")
 
 
 def json_rows(lines: Iterable[str]) -> Iterator[tuple[int, Row]]:

@@ -168,6 +168,26 @@ def test_conv4_reads_its_last_map_out_whole_or_averaged(downsample: str, default
     assert Conv4(1, 28, hidden=4, downsample=downsample, halvings=3).map_shape == expected.map_shape
 
 
+@pytest.mark.parametrize(
+    ("backbone", "shape", "remedy"),
+    [
+        (lambda: Conv4(), (3, 28, 28), "set the backbone's in_channels and image_size to match."),
+        (
+            lambda: Conv4(),
+            (20,),
+            "no images: take a backbone for texts, such as EmbeddingAverage, or for numbers, such as MLP.",
+        ),
+        (lambda: MLP(4), (5,), "set the backbone's in_features (of texts, length) to match."),
+    ],
+)
+def test_what_to_do_about_another_shape_is_told_by_the_shapes(
+    backbone: Callable[[], Backbone], shape: tuple[int, ...], remedy: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        backbone().check_input_shape(shape, "Data")
+    assert str(caught.value).endswith(f"but Data has {shape}; {remedy}")
+
+
 def test_conv4_refuses_images_that_vanish() -> None:
     with pytest.raises(ValueError, match=r"image_size=8 .* 16"):
         Conv4(image_size=8)

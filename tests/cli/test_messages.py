@@ -131,7 +131,7 @@ def test_the_trainers_switches_turn_callbacks_off(tiny: Path) -> None:  # noqa: 
 TEXTS = [
     ("empty.csv", b"", ["empty.csv has no rows", "'text'", "'label'"]),
     ("head.csv", b"text,label\n", ["head.csv has no rows"]),
-    ("semicolon.csv", b"text;label\na b;x\n", ["line 2", "parted by ',', not by ';'"]),
+    ("tabs.csv", b"text\tlabel\na b\tx\n", ["line 2", "parted by ',', not by '\\t'"]),
     ("latin.csv", "text,label\ncaf\xe9,x\n".encode("latin-1"), ["not in UTF-8", "0xe9", "iconv"]),
     ("quote.csv", b'text,label\n"a b,x\n', ["quote.csv cannot be read"]),
 ]

@@ -58,6 +58,15 @@ class NotANetwork:
     pass
 
 
+class Untyped(Net):
+    def __init__(self, width):
+        super().__init__(width)
+
+
+def untyped(width) -> nn.Module:
+    return Net(width + 1)
+
+
 network = Net()
 """
 WRAPPED = "lightning_meta.backbones.Wrapped"
@@ -135,6 +144,12 @@ def test_a_network_of_torchvision_is_trained(tiny: Path) -> None:  # noqa: F811
     assert cli.model.backbone.out_features == cli.model.learner[1].in_features == 104, "what its classifier got"
 
 
+def test_a_network_without_types_is_trained(tiny: Path) -> None:  # noqa: F811
+    chosen = ["--model.backbone", "my_networks.Untyped", "--model.backbone.width", "6"]
+    cli = main(["fit", "--config", str(tiny), *chosen, "--trainer.fast_dev_run", "1"])
+    assert cli.model.backbone.network.conv.out_channels == 6
+
+
 def test_short_names_are_of_our_backbones(tiny: Path) -> None:  # noqa: F811
     """Also where others have them: `MLP` is one of torchvision's too."""
     chosen = ["--model", "ProtoNet", "--model.backbone", "MLP", "--model.backbone.in_features", "256"]
@@ -188,6 +203,10 @@ REFUSED = {
     "my_networks.Two": ["Two returns a tuple, not one tensor of features"],
     "needs_another.Net": ["cannot be imported: No module named 'a_package_that_is_not_there'"],
     "my_networks.Net --model.backbone.widht 8": ["'widht' is not accepted by Net. Did you mean width?"],
+    "my_networks.make --model.backbone.widht 8": ["'widht' is not accepted by make. Did you mean width?"],
+    "my_networks.Untyped": ["Untyped is given as width=None was not checked", "no type there: write `width: int`"],
+    "my_networks.Untyped --model.backbone.width x": ["cannot be made with width=x", "write `width: int`"],
+    "my_networks.untyped": ["unsupported operand", "What untyped is given as width=None", "write `width: int`"],
     "my_networks.Net --model.backbone.size 28": ["Net cannot take inputs of shape (1, 16, 16), which Blobs has"],
     "torchvision.models.squeezenet1_1 --model.backbone.in_shape [2,16,16]": ["it takes images of 3 channels"],
     "torchvision.models.swin_t": ["an argument downsample_layer", "def swin_t() -> torch.nn.Module:"],

@@ -10,7 +10,7 @@ import torch
 from lightning_meta.cli import main, predict
 from lightning_meta.cli.predict import load_run
 from lightning_meta.core import Batch
-from lightning_meta.errors import DataError
+from lightning_meta.errors import ConfigError, DataError
 
 TRAINER = """
 trainer: {accelerator: cpu, max_steps: 2, max_epochs: -1, num_sanity_val_steps: 0, enable_progress_bar: false,
@@ -34,6 +34,7 @@ model: {class_path: ProtoNet, init_args: {backbone: {class_path: EmbeddingAverag
   init_args: {embedding_dim: 8, word_vectors: random}}}}
 """,
 }  # fmt: skip
+RUNS["maml_texts"] = RUNS["texts"].replace("ProtoNet", "MAML")
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
 
 
@@ -46,7 +47,7 @@ def write(path: Path, rows: list[dict[str, object]]) -> None:
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three short runs, and a user's rows: y = 1000 + 100 a."""
+    """Four short runs, and a user's rows: y = 1000 + 100 a."""
     folder = tmp_path_factory.mktemp("rows")
     rows = [
         {"task": k, "a": i % 5 + k, "b": "xy"[i % 2], "y": 1000 + 100 * (i % 5 + k)} for k in range(9) for i in range(8)
@@ -126,3 +127,28 @@ def test_mistakes_are_one_line(at_work: Path) -> None:
     ):
         with pytest.raises(DataError, match=message):
             predict.main([f"runs/{run}/version_0", "--support", support, "--query", query])
+
+
+def test_categories_that_training_has_not_seen_are_named(at_work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Training has x and y; a missing one is nothing to be told of."""
+    cells = ("x", "z", "w", "z", "")
+    write(at_work / "new.csv", [{"a": i, "b": b, "y": 1000 + 100 * i} for i, b in enumerate(cells)])
+    predict.main(["runs/mean/version_0", "--support", "support.csv", "--query", "new.csv"])
+    (note,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
+    assert note.split(maxsplit=1)[1] == (
+        "new.csv has categories that training has not seen, which are taken as if they were missing (b: w, z)"
+    )
+    rows = read("mean")
+    assert rows[1]["predicted"] != rows[0]["predicted"]
+    predict.main(["runs/mean/version_0", "--support", "support.csv", "--query", "query.csv"])
+    assert "note" not in capsys.readouterr().out
+
+
+def test_another_number_of_classes_names_both_numbers(at_work: Path) -> None:
+    write(at_work / "three.csv", [{"text": f"the {w}", "label": w} for w in ("hot", "cold", "warm")])
+    message = (
+        r"^three\.csv has 3 classes \(cold, hot, warm\), which this checkpoint cannot play: .* are 3-way, but MAML has "
+        r"n_way=2 .*give rows of as many classes as training had, or .*ProtoNet\.$"
+    )
+    with pytest.raises(ConfigError, match=message):
+        predict.main(["runs/maml_texts/version_0", "--support", "three.csv", "--query", "asked.csv"])

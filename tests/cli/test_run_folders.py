@@ -85,10 +85,25 @@ def test_last_is_the_newest_of_the_same_model(tiny: Path, capsys: pytest.Capture
         (algorithms.MatchingNet, "matching_net"),
         (algorithms.FullContextMatchingNet, "full_context_matching_net"),
         (algorithms.BaselineNearestNeighbour, "baseline_nearest_neighbour"),
+        (algorithms.CovaMNet, "covariance_net"),
+        (algorithms.ConditionalNeuralProcess, "cnp"),
+        (algorithms.MAML, "maml"),
     ],
 )
 def test_runs_are_called_as_the_experiments_of_the_algorithm(cls: type, expected: str) -> None:
     assert file_name(cls) == expected
+
+
+def test_runs_of_an_algorithm_with_one_config_are_called_as_that() -> None:
+    """So that the folder says what stands after `--model`."""
+    models = {
+        path.stem: yaml.safe_load(path.read_text())["class_path"] for path in Path("configs/model").glob("*.yaml")
+    }
+    alone = {config: path for config, path in models.items() if [*models.values()].count(path) == 1}
+    assert {config: file_name(getattr(algorithms, path.rpartition(".")[2])) for config, path in alone.items()} == {
+        config: config for config in alone
+    }
+    assert len(alone) > 50
 
 
 # ---- without a logger -----------------------------------------------------------------------------------------------

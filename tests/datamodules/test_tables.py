@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from lightning_meta.algorithms import MAML, CommonMean, ProtoNet
 from lightning_meta.backbones import MLP
+from lightning_meta.cli import main
 from lightning_meta.core import Batch
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.core.sampling import episode_keys
@@ -25,6 +26,15 @@ from lightning_meta.errors import ConfigError, DataError, UserError
 from lightning_meta.metrics import EpisodicMSE, EpisodicR2
 from tests.datamodules.test_episodes import assert_same, at, ready
 
+TINY = """
+trainer: {accelerator: cpu, max_steps: 2, max_epochs: -1, num_sanity_val_steps: 0, enable_progress_bar: false,
+  enable_model_summary: false, log_every_n_steps: 1,
+  logger: {class_path: pytorch_lightning.loggers.CSVLogger, init_args: {save_dir: runs, name: ""}},
+  callbacks: [{class_path: lightning_meta.callbacks.EpisodicCheckpoint}]}
+data: {class_path: Tables, init_args: {path: table.csv, target: y, task: task, inputs: [x, kind], k_shot: 3, n_query: 3,
+  steps_per_epoch: 2, val_episodes: 2, test_episodes: 2}}
+model: {class_path: CommonMean, init_args: {backbone: {class_path: MLP, init_args: {in_features: 3, hidden: []}}}}
+"""
 TASKS = [f"t{number}" for number in range(10)]
 HALVES = ClassSplit(fractions=(0.5, 0.2, 0.3))
 
@@ -164,14 +174,20 @@ def test_a_split_has_no_part_in_what_is_learned_from_training(file: Path, tmp_pa
     assert (at(second.dataset("test"), 0).support.x[..., 1:] == 0).all()
 
 
-def test_small_tasks_are_refused_or_left_out(tmp_path: Path) -> None:
+def test_small_tasks_are_refused_or_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     path = write(tmp_path / "table.csv", rows()[:-6])  # the last task has 6 rows
     with pytest.raises(ConfigError, match=r"k_shot=3 \+ n_query=4 rows .*but 1 of \d tasks have fewer, the smallest 6"):
         ready(tables(path))
     data = ready(tables(path, skip_small=True))
     assert sum(map(len, data.tasks.values())) == 9
+    counted = "skip_small leaves out 1 of 10 tasks, which have not 7 rows, and 6 of 114 rows."
+    assert [record.getMessage() for record in caplog.records].count(counted) == 1
     classes = ready(tables(path, target="side", n_way=2, k_shot=1, n_query=3, skip_small=True))
     assert sum(map(len, classes.tasks.values())) == 9  # of its 6 rows each class has 3
+    assert "leaves out 1 of 10 tasks, which have not 2 classes of 4 rows, and 6 of 114 rows." in caplog.text
+    with pytest.raises(DataError, match=r"none of the 10 tasks of .* has 34 rows \(k_shot \+ n_query of each\)"):
+        ready(tables(path, skip_small=True, k_shot=30))
 
 
 def test_classes_are_played_where_the_way_is_two_or_more(file: Path) -> None:
@@ -218,6 +234,50 @@ def test_r2_is_one_minus_the_error_over_the_variance() -> None:
     targets = torch.tensor([[[1.0], [2.0], [3.0]], [[4.0], [4.0], [4.0]], [[4.0], [4.0], [4.0]]])
     preds = torch.tensor([[[1.0], [2.0], [4.0]], [[4.0], [4.0], [4.0]], [[4.0], [4.0], [5.0]]])
     assert EpisodicR2.per_episode(preds, targets).tolist() == [0.5, 1.0, 0.0]
+
+
+def test_all_tasks_may_be_for_the_test(file: Path, tmp_path: Path) -> None:
+    """Of what was trained on other tables, whose scales and categories hold, though these have others."""
+    other = [row | {"x": row["x"] * 7, "kind": "new" if i % 3 else row["kind"]} for i, row in enumerate(rows())]
+    trained, all_for_test = ready(tables(file)), ClassSplit(fractions=(0.0, 0.0, 1.0))
+    data = tables(write(tmp_path / "other.csv", other), split=all_for_test)
+    with pytest.raises(ConfigError, match=r"other\.csv has no tasks for meta-training, from which .*--ckpt_path"):
+        data.prepare_data()
+    data.restore(json.loads(json.dumps(trained.state_dict())))
+    data.prepare_data()
+    data.setup("test")
+    assert data.tasks == {"train": [], "val": [], "test": TASKS}
+    scale = trained.encoding.inputs.scales["x"]
+    x = at(data.dataset("test"), 0).support.x
+    assert x.shape[1] == 3 and ((x[:, 0] * scale.std + scale.mean) / 7).max() < 10
+    with pytest.raises(ConfigError, match=r"has no tasks for train: split\.fractions=\[0\.0, 0\.0, 1\.0\]"):
+        data.load_split("train")
+
+
+def test_all_tasks_may_be_for_the_test_of_a_checkpoint(file: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """On the command line; other tables have more categories, which changes nothing about what an input is."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "other.csv", [row | {"kind": f"k{i % 5}"} for i, row in enumerate(rows())])
+    Path("tiny.yaml").write_text(TINY)
+    main(["fit", "--config", "tiny.yaml", "--test_after_fit", "false"])
+    test = ["test", "--config", "tiny.yaml", "--ckpt_path", "best", "--data.path", "other.csv"]
+    cli = main([*test, "--data.split.fractions", "[0,0,1]"])
+    assert cli.datamodule.encoding.inputs.categories == {"kind": ["even", "odd"]}
+    assert {*cli.datamodule.sources} == {"test"} and len(cli.datamodule.tasks["test"]) == 10
+
+
+def test_columns_parted_by_semicolons_have_decimal_commas(file: Path, tmp_path: Path) -> None:
+    """As a spreadsheet writes them in most of Europe; a word with a comma stays one."""
+    text = file.read_text().replace(",", ";").replace(".", ",").replace("odd", '"o,d"')
+    (other := tmp_path / "other.csv").write_text(text)
+    ours, theirs = ready(tables(file)), ready(tables(other))
+    assert_same(at(ours.dataset("test"), 1), at(theirs.dataset("test"), 1))
+    assert theirs.encoding.inputs.categories == {"kind": ["even", "o,d"]}
+    (points := tmp_path / "points.csv").write_text(file.read_text().replace(",", ";"))
+    assert_same(at(ours.dataset("test"), 1), at(ready(tables(points)).dataset("test"), 1))
+    (both := tmp_path / "both.csv").write_text("task;x;kind;y\na;1,5;u;2\nb;3;u;1.250\n")
+    with pytest.raises(DataError, match=r"line 3: of 1,5 and 1\.250 one has a decimal comma and the other .*one way\."):
+        ready(tables(both))
 
 
 # ---- messages -------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from lightning_meta.datamodules.class_bank import ClassBank
 from lightning_meta.datamodules.class_split import (
     SPLITS,
     ClassSplit,
+    check_any,
     check_classes,
     check_split,
     read_lists,
@@ -106,11 +107,7 @@ class ImageFolder(ClassificationDataModule):
 
     def load_source(self, split: Split) -> ClassBank:
         files, shape = self.files[split], self.shapes[split]
-        if not files:
-            raise ConfigError(
-                f"{self.root} has no classes for {split}: split.fractions={list(self.class_split.fractions)}; with "
-                "[0.64, 0.16, 0.2], say, there are classes for all three."
-            )
+        check_any(files, split, self.class_split, self.root)
         smallest = min(files, key=lambda name: len(files[name]))
         if len(files[smallest]) < shape.k_shot + shape.n_query:
             raise ConfigError(

@@ -94,6 +94,14 @@ class RowEncoder:
         ]
         return torch.tensor([*parts, *gaps, *chosen], dtype=torch.float64).T.float().contiguous()
 
+    def unseen(self, rows: Sequence[Row]) -> dict[str, list[str]]:
+        """Of each column of categories, the values in these rows that meta-training has not."""
+        found = {
+            column: sorted({word(row.get(column)) for row in rows if not is_missing(row.get(column))} - {*known})
+            for column, known in self.categories.items()
+        }
+        return {column: values for column, values in found.items() if values}
+
     def state_dict(self) -> dict[str, Any]:
         return {"scales": {name: list(scale) for name, scale in self.scales.items()}, "categories": self.categories}
 

@@ -14,13 +14,11 @@ from lightning_meta.core import Batch
 from lightning_meta.core.episode import Split
 from lightning_meta.datamodules.base import EpisodicDataModule
 from lightning_meta.datamodules.class_split import (
-    SPLITS,
     ClassSplit,
-    check_classes,
+    check_any,
+    check_listed,
     check_split,
-    read_lists,
-    share_out,
-    shortened,
+    split_names,
 )
 from lightning_meta.datamodules.episodes import TaskSource
 from lightning_meta.datamodules.rows import (
@@ -125,8 +123,6 @@ class Tables(EpisodicDataModule):
         wanted = {self.target, *(self.inputs or ()), *((self.task,) if self.task else ())}
         with open_rows(file) as rows:
             for line, row in rows:
-                if None in row:  # csv's name for cells without a column
-                    raise ValueError(f"line {line} has more cells than the {len(row) - 1} columns of the first line")
                 columns = [str(column) for column in row]
                 if not wanted <= row.keys():
                     lacking = sorted(wanted - row.keys())
@@ -188,49 +184,52 @@ class Tables(EpisodicDataModule):
             found.setdefault(task, []).append(row)
         if not found:
             raise DataError(f"{self.path} has no rows.")
-        if self.skip_small:
-            found = self._large(found)
-        return found
+        return self._large(found) if self.skip_small else found
 
     def _large(self, found: dict[str, list[Row]]) -> dict[str, list[Row]]:
         """The tasks, and where there are classes the classes of each, that have enough rows."""
         least = max(shape.k_shot + shape.n_query for shape in self.shapes.values())
         if not self.has_classes:
-            return {task: rows for task, rows in found.items() if len(rows) >= least}
-        size = {task: Counter(word(row[self.target]) for row in rows) for task, rows in found.items()}
-        most = max(shape.n_way for shape in self.shapes.values())
-        return {
-            task: [row for row in rows if size[task][word(row[self.target])] >= least]
-            for task, rows in found.items()
-            if sum(count >= least for count in size[task].values()) >= most
-        }
+            kept = {task: rows for task, rows in found.items() if len(rows) >= least}
+            needed = f"{least} rows"
+        else:
+            size = {task: Counter(word(row[self.target]) for row in rows) for task, rows in found.items()}
+            most = max(shape.n_way for shape in self.shapes.values())
+            kept = {
+                task: [row for row in rows if size[task][word(row[self.target])] >= least]
+                for task, rows in found.items()
+                if sum(count >= least for count in size[task].values()) >= most
+            }
+            needed = f"{most} classes of {least} rows"
+        rows_of = [sum(map(len, tasks.values())) for tasks in (found, kept)]
+        log.info(
+            "skip_small leaves out %d of %d tasks, which have not %s, and %d of %d rows.",
+            len(found) - len(kept), len(found), needed, rows_of[0] - rows_of[1], rows_of[0],
+        )  # fmt: skip
+        if not kept:
+            raise DataError(
+                f"none of the {len(found)} tasks of {self.path} has {needed} (k_shot + n_query of each); lower k_shot "
+                "or n_query."
+            )
+        return kept
 
     @cached_property
     def tasks(self) -> dict[Split, list[str]]:
         """Names of the tasks of each split."""
-        split, names = self.task_split, sorted(self.rows)
-        if split.fractions:
-            tasks = share_out(names, split.fractions, split.seed, "tasks")
-        elif split.train is None:
-            raise ConfigError(
-                f"the {len(names)} tasks of {self.path} are not split. Have them shared out, --data.split.fractions "
-                "[0.64,0.16,0.2], or list them in three files: --data.split.train train.txt --data.split.val val.txt "
-                "--data.split.test test.txt."
-            )
-        else:
-            folder = self.path if self.path.is_dir() else self.path.parent
-            tasks = read_lists({part: folder / str(getattr(split, part)) for part in SPLITS}, "tasks")
-        check_classes(tasks, {part: f"the {part} split of {self.path}" for part in SPLITS}, "a task", "tasks")
-        if missing := [name for of_split in tasks.values() for name in of_split if name not in self.rows]:
-            raise DataError(
-                f"{len(missing)} tasks of the split are not in {self.path}: {shortened(missing)}. It has "
-                f"{len(names)}: {shortened(names)}."
-            )
+        tasks = split_names(sorted(self.rows), self.task_split, self.path, "tasks")
+        if not self.task_split.fractions:
+            check_listed(tasks, self.rows, self.path, "a task", "tasks")
         return tasks
 
     @cached_property
     def encoding(self) -> Encoding:
         rows = [row for name in self.tasks["train"] for row in self.rows[name]]
+        if not rows:
+            raise ConfigError(
+                f"{self.path} has no tasks for meta-training, from which the scales and categories of columns are "
+                "learned; a test has those of a checkpoint: --ckpt_path. (In Python: "
+                "data.restore(trained.state_dict()), where `trained` is the data of the training.)"
+            )
         there = dict.fromkeys(column for row in rows for column in row)
         columns = self.inputs or [column for column in there if column not in (self.target, self.task)]
         inputs = RowEncoder.learn(rows, columns, self.categorical)
@@ -246,6 +245,7 @@ class Tables(EpisodicDataModule):
     # ---- episodes -----------------------------------------------------------------------------------------------
 
     def load_source(self, split: Split) -> TaskSource:
+        check_any(self.tasks[split], split, self.task_split, self.path, "tasks")
         tasks = [self.rows[name] for name in self.tasks[split]]
         if self.has_classes:
             return GroupedClassBank.from_tasks([self._by_class(rows) for rows in tasks])

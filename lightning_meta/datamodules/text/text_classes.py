@@ -13,13 +13,12 @@ from lightning_meta.core.episode import Split
 from lightning_meta.core.tokenizer import FIRST, Tokenizer
 from lightning_meta.datamodules.class_bank import ClassBank
 from lightning_meta.datamodules.class_split import (
-    SPLITS,
     ClassSplit,
-    check_classes,
+    check_any,
+    check_listed,
     check_split,
-    read_lists,
-    share_out,
     shortened,
+    split_names,
 )
 from lightning_meta.datamodules.classification import ClassificationDataModule
 from lightning_meta.datamodules.rows import Examples, Row, open_rows, other_delimiter, read_examples
@@ -102,6 +101,7 @@ class TextClasses(ClassificationDataModule):
 
     def load_source(self, split: Split) -> ClassBank:
         names, shape = self.classes[split], self.shapes[split]
+        check_any(names, split, self.class_split, self.file)
         smallest = min(names, key=lambda name: len(self.texts[name]))
         if len(self.texts[smallest]) < shape.k_shot + shape.n_query:
             raise ConfigError(
@@ -113,16 +113,7 @@ class TextClasses(ClassificationDataModule):
 
     def split_classes(self, names: list[str]) -> dict[Split, list[str]]:
         """Which of the classes `names` of the file each split has. Raises `ConfigError` or `DataError`."""
-        split = self.class_split
-        if split.fractions:
-            return share_out(names, split.fractions, split.seed)
-        if split.train is None:
-            raise ConfigError(
-                f"the {len(names)} classes of {self.file} are not split. Have them shared out, --data.split.fractions "
-                "[0.64,0.16,0.2], or list them in three files: --data.split.train train.txt --data.split.val val.txt "
-                "--data.split.test test.txt."
-            )
-        return read_lists({name: self.file.parent / getattr(split, name) for name in SPLITS})
+        return split_names(names, self.class_split, self.file)
 
     @cached_property
     def texts(self) -> dict[str, list[str]]:
@@ -149,13 +140,8 @@ class TextClasses(ClassificationDataModule):
     def classes(self) -> dict[Split, list[str]]:
         """The names of the classes of each split."""
         classes = self.split_classes(sorted(self.texts))
-        check_classes(classes, {split: f"the {split} split of {self.file}" for split in SPLITS})
-        missing = [name for of_split in classes.values() for name in of_split if name not in self.texts]
-        if missing:
-            raise DataError(
-                f"{len(missing)} classes of the split are not in the column {self.class_column!r} of {self.file}: "
-                f"{shortened(missing)}. It has {len(self.texts)}: {shortened(sorted(self.texts))}."
-            )
+        if not self.class_split.fractions:
+            check_listed(classes, self.texts, self.file)
         return classes
 
     @cached_property
