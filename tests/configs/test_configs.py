@@ -19,9 +19,11 @@ from lightning_meta.core.episode import Split
 from lightning_meta.datamodules import (
     CIFARFS,
     MNIST,
+    BilevelDataModule,
     ClassificationDataModule,
     EpisodicDataModule,
     Glyphs,
+    MNISTTest,
     Omniglot,
     School,
     TextClasses,
@@ -50,13 +52,19 @@ QUICK_OPTIMIZEES = ["--data.unroll_steps", "2", "--data.truncation", "2"]
 QUICK_IMAGES = [*QUICK_OPTIMIZEES, "--data.batch_size", "2"]
 # Fewer steps on each task, by a part of the class's name.
 QUICK_STEPS = {"TIM": ["--model.steps", "5"], "PMF": ["--model.finetune_steps", "1"]}
-QUICK_DATA = {"QuadraticOptimizees": QUICK_OPTIMIZEES, "ImageOptimizees": QUICK_IMAGES}
+QUICK_HELD_OUT = shlex.split("--data.support_per_class 10 --data.held_out_per_class 2 --data.val_per_class 2")
+QUICK_HELD_OUT += ["--data.test_per_class", "2", "--data.query_size", "null"]
+QUICK_DATA = {
+    "QuadraticOptimizees": QUICK_OPTIMIZEES, "ImageOptimizees": QUICK_IMAGES, "HeldOutImages": QUICK_HELD_OUT,
+}  # fmt: skip
 
 
 def random_bank(data: ClassificationDataModule, split: Split) -> ClassBank:
     generator = torch.Generator().manual_seed(0)
     if isinstance(data, TextClasses):
         return ClassBank.from_classes(torch.randint(data.vocabulary, (70, 20, data.length), generator=generator))
+    if isinstance(data, MNISTTest):
+        return ClassBank.from_classes(torch.randint(256, (10, 20, 1, 28, 28), dtype=torch.uint8, generator=generator))
     size = (3, 32, 32) if isinstance(data, CIFARFS) else (1, 28, 28)
     return ClassBank.from_classes(torch.randint(256, (70, 20, *size), dtype=torch.uint8, generator=generator))
 
@@ -70,7 +78,7 @@ def random_rows() -> dict[str, list[dict[str, float]]]:
 
 @pytest.fixture(autouse=True)
 def _random_images_and_no_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    for data in (CIFARFS, Glyphs, MNIST, Omniglot, TextClasses):
+    for data in (CIFARFS, Glyphs, MNIST, MNISTTest, Omniglot, TextClasses):
         monkeypatch.setattr(data, "prepare_data", lambda self: None)
         monkeypatch.setattr(data, "load_source", random_bank)
     monkeypatch.setattr(School, "rows", random_rows())
@@ -213,10 +221,11 @@ def test_an_experiment_runs_as_its_header_says_and_is_what_its_name_says(
         assert (CONFIGS / "model" / f"{name['algorithm']}.yaml") in MODELS
     else:
         names = {path.stem.removeprefix(f"{model.stem}_") for model in MODELS} - {path.stem}
-        assert any((CONFIGS / "data" / f"optimizees_{data}.yaml").is_file() for data in names), (
-            f"{path.name} is not <algorithm>_<data>.yaml with a configs/data/optimizees_<data>.yaml"
+        kind = "held_out" if isinstance(cli.datamodule, BilevelDataModule) else "optimizees"
+        assert any((CONFIGS / "data" / f"{kind}_{data}.yaml").is_file() for data in names), (
+            f"{path.name} is not <algorithm>_<data>.yaml with a configs/data/{kind}_<data>.yaml"
         )
-        assert "test/adam_final_loss" in cli.trainer.callback_metrics
+        assert ("test/adam_final_loss" in cli.trainer.callback_metrics) == (kind == "optimizees")
     assert metric_of(cli) in cli.trainer.callback_metrics
     assert cli.config[cli.subcommand].name == path.stem
 
