@@ -114,6 +114,12 @@ class KIP(MetaModule):
     @torch.no_grad()
     def start_from(self, data: BilevelDataModule) -> None:
         """Take the first images of each class. (A checkpoint, which is loaded later, brings its own.)"""
+        self.images.copy_(self.first_images(data))
+        if self.learn == "labels":
+            self.labels.copy_(self.solved_labels(*data.all_held_out()))
+
+    def first_images(self, data: BilevelDataModule) -> Tensor:
+        """The first images of each class that there are to learn from, `(M, C, H, W)`."""
         images, labels = data.learned_from()
         found = [images[labels == c][: self.per_class] for c in range(self.n_classes)]
         if short := [c for c, of_class in enumerate(found) if len(of_class) < self.per_class]:
@@ -127,9 +133,7 @@ class KIP(MetaModule):
                 f"in_shape={[*self.images.shape[1:]]}, but images of {data.name} are {[*start.shape[1:]]}; set "
                 f"model.in_shape to {[*start.shape[1:]]}."
             )
-        self.images.copy_(start)
-        if self.learn == "labels":
-            self.labels.copy_(self.solved_labels(*data.all_held_out()))
+        return start
 
     def solved_labels(self, x: Tensor, y: Tensor) -> Tensor:
         """The labels `(M, C)` that predict these examples with the least squared error, given the images.
