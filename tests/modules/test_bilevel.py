@@ -250,3 +250,23 @@ def test_what_cannot_be_played_is_told() -> None:
     for attempt, message in refusals:
         with pytest.raises(ConfigError, match=message):
             attempt()
+
+
+def test_the_algorithm_of_the_docs_learns(tmp_path: Path) -> None:
+    """Its gradient is that of finite differences, and its training moves the outer variable."""
+    page = (Path(__file__).parents[2] / "docs" / "bilevel.md").read_text()
+    scope: dict[str, Any] = {}
+    exec(page.partition("```python\n")[2].partition("```")[0], scope)
+    module = scope["LearnedSmoothing"](network(), 4).double().train()
+    trial = trial_of(held_out(), [0])
+    (found,) = outer_gradient(module, trial).values()
+    values = []
+    for h in (1e-6, -1e-6):
+        with torch.no_grad():
+            module.raw += h
+            values.append(module.measure(trial)[0]["loss"].mean().item())
+            module.raw -= h
+    assert found.item() == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-5)
+    run = trainer(precision="64-true", default_root_dir=tmp_path, enable_checkpointing=False)
+    run.fit(module, datamodule=held_out())
+    assert module.raw.item() != -3

@@ -127,7 +127,7 @@ class BilevelDataModule(TaskDataModule):
         return {"inner_steps": self.unroll_steps if self.evaluate == "retrained" else None}
 
     def describe(self, split: Split) -> str:
-        return f"{self.unroll_steps} inner steps" if self.evaluate == "retrained" else "weights as they were carried"
+        return f"{self.unroll_steps} inner steps" if self.evaluate == "retrained" else "judged as it was trained"
 
 
 class TrialDataset(TaskDataset):
