@@ -45,6 +45,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     def resolved(link: re.Match[str]) -> str:
         text, target = link[1], link[2]
         place = posixpath.normpath(posixpath.join(folder, target.split("#")[0]))
+        if "://" not in target and re.fullmatch(r"tutorials/\w+\.py", place):  # the page made of a script
+            return f"[{text}]({target.replace('.py', '.md')})"
         if "://" in target or not place.startswith("../"):
             return link[0]
         return f"[{text}]({posixpath.relpath(pages[place], folder or '.')})" if place in pages else text

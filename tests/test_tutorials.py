@@ -6,6 +6,7 @@ import runpy
 import shlex
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -190,6 +191,19 @@ def test_scripts_of_slurm_get_experiments_that_there_are() -> None:
         assert (ROOT / script).is_file()
         given, _ = parse(words[words.index(script) + 1 :][:1])
         assert find_runs(given.names, ROOT / "configs/experiment", Path("runs"), None, [0], [])
+
+
+def test_links_to_scripts_lead_to_the_pages_that_they_become(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mkdocs")
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    monkeypatch.delitem(sys.modules, "pages", raising=False)
+    from pages import on_page_markdown
+
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="algorithms.md"))
+    text = on_page_markdown(
+        "[a](tutorials/your_data.py) [b](https://x.org/tutorials/c.py) [c](use.md#d)", page, None, None
+    )
+    assert text == "[a](tutorials/your_data.md) [b](https://x.org/tutorials/c.py) [c](use.md#d)"
 
 
 def test_a_script_becomes_text_and_code(monkeypatch: pytest.MonkeyPatch) -> None:

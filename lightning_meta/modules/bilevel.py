@@ -265,6 +265,8 @@ class BilevelModule(CarriedModule):
                 f"the network has n_classes={self.n_classes}, but {data.name} has {data.n_classes}; set "
                 f"model.n_classes to {data.n_classes}."
             )
+        shape = data.dataset("train").__getitems__([0]).query.x.shape[2:]
+        self.network.get_submodule("backbone").check_input_shape(shape, data.name)  # type: ignore[operator]
 
     def _map(self, fn: Callable[..., Any], tasks: Trial, *parts: Any) -> Any:
         mode = choose_mode(self.task_mode, tasks.query.x)

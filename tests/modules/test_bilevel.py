@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_meta import algorithms
 from lightning_meta.algorithms import MetaWeightNet
-from lightning_meta.backbones import Conv4
+from lightning_meta.backbones import MLP, Conv4
 from lightning_meta.compat import tree_leaves, tree_map
 from lightning_meta.core import Adam, Batch, FiniteDifference, FirstOrder, Implicit, Momentum, Unrolled
 from lightning_meta.datamodules import HeldOutImages, Trial
@@ -243,6 +243,10 @@ def test_what_cannot_be_played_is_told() -> None:
         (lambda: mwn(compile_training=True), "cannot be compiled"),
         (lambda: MetaWeightNet(Conv4(image_size=SIZE, norm="running"), 4), "keep no running averages"),
         (lambda: trainer().fit(MetaWeightNet(network(), 3), datamodule=held_out()), "set model.n_classes to 4"),
+        (
+            lambda: trainer().fit(MetaWeightNet(MLP(9, [8]), 4), datamodule=held_out()),
+            r"inputs of shape \(9,\), but Blobs has \(1, 16, 16\)",
+        ),
         (lambda: trainer(accumulate_grad_batches=2).fit(mwn(), datamodule=held_out()), "data.truncation"),
         (lambda: held_out(evaluate="retrained"), "unroll_steps=null does not say how long"),
         (lambda: trainer().fit(mwn(), datamodule=held_out(unroll_steps=5, truncation=2)), "take 4"),
