@@ -163,6 +163,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--host", default=LOCAL, help=f"address to listen on ({LOCAL}: this machine alone)")
     parser.add_argument("--port", type=int, default=7860, help="(7860)")
     given = parser.parse_args(arguments)
+    if not 1 <= given.port <= 65535:
+        raise ConfigError(f"--port {given.port} must be from 1 to 65535.")
     check("gradio", "serve")
     module, data, checkpoint = load_run(trained_run(given.run), given.ckpt_path)
     check_images(data, given.run)

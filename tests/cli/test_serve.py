@@ -35,6 +35,12 @@ def test_a_missing_package_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch)
         serve.main(["anything"])
 
 
+@pytest.mark.parametrize("port", ["0", "65536"])
+def test_a_port_that_there_is_not_is_told_in_one_line(port: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^--port {port} must be from 1 to 65535\.$"):
+        serve.main(["anything", "--port", port])
+
+
 def test_it_never_asks_for_a_tunnel_and_listens_where_it_is_told() -> None:
     asked: dict[str, Any] = {}
     page = SimpleNamespace(launch=lambda **options: asked.update(options))
