@@ -70,7 +70,7 @@ def read_examples(
                 lacking, there = sorted(wanted - row.keys()), [str(column) for column in row]
                 raise ValueError(
                     f"line {line} has no column {', '.join(map(repr, lacking))}; its columns are {', '.join(there)}. "
-                    f"{other_delimiter(path, there, wanted)}".rstrip()
+                    f"{other_delimiter(path, there, wanted)}".rstrip(". ")
                 )
             if target and row[target] in (None, ""):
                 raise ValueError(f"line {line} must have a value of {target}")

@@ -120,7 +120,7 @@ def test_mistakes_are_one_line(at_work: Path) -> None:
     (at_work / "one.csv").write_text("text,label\nhello,a\n")
     for run, support, query, message in (
         ("mean", "nowhere.csv", "query.csv", r"nowhere\.csv is no file; give a table with a row for each"),
-        ("mean", "half.csv", "query.csv", r"half\.csv .*line 2 has no column 'b'; its columns are a, y\."),
+        ("mean", "half.csv", "query.csv", r"half\.csv .*line 2 has no column 'b'; its columns are a, y\.$"),
         ("mean", "query.csv", "query.csv", r"query\.csv .*line 2 has no column 'y'"),
         ("mean", "word.csv", "query.csv", r"word\.csv: y must be a number in each row: .*'many'"),
         ("texts", "one.csv", "asked.csv", r"one\.csv has rows of one class, a; give rows of two or more"),

@@ -286,7 +286,8 @@ def test_columns_parted_by_semicolons_have_decimal_commas(file: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("settings", "changes", "message"),
     [
-        ({"target": "z"}, {}, r"line 2 has no column 'z'; its columns are task, x, kind, y, side\."),
+        ({"target": "z"}, {}, r"line 2 has no column 'z'; its columns are task, x, kind, y, side\.$"),
+        ({"inputs": ["x", "y"]}, {}, r"inputs=\['x', 'y'\] have the target 'y' itself; leave it out"),
         ({}, {"y": "high"}, r"line 2: y is 'high', but with n_way=1 it must be a finite number; for classes"),
         ({}, {"y": "inf"}, r"line 2: y is 'inf'"),
         ({}, {"y": ""}, r"line 2 must have a value of y and task\."),

@@ -92,6 +92,10 @@ class Tables(EpisodicDataModule):
         self.inputs, self.categorical, self.skip_small = inputs, tuple(categorical), skip_small
         ways = {shape.n_way for shape in self.shapes.values()}
         self.has_classes = n_way > 1
+        if target in (inputs or ()):
+            raise ConfigError(
+                f"inputs={list(inputs or ())} have the target {target!r} itself; leave it out of --data.inputs."
+            )
         if 1 in ways and len(ways) > 1:
             raise ConfigError(
                 f"n_way is {sorted(ways)} in different splits: targets are either numbers (1) or classes."
@@ -128,7 +132,7 @@ class Tables(EpisodicDataModule):
                     lacking = sorted(wanted - row.keys())
                     raise ValueError(
                         f"line {line} has no column {', '.join(map(repr, lacking))}; its columns are "
-                        f"{', '.join(columns)}. {other_delimiter(file, columns, wanted)}".rstrip()
+                        f"{', '.join(columns)}. {other_delimiter(file, columns, wanted)}".rstrip(". ")
                     )
                 if is_missing(row[self.target]) or (self.task and is_missing(row[self.task])):
                     needed = f"{self.target} and {self.task}" if self.task else self.target
