@@ -329,6 +329,11 @@ def test_arrays_are_tables_too(file: Path) -> None:
     assert_same(ready(arrays).dataset("train")[5], ready(tables(file)).dataset("train")[5])
     with pytest.raises(ConfigError, match=r"shapes \(120, 2\), \(3,\), \(120,\)"):
         ArrayTables(x, [1, 2, 3], np.zeros(120))
+    with pytest.raises(ConfigError, match=r"names has x more than once"):
+        ArrayTables(x, np.zeros(120), np.zeros(120), ["x", "x"])
+    for y in ("a", np.nan, np.inf):
+        with pytest.raises(ConfigError, match=r"with n_way=1, y must be finite numbers"):
+            ArrayTables(x, [y] + [1] * 119, np.zeros(120))
     with pytest.raises(ConfigError, match="2 inputs, but there are 1 names"):
         ArrayTables(x, np.zeros(120), np.zeros(120), ["x"])
 

@@ -45,6 +45,15 @@ class ArrayTables(Tables):
             raise ConfigError(
                 f"x has {shapes[0][1]} inputs, but there are {len(self.names)} names; none of them may be y or task."
             )
+        if twice := sorted({name for name in self.names if self.names.count(name) > 1}):
+            raise ConfigError(f"names has {', '.join(twice)} more than once; give each input a name of its own.")
+        if not self.has_classes:
+            try:
+                finite = bool(np.isfinite(self.y_E.astype(float)).all())
+            except (TypeError, ValueError):
+                finite = False
+            if not finite:
+                raise ConfigError("with n_way=1, y must be finite numbers; for classes take n_way 2 or more.")
 
     @cached_property
     def rows(self) -> dict[str, list[Row]]:
