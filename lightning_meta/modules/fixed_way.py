@@ -24,5 +24,5 @@ class FixedWayModule(EpisodicModule[Adapted]):
         if shape.n_way != self.n_way:
             raise ConfigError(
                 f"{split} episodes are {shape.n_way}-way, but {type(self).__name__} has n_way={self.n_way} outputs; it "
-                "needs the same way everywhere: set data.n_way alone, and only this way in data.variable."
+                f"needs the same way everywhere: data.{split}.n_way {self.n_way}, and only this way in data.variable."
             )

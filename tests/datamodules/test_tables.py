@@ -331,9 +331,11 @@ def test_arrays_are_tables_too(file: Path) -> None:
         ArrayTables(x, [1, 2, 3], np.zeros(120))
     with pytest.raises(ConfigError, match=r"names has x more than once"):
         ArrayTables(x, np.zeros(120), np.zeros(120), ["x", "x"])
-    for y in ("a", np.nan, np.inf):
-        with pytest.raises(ConfigError, match=r"with n_way=1, y must be finite numbers"):
+    for y, message in (("a", "with n_way=1, y must be finite"), (np.inf, "must be finite"), (np.nan, "y has 1 gaps")):
+        with pytest.raises(ConfigError, match=message):
             ArrayTables(x, [y] + [1] * 119, np.zeros(120))
+    with pytest.raises(ConfigError, match="task has 1 gaps, the first in row 3; leave such rows out"):
+        ArrayTables(x, np.zeros(120), np.where(np.arange(120) == 3, np.nan, 1.0))
     with pytest.raises(ConfigError, match="2 inputs, but there are 1 names"):
         ArrayTables(x, np.zeros(120), np.zeros(120), ["x"])
 
@@ -349,6 +351,8 @@ def test_tables_of_scikit_learn_are_cut_along_a_column() -> None:
     assert classes.dataset("train")[0].support.y.tolist() in ([0, 1], [1, 0])
     with pytest.raises(ConfigError, match=r"by=weight: wine has no such column; it has alcohol"):
         SklearnTables("wine", "weight")
+    with pytest.raises(ConfigError, match="table='olives' must be one of diabetes"):
+        SklearnTables("olives")  # type: ignore[arg-type]
 
 
 def test_school_is_read(tmp_path: Path) -> None:

@@ -2,15 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from lightning_meta.datamodules.rows import Row
+from lightning_meta.datamodules.tables.row_encoder import is_missing
 from lightning_meta.datamodules.tables.tables import Tables
 from lightning_meta.errors import ConfigError, DataError, require_at_least
 from lightning_meta.extras import check
+
+SklearnTable = Literal["diabetes", "breast_cancer", "wine", "iris", "digits"]
+TABLES = get_args(SklearnTable)
 
 
 class ArrayTables(Tables):
@@ -45,6 +49,9 @@ class ArrayTables(Tables):
             raise ConfigError(
                 f"x has {shapes[0][1]} inputs, but there are {len(self.names)} names; none of them may be y or task."
             )
+        for name, values in (("y", self.y_E), ("task", self.task_E)):
+            if gaps := [row for row, value in enumerate(values.tolist()) if is_missing(value)]:
+                raise ConfigError(f"{name} has {len(gaps)} gaps, the first in row {gaps[0]}; leave such rows out.")
         if twice := sorted({name for name in self.names if self.names.count(name) > 1}):
             raise ConfigError(f"names has {', '.join(twice)} more than once; give each input a name of its own.")
         if not self.has_classes:
@@ -84,7 +91,7 @@ class SklearnTables(ArrayTables):
 
     def __init__(
         self,
-        table: Literal["diabetes", "breast_cancer", "wine", "iris", "digits"] = "diabetes",
+        table: SklearnTable = "diabetes",
         by: str = "bmi",
         tasks: int = 20,
         **kwargs: Any,
@@ -93,6 +100,8 @@ class SklearnTables(ArrayTables):
         from sklearn import datasets
 
         require_at_least(3, tasks=tasks)
+        if table not in TABLES:
+            raise ConfigError(f"table={table!r} must be one of {', '.join(TABLES)}.")
         content = getattr(datasets, f"load_{table}")()
         names = list(content.feature_names)
         if by not in names:
