@@ -134,15 +134,15 @@ class TaskDataModule(pl.LightningDataModule):
         return _limited(self._epoch, overfit) if overfit else 0
 
     def val_dataloader(self) -> EpisodeLoader:
-        return self._frozen_loader("val", self.val_episodes)
+        return self.frozen_loader("val", self.val_episodes)
 
     def test_dataloader(self) -> EpisodeLoader:
-        return self._frozen_loader("test", self.test_episodes)
+        return self.frozen_loader("test", self.test_episodes)
 
     def predict_dataloader(self) -> EpisodeLoader:
         return self.test_dataloader()
 
-    def _frozen_loader(self, split: Split, episodes: int) -> EpisodeLoader:
+    def frozen_loader(self, split: Split, episodes: int) -> EpisodeLoader:
         """Rank r of W takes the episodes r, r + W, r + 2W, ... below `episodes`: an exact partition."""
         rank, world_size = self._rank_and_world_size()
         mine = range(rank, episodes, world_size)

@@ -157,13 +157,13 @@ class ClassificationDataModule(EpisodicDataModule):
         bank = self.source(split)
         source = self.varied(bank if self.embedding is None else EmbeddedBank(bank, self.embedding), split)
         kind = VariableDataset if self.varies(split) else EpisodeDataset
-        return self._dataset(kind, source, split)
+        return self.dataset_of(kind, source, split)
 
     def varied(self, source: ClassBank | EmbeddedBank, split: Split) -> TaskSource:
         """The source, or that of variable episodes where a split has them."""
         return VariableBank(source, self.variable) if self.variable and self.varies(split) else source
 
-    def _dataset(self, kind: type[EpisodeDataset], source: TaskSource, split: Split) -> EpisodeDataset:
+    def dataset_of(self, kind: type[EpisodeDataset], source: TaskSource, split: Split) -> EpisodeDataset:
         return kind(source, self.shapes[split], self.seed, split, "stream" in self.needs)
 
     def n_classes(self, split: Split) -> int:

@@ -1,8 +1,9 @@
 """Training with weights of examples that are not learned: what methods that learn them are compared with.
 
-`equal` is ordinary training. `balanced` weighs an example by the inverse of how many its class has, as it is labelled.
-`random` draws the positive part of normal numbers in each step, the control of Ren et al. (arXiv:1803.09050). The
-weights of a batch are divided by their sum.
+The controls of Ren, Zeng, Yang, Urtasun: "Learning to Reweight Examples for Robust Deep Learning" (2018),
+arXiv:1803.09050. `equal` is ordinary training. `balanced` weighs an example by the inverse of how many its class has,
+as it is labelled. `random` draws the positive part of normal numbers in each step. The weights of a batch are divided
+by their sum.
 """
 
 from typing import Any, Literal

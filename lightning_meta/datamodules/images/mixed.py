@@ -145,17 +145,17 @@ class Mixed(ClassificationDataModule):
         smallest, largest = zip(*(self.variable.limits(view.size) for view in self.views(split)), strict=True)
         return EpisodeShape(*map(min, zip(*smallest, strict=True))), EpisodeShape(*map(max, zip(*largest, strict=True)))
 
-    def _dataset(self, kind: type[EpisodeDataset], source: TaskSource, split: Split) -> EpisodeDataset:
+    def dataset_of(self, kind: type[EpisodeDataset], source: TaskSource, split: Split) -> EpisodeDataset:
         views = {
             name: self.varied(view, split) for name, view in zip(self.played(split), self.views(split), strict=True)
         }
         named = "class_labels" in self.needs and split == "train"
         first_labels = np.cumsum([0, *self._classes[split][:-1]]).tolist() if named else [0] * len(views)
         mixed = MixedSource(source, views, [self.weights[name] for name in views], first_labels)
-        return super()._dataset(kind, mixed, split)
+        return super().dataset_of(kind, mixed, split)
 
-    def _frozen_loader(self, split: Split, episodes: int) -> EpisodeLoader:
-        return super()._frozen_loader(split, episodes * len(self.played(split)))
+    def frozen_loader(self, split: Split, episodes: int) -> EpisodeLoader:
+        return super().frozen_loader(split, episodes * len(self.played(split)))
 
 
 @dataclass(frozen=True)
