@@ -362,9 +362,10 @@ class MetaModule(pl.LightningModule):
     def check_data(cls, data: type) -> None:
         """Raise `ConfigError` when the tasks of such a datamodule are not those that the algorithm plays."""
         if not issubclass(data, cls.plays):
+            article = "an" if cls.plays.__name__[0] in "AEIOU" else "a"
             raise ConfigError(
-                f"{cls.__name__} plays the tasks of an {cls.plays.__name__}, but {data.__name__} is none; choose the "
-                "experiment, or --model and --data, to match."
+                f"{cls.__name__} plays the tasks of {article} {cls.plays.__name__}, but {data.__name__} is none; "
+                "choose the experiment, or --model and --data, to match."
             )
 
 

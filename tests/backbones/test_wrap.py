@@ -27,7 +27,7 @@ from lightning_meta.backbones.norm import MetaBatch, embedding_pass
 from lightning_meta.core import Batch, Episode, repairs
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicAccuracy
-from lightning_meta.modules import EmbeddingModule, FixedWayModule
+from lightning_meta.modules import EmbeddingModule, EpisodicModule, FixedWayModule
 from tests.conftest import SIZE, blobs, conv4, meta_gradient
 from tests.modules.test_episodic import trainer
 
@@ -503,11 +503,13 @@ def test_data_that_the_network_cannot_take_are_known_before_training() -> None:
 
 # ---- who takes them -------------------------------------------------------------------------------------------------
 
-MAPS = ("CovaMNet",)  # which need maps, not features
+MAPS = ("CAN", "CPEA", "CovaMNet", "DeepEMD", "RENet")  # which need maps, not features
 TAKING = [
     name
     for name in algorithms.__all__
-    if "backbone" in signature(getattr(algorithms, name)).parameters and name not in MAPS
+    if "backbone" in signature(getattr(algorithms, name)).parameters
+    and name not in MAPS
+    and issubclass(getattr(algorithms, name), EpisodicModule)
 ]
 
 

@@ -9,11 +9,11 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_meta import algorithms
 from lightning_meta.algorithms import MetaWeightNet
-from lightning_meta.backbones import MLP, Conv4
+from lightning_meta.backbones import MLP, Conv4, Wrapped
 from lightning_meta.compat import tree_leaves, tree_map
 from lightning_meta.core import Adam, Batch, FiniteDifference, FirstOrder, Implicit, Momentum, Unrolled
 from lightning_meta.datamodules import HeldOutImages, Trial
@@ -254,6 +254,13 @@ def test_what_cannot_be_played_is_told() -> None:
     for attempt, message in refusals:
         with pytest.raises(ConfigError, match=message):
             attempt()
+
+
+def test_any_network_is_trained_inside(tmp_path: Path) -> None:
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(SIZE * SIZE, 8), nn.ReLU(inplace=True))
+    module = MetaWeightNet(Wrapped(plain, in_shape=(1, SIZE, SIZE)), 4, hidden=5)
+    trainer(enable_checkpointing=False, default_root_dir=tmp_path).fit(module, datamodule=held_out())
+    assert all(name.startswith(("backbone.network.", "head.")) for name in module.carried.params)
 
 
 def test_the_algorithm_of_the_docs_learns(tmp_path: Path) -> None:

@@ -14,13 +14,22 @@ from pytorch_lightning.loggers import CSVLogger, WandbLogger
 from torch.nn import functional as F
 
 from lightning_meta import callbacks, reports
-from lightning_meta.algorithms import MAML, ConditionalNeuralProcess, LSTMLearner, LSTMOptimizer, ProtoNet
+from lightning_meta.algorithms import (
+    KIP,
+    MAML,
+    ConditionalNeuralProcess,
+    LSTMLearner,
+    LSTMOptimizer,
+    MetaWeightNet,
+    ProtoNet,
+)
 from lightning_meta.backbones import MLP
 from lightning_meta.callbacks import EpisodeTable, RunSummary, Throughput
 from lightning_meta.datamodules import GaussianProcess, ImageCompletion, QuadraticOptimizees, Quadratics
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicMSE
-from tests.conftest import blobs, conv4, sinusoids
+from tests.algorithms.bilevel_cases import held_out, network
+from tests.conftest import SIZE, blobs, conv4, sinusoids
 from tests.reports.conftest import run_test
 
 FEW = {"val_episodes": 2, "test_episodes": 3, "eval_meta_batch_size": 2}
@@ -32,6 +41,14 @@ def sine_maml() -> MAML:
 
 def cnp(x_size: int) -> ConditionalNeuralProcess:
     return ConditionalNeuralProcess(x_size=x_size, width=8, layers=1)
+
+
+def weighed() -> MetaWeightNet:
+    """With an inner training at its beginning, as a checkpoint would bring it."""
+    module, data = MetaWeightNet(network(), 4, hidden=5), held_out()
+    data.setup("fit")
+    module.carried = module.begin(data.dataset("train").__getitems__([0]))
+    return module
 
 
 # What is drawn, and logged beside the hooks' own numbers.
@@ -60,6 +77,10 @@ RUNS: dict[str, tuple[Callable[[], Any], Callable[[], Any], set[str], set[str]]]
         lambda: LSTMLearner(hidden=8), lambda: Quadratics(k_shot=10, **FEW), {"sequence_error"}, set(),
     ),
     "LSTM on sine waves": (lambda: LSTMLearner(in_features=1, hidden=8), sinusoids, set(), set()),
+    "weights of examples": (weighed, held_out, {"example_weights"}, set()),
+    "learned images": (
+        lambda: KIP(in_shape=(1, SIZE, SIZE), n_classes=4), held_out, {"learned_images"}, set(),
+    ),
     "learned optimizer": (
         lambda: LSTMOptimizer(hidden=4), lambda: QuadraticOptimizees(dimension=3, unroll_steps=3, **FEW),
         {"learning_curves"},
