@@ -86,7 +86,7 @@ def minimum(batch: Batch, log_decay: Tensor) -> Tensor:
     return torch.linalg.solve(x.T @ x / ROWS + log_decay.exp() * torch.eye(DIM, dtype=x.dtype), x.T @ y / ROWS)
 
 
-@pytest.mark.parametrize("rule", [Implicit("cg", terms=DIM), Implicit(terms=2000, rate=0.1)], ids=["cg", "neumann"])
+@pytest.mark.parametrize("rule", [Implicit("cg", terms=DIM), Implicit(terms=400, rate=0.3)], ids=["cg", "neumann"])
 def test_the_implicit_gradient_is_that_of_the_closed_form(rule: Implicit) -> None:
     """Of the log decay of ridge regression, at the minimum."""
     log_decay = torch.tensor(-1.0, dtype=torch.float64, requires_grad=True)
