@@ -45,7 +45,7 @@ class ExampleWeights(Report):
         columns = zip(losses.tolist(), counts.tolist(), right.tolist(), strict=True)
         rows = [{"loss": loss, "weight": weight, "right": int(is_right)} for loss, weight, is_right in columns]
         write_csv(log_dir / "example_weights.csv", rows)
-        return {"example_weights": example_weights(losses.cpu(), counts, right, tested.title)}
+        return {"example_weights": example_weights(losses.cpu(), counts, right, tested.name)}
 
 
 def example_weights(losses: Tensor, weights: Tensor, right: Tensor, title: str) -> Figure:
@@ -56,7 +56,7 @@ def example_weights(losses: Tensor, weights: Tensor, right: Tensor, title: str) 
         right: `(E,)` whether the label is right.
         title: of the picture.
     """
-    figure = new_figure(6.4, 4.6, title.replace(", ", ",\n", 1))
+    figure = new_figure(6.4, 4.6, f"{title}: how much an example counts")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     bins = torch.linspace(0, float(losses.max()) or 1.0, 41).tolist()
     for name, colour, chosen in (("right label", BLUE, right), ("wrong label", VERMILLION, ~right)):
