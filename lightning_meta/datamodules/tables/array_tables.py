@@ -1,7 +1,6 @@
 """Tasks from arrays in memory, and from the tables that come with scikit-learn."""
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy.typing as npt
 from lightning_meta.datamodules.rows import Row
 from lightning_meta.datamodules.tables.row_encoder import is_missing
 from lightning_meta.datamodules.tables.tables import Tables
-from lightning_meta.errors import ConfigError, DataError, require_at_least
+from lightning_meta.errors import ConfigError, require_at_least
 from lightning_meta.extras import check
 
 SklearnTable = Literal["diabetes", "breast_cancer", "wine", "iris", "digits"]
@@ -62,14 +61,8 @@ class ArrayTables(Tables):
             if not finite:
                 raise ConfigError("with n_way=1, y must be finite numbers; for classes take n_way 2 or more.")
 
-    @cached_property
-    def rows(self) -> dict[str, list[Row]]:
-        found: dict[str, list[Row]] = {}
-        for task, row in self.read():
-            found.setdefault(task, []).append(row)
-        if not found:
-            raise DataError("the arrays have no rows.")
-        return self._large(found) if self.skip_small else found
+    def check_there(self) -> None:
+        """They are."""
 
     def read(self) -> Iterator[tuple[str, Row]]:
         for x_F, y, task in zip(self.x_EF.tolist(), self.y_E.tolist(), self.task_E.tolist(), strict=True):

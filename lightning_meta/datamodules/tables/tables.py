@@ -177,12 +177,16 @@ class Tables(EpisodicDataModule):
             self._same_columns(files)
         return files
 
-    @cached_property
-    def rows(self) -> dict[str, list[Row]]:
-        """All rows by task, in the order of the files."""
+    def check_there(self) -> None:
+        """Raise `DataError` where there is nothing to read."""
         if not self.path.exists():
             remedy = self.origin or "it must be a table, or a folder with a table for each task."
             raise DataError(f"{self.path} is missing; {remedy}")
+
+    @cached_property
+    def rows(self) -> dict[str, list[Row]]:
+        """All rows by task, in the order of the files."""
+        self.check_there()
         found: dict[str, list[Row]] = {}
         for task, row in self.read():
             found.setdefault(task, []).append(row)
