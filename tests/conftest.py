@@ -16,6 +16,7 @@ from lightning_meta.core import Batch, Episode, TaskOutput
 from lightning_meta.core.episode import Split
 from lightning_meta.datamodules import ClassificationDataModule, Sinusoid
 from lightning_meta.datamodules.class_bank import ClassBank
+from lightning_meta.datamodules.images import image_folder
 from lightning_meta.modules import EpisodicModule
 
 Make = Callable[[], EpisodicModule]
@@ -163,6 +164,12 @@ def write_checkpoint(
 def _seed() -> Iterator[None]:
     torch.manual_seed(0)
     yield
+
+
+@pytest.fixture(autouse=True)
+def _small_images(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of folders that a test has made go where its other files are."""
+    monkeypatch.setattr(image_folder, "SMALL_IMAGES", tmp_path_factory.getbasetemp() / "small_images")
 
 
 @pytest.fixture

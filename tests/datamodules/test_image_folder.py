@@ -232,16 +232,20 @@ def sizes_of(bank: ClassBank) -> dict[str, int]:
     return dict(zip(names(bank), bank.size.tolist(), strict=True))
 
 
-def test_the_small_images_are_made_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_small_images_are_made_once(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_folder, "SMALL_IMAGES", tmp_path / "small")
+    before = sorted(root.rglob("*"))
     expected = {split: load(root, split).inputs for split in SPLITS}
     monkeypatch.setattr(image_folder, "read_image", None)
     for split in SPLITS:
         assert_close(load(root, split).inputs, expected[split])
-    assert len(list(root.glob("few_shot_3x8x8_*.pt"))) == 1
+    assert len(list(tmp_path.glob("small/few_shot_3x8x8_*.pt"))) == 1
+    assert sorted(root.rglob("*")) == before, "the user's folder stays as it is"
 
 
 @pytest.mark.parametrize("change", ["added", "removed", "renamed", "repainted", "touched", "setting"])
-def test_a_change_is_noticed(root: Path, change: str) -> None:
+def test_a_change_is_noticed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    monkeypatch.setattr(image_folder, "SMALL_IMAGES", tmp_path / "small")
     load(root)
     path = root / "class_j" / "0.png"
     status = path.stat()
@@ -257,7 +261,7 @@ def test_a_change_is_noticed(root: Path, change: str) -> None:
     elif change == "touched":
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1000))
     load(root, channels=1 if change == "setting" else 3)
-    assert len(list(root.glob("few_shot_*.pt"))) == 2
+    assert len(list(tmp_path.glob("small/few_shot_*.pt"))) == 2
 
 
 def test_a_folder_for_the_small_images_may_be_chosen(root: Path, tmp_path: Path) -> None:

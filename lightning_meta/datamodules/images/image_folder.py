@@ -31,6 +31,7 @@ from lightning_meta.errors import ConfigError, DataError
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SMALL_IMAGES = Path("data/small_images")  # in the folder that training is started in, as runs/ is
 MODES = {1: "L", 3: "RGB"}  # channels -> Pillow's name for them
 RECIPE = 1  # to be raised whenever `read_image` makes other pixels of the same file
 
@@ -51,8 +52,8 @@ class ImageFolder(ClassificationDataModule):
     An image is any PNG, JPEG, WebP, BMP, GIF or TIFF file that is directly in the folder of its class. It is turned
     upright as its EXIF data say, laid on white if it is transparent, resized until its shorter side is `image_size`,
     and its centre is cut out; of an animation this is the first frame. That is done once. The small images are kept in
-    one file, `<root>/few_shot_<settings>.pt`, and a new one is made when an image is added, removed or changed, or a
-    setting is. Files of former settings may be deleted.
+    one file, `data/small_images/few_shot_<settings>.pt`, and a new one is made when an image is added, removed or
+    changed, or a setting is. Files of former settings may be deleted. Nothing is written to `root`.
 
     All images of a split are held in memory: 10,000 of 3 x 84 x 84 take 212 MB.
 
@@ -62,7 +63,7 @@ class ImageFolder(ClassificationDataModule):
         channels: 3 for colour or 1 for grey.
         invert: exchange dark and light. Dark drawings on light paper become what Omniglot and Glyphs have, ink 1 on 0.
         split: which classes are for training, validation and test.
-        cache: folder for the small images, if they shall not be in `root`.
+        cache: folder for the small images. None: `data/small_images`.
         **kwargs: of `ClassificationDataModule`.
     """
 
@@ -79,7 +80,7 @@ class ImageFolder(ClassificationDataModule):
         super().__init__(**kwargs)
         self.root, self.image_size, self.channels, self.class_split = Path(root), image_size, channels, split
         self.invert = invert
-        self.cache_folder = Path(cache or root)
+        self.cache_folder = Path(cache or SMALL_IMAGES)
         if image_size < 1:
             raise ConfigError(f"image_size={image_size} must be at least 1 pixel.")
         if channels not in MODES:
