@@ -16,7 +16,7 @@ their proportions are drawn from a Dirichlet distribution, as in Veilleux et al.
 import argparse
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from pkgutil import resolve_name
@@ -53,7 +53,7 @@ HEADER = (
     "| method | queries read | accuracy (%) | rank | difference from the best inductive | ms per episode |\n"
     "|---|---|---|---|---|---|"
 )
-PLACE = re.compile(r"(<!-- heads: (\d+)-shot -->\n).*?(<!-- end of heads -->)", re.DOTALL)
+PLACE = re.compile(r"(<!-- heads: (?:(\w+) )?(\d+)-shot -->\n).*?(<!-- end of heads -->)", re.DOTALL)
 
 
 class Features(Backbone):
@@ -307,6 +307,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--page", type=Path, help="a Markdown file with places for tables, see docs/heads.md")
     given = parser.parse_args(arguments)
     require_at_least(1, episodes=given.episodes, **{f"shots {k}": k for k in given.shots})
+    if given.page:
+        places_for(given.shots, given.page)
     checkpoint = given.run if given.run.is_file() else None
     run = (checkpoints.run_of(checkpoint) or checkpoint.parent) if checkpoint else trained_run(given.run)
     loaded, data, checkpoint = load_run(run, checkpoint)
@@ -346,7 +348,8 @@ def main(arguments: Sequence[str]) -> None:
     text = markdown(rows, what)
     write(text, rows, checkpoint, given.out)
     if given.page:
-        into_page({k: markdown([row for row in rows if row.k_shot == k], what) for k in given.shots}, given.page)
+        tables = {k: markdown([row for row in rows if row.k_shot == k], what) for k in given.shots}
+        into_page(tables, given.page, tested.name)
     print(
         f"{text}\n\n± are 95 % intervals over episodes, of differences paired. Files: {given.out}/heads.md, .csv, .json"
     )
@@ -370,17 +373,28 @@ def write(text: str, rows: Sequence[Row], checkpoint: Path, out: Path) -> None:
     (out / "heads.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
-def into_page(texts: Mapping[int, str], page: Path) -> None:
-    """Put the tables of each number of shots into their place in a page; the places of others stay as they are."""
-    before = page.read_text() if page.is_file() else ""
-    if not {int(shots) for _, shots, _ in PLACE.findall(before)} & texts.keys():
+def places_for(shots: Iterable[int], page: Path) -> str:
+    """The text of a page that has places for tables of these shots. Raises `DataError` if it has none."""
+    text = page.read_text() if page.is_file() else ""
+    if not {int(place[3]) for place in PLACE.finditer(text)} & {*shots}:
         raise DataError(
-            f"{page} has no place for the tables; it needs lines <!-- heads: {min(texts)}-shot --> and "
+            f"{page} has no place for the tables; it needs lines <!-- heads: {min(shots)}-shot --> and "
             "<!-- end of heads -->."
         )
+    return text
+
+
+def into_page(texts: Mapping[int, str], page: Path, data: str) -> None:
+    """Put the tables of each number of shots into their place in a page; the places of others stay as they are.
+
+    A place may name its data set too, `<!-- heads: Glyphs 5-shot -->`; if any does that names `data`, only such ones
+    are filled, and else those without a name.
+    """
+    before = places_for(texts, page)
+    name = data if any(place[2] == data for place in PLACE.finditer(before)) else None
 
     def fill(place: re.Match[str]) -> str:
-        text = texts.get(int(place[2]))
-        return place[0] if text is None else f"{place[1]}\n{text}\n\n{place[3]}"
+        text = texts.get(int(place[3]))
+        return place[0] if text is None or place[2] != name else f"{place[1]}\n{text}\n\n{place[4]}"
 
     page.write_text(PLACE.sub(fill, before))

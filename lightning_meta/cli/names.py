@@ -132,6 +132,13 @@ def run_folder(place: Path, having: str = "config.yaml") -> Path:
     return max(versions)[1] if versions else place
 
 
+def runs_like(place: Path) -> str:
+    """`Did you mean ...?`, of the experiments that have runs, or nothing where no name is near."""
+    ran = {path.parent.parent for path in RUNS.glob("**/version_*/config.yaml")}
+    near = {folder.name: folder for folder in sorted(ran)}
+    return suggestion(experiment_of(str(place)).rpartition("/")[2], near)
+
+
 def experiment_of(name: str) -> str:
     """`maml` of `maml/seed_3`, which is how `fit --seeds` names the folders of one experiment."""
     return re.sub(r"/seed_\d+$", "", name)

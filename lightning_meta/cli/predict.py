@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lightning_meta import checkpoints, shared_folder
 from lightning_meta.backbones import norm_protocol
-from lightning_meta.cli.names import RUNS, run_folder
+from lightning_meta.cli.names import RUNS, run_folder, runs_like
 from lightning_meta.cli.predict_rows import check_classes, predict_rows
 from lightning_meta.core import Batch
 from lightning_meta.core.episode import EpisodeShape
@@ -81,7 +81,8 @@ def load_run(run: Path, checkpoint: Path | None = None) -> tuple[EpisodicModule[
     """
     if not (run / "config.yaml").is_file():
         lacks = "has no config.yaml" if run.is_dir() else "does not exist"
-        raise DataError(f"{run} {lacks}; give the folder of a training run: runs/<experiment>/version_<n>.")
+        near = "" if run.is_dir() else runs_like(run)
+        raise DataError(f"{run} {lacks}; give the folder of a training run: runs/<experiment>/version_<n>.{near}")
     if checkpoint is None and (run / shared_folder.WEIGHTS).is_file():
         with shared_folder.checkpoint_of(run) as file:
             return (*load_run(run, file)[:2], run / shared_folder.WEIGHTS)

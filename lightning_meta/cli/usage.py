@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from inspect import isclass
 from pathlib import Path
 from pkgutil import resolve_name
@@ -140,6 +141,12 @@ def no_such(keys: str, given: str) -> str:
     given = str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else given
     kind = KIND.get(keys.rpartition(".")[-1], "")
     module, dot, name = given.rpartition(".")
+    package = module.partition(".")[0]
+    if package.isidentifier() and path.suffix not in (".yaml", ".yml") and not find_spec(package):
+        return (
+            f"{keys}={given}: there is no package or file called {package} here; start the command in the folder that "
+            "has it, or install it."
+        )
     if kind:
         known = named(kind)
         elsewhere = path.suffix != ".yaml" and not module.startswith("lightning_meta")  # ours have short names

@@ -22,7 +22,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_meta.cli.names import GROUP, RUNS, run_folder
+from lightning_meta.cli.names import GROUP, RUNS, run_folder, runs_like
 from lightning_meta.core.statistics import mean_and_ci95_over, mean_and_t95
 from lightning_meta.errors import DataError
 from lightning_meta.metrics import metric_of
@@ -79,7 +79,9 @@ class Row(NamedTuple):
 def load(folder: Path) -> Run:
     """Read the files of a run; `DataError` where they are missing or are not those of a test."""
     if not folder.is_dir():
-        raise DataError(f"{folder} does not exist; give the folder of a run: runs/<experiment>/version_<n>.")
+        raise DataError(
+            f"{folder} does not exist; give the folder of a run: runs/<experiment>/version_<n>.{runs_like(folder)}"
+        )
     missing = [name for name in ("result.json", "test_episodes.csv") if not (folder / name).is_file()]
     if missing:
         raise DataError(f"{folder} has no {' and no '.join(missing)}; give the folder of a run that was tested.")

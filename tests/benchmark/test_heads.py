@@ -186,12 +186,29 @@ def test_a_page_gets_the_tables_that_it_has_places_for(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     one, five = (f"<!-- heads: {k}-shot -->\nold {k}\n<!-- end of heads -->\n" for k in (1, 5))
     page.write_text(f"{one}{five}")
-    into_page({5: "new", 20: "of no place"}, page)
+    into_page({5: "new", 20: "of no place"}, page, "Glyphs")
     assert page.read_text() == one + "<!-- heads: 5-shot -->\n\nnew\n\n<!-- end of heads -->\n"
     before = page.read_text()
     with pytest.raises(DataError, match=r"page\.md has no place.*heads: 3-shot"):
-        into_page({3: "table"}, page)
+        into_page({3: "table"}, page, "Glyphs")
     assert page.read_text() == before
+
+
+def test_a_place_may_be_for_one_data_set(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("".join(f"<!-- heads: {name}5-shot -->\n<!-- end of heads -->\n" for name in ("", "Glyphs ")))
+    into_page({5: "of glyphs"}, page, "Glyphs")
+    into_page({5: "of omniglot"}, page, "Omniglot")
+    assert page.read_text() == (
+        "<!-- heads: 5-shot -->\n\nof omniglot\n\n<!-- end of heads -->\n"
+        "<!-- heads: Glyphs 5-shot -->\n\nof glyphs\n\n<!-- end of heads -->\n"
+    )
+
+
+def test_a_page_without_places_is_told_before_anything_is_computed(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("nothing")
+    with pytest.raises(DataError, match=r"page\.md has no place.*heads: 2-shot"):
+        heads.main(["no_run", "--shots", "2", "--page", str(tmp_path / "page.md")])
 
 
 def test_a_folder_needs_a_backbone_for_images_of_a_known_size() -> None:

@@ -23,6 +23,7 @@ from lightning_meta.cli.names import (
     found,
     named,
     run_folder,
+    runs_like,
     suggestion,
     with_paths,
 )
@@ -308,3 +309,15 @@ def test_the_list_and_unknown_commands_import_no_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True).returncode == 0
+
+
+def test_a_mistyped_run_is_answered_with_the_runs_that_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for run in ("maml_glyphs_5w1s/version_0", "reproduce/cavia_glyphs_5w1s/version_3"):
+        (tmp_path / "runs" / run).mkdir(parents=True)
+        (tmp_path / "runs" / run / "config.yaml").touch()
+    assert runs_like(Path("runs/maml_glyph_5w1s")).startswith(" Did you mean maml_glyphs_5w1s")
+    assert "cavia_glyphs_5w1s" in runs_like(Path("cavia_glyphs_5w5s"))
+    assert runs_like(Path("photos")) == ""

@@ -195,7 +195,7 @@ def test_a_run_is_tested_resumed_loaded_and_put_to_use(algorithm: str) -> None:
 
 REFUSED = {
     "my_networks.Nte": ["model.backbone=my_networks.Nte", "Did you mean my_networks.Net"],
-    "my_network.Net": ["model.backbone=my_network.Net", "no file, class or name of a config is called so"],
+    "my_network.Net": ["model.backbone=my_network.Net", "there is no package or file called my_network here"],
     "torchvision.models.resnet81": ["Did you mean torchvision.models.resnet18"],
     "my_networks.NotANetwork": ["NotANetwork is no network (torch.nn.Module)"],
     "my_networks.bare": ["my_networks.bare", "def bare(...) -> torch.nn.Module:"],
