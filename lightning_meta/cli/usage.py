@@ -30,7 +30,10 @@ KIND = {
     "config": "experiments", "model": "algorithms", "data": "data", "images": "data", "backbone": "backbones",
     "trainer": "trainer", "logger": "logger",
 }  # fmt: skip
-TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word", "dict": "a mapping"}
+TYPES = {
+    "int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word", "dict": "a mapping",
+    "tuple": "a list, such as [1,5]", "list": "a list, such as [1,5]",
+}  # fmt: skip
 SETTINGS = """\
 settings that are changed most:
   --config NAME             the experiment: a name of `list experiments`, or a file

@@ -334,6 +334,10 @@ def test_arrays_are_tables_too(file: Path) -> None:
     for y, message in (("a", "with n_way=1, y must be finite"), (np.inf, "must be finite"), (np.nan, "y has 1 gaps")):
         with pytest.raises(ConfigError, match=message):
             ArrayTables(x, [y] + [1] * 119, np.zeros(120))
+    endless = np.ones((120, 2))
+    endless[7, 1] = np.inf
+    with pytest.raises(ConfigError, match="x has 1 infinite values, the first in row 7, kind; leave such rows out"):
+        ArrayTables(endless, np.zeros(120), np.zeros(120), ["x", "kind"])
     with pytest.raises(ConfigError, match="task has 1 gaps, the first in row 3; leave such rows out"):
         ArrayTables(x, np.zeros(120), np.where(np.arange(120) == 3, np.nan, 1.0))
     with pytest.raises(ConfigError, match="2 inputs, but there are 1 names"):

@@ -48,6 +48,13 @@ class ArrayTables(Tables):
             raise ConfigError(
                 f"x has {shapes[0][1]} inputs, but there are {len(self.names)} names; none of them may be y or task."
             )
+        numbers_EF = self.x_EF if self.x_EF.dtype.kind == "f" else np.zeros(shapes[0])
+        if len(endless := np.argwhere(np.isinf(numbers_EF))):
+            row, column = endless[0].tolist()
+            raise ConfigError(
+                f"x has {len(endless)} infinite values, the first in row {row}, {self.names[column]}; leave such rows "
+                "out, or put NaN where a value is missing."
+            )
         for name, values in (("y", self.y_E), ("task", self.task_E)):
             if gaps := [row for row, value in enumerate(values.tolist()) if is_missing(value)]:
                 raise ConfigError(f"{name} has {len(gaps)} gaps, the first in row {gaps[0]}; leave such rows out.")
