@@ -143,6 +143,81 @@ class EpisodicLogLikelihood(EpisodicMetric):
         return log_density(targets.double(), prediction).sum(-1).mean(-1)
 
 
+class EpisodicIoU(EpisodicMetric):
+    """Intersection over union of the predicted and the true pixels of a class, over the queries of an episode.
+
+    Mean over the classes that there are, without the background. Predictions are logits `(T, Q, H, W, C)`, targets
+    `(T, Q, H, W)`: 0 is the background.
+    """
+
+    name, mode = "iou", "max"
+    scale, unit, digits = 100, "%", 2
+
+    @staticmethod
+    def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
+        classes_C = torch.arange(1, preds.shape[-1], device=preds.device)
+        found_TXC = preds.argmax(-1).flatten(1)[..., None] == classes_C
+        true_TXC = targets.flatten(1)[..., None] == classes_C
+        both_TC = (found_TXC & true_TXC).sum(1).double()
+        either_TC = (found_TXC | true_TXC).sum(1).clamp_min(1)
+        there_TC = true_TXC.any(1)
+        return (both_TC / either_TC * there_TC).sum(1) / there_TC.sum(1).clamp_min(1)
+
+
+class EpisodicAveragePrecision(EpisodicMetric):
+    """Average precision of detections, mean over the classes that there are in the queries of an episode.
+
+    A detection is right if it overlaps an object of its class, which no better one has, by half of their union or more.
+    Precision is the best at this recall or a larger one, as in PASCAL VOC since 2010. Predictions are
+    `(T, Q, M, 6)`: label, score, top, left, bottom, right; targets `(T, Q, O, 5)`: the same without the score, of the
+    label -1 where there is no object.
+    """
+
+    name, mode = "ap50", "max"
+    scale, unit, digits = 100, "%", 2
+
+    @staticmethod
+    def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
+        pairs = zip(preds.detach().double().cpu(), targets.double().cpu(), strict=True)
+        return torch.stack([_mean_average_precision(*pair) for pair in pairs]).to(preds.device)
+
+
+def _mean_average_precision(preds_QM6: Tensor, targets_QO5: Tensor) -> Tensor:
+    overlaps_QMO = box_overlaps(preds_QM6[..., 2:], targets_QO5[..., 1:])
+    overlaps_QMO = torch.where(preds_QM6[..., 0, None] == targets_QO5[:, None, :, 0], overlaps_QMO, 0)
+    labels_X, scores_X = preds_QM6[..., 0].flatten(), preds_QM6[..., 1].flatten()
+    image_X = torch.arange(len(preds_QM6)).repeat_interleave(preds_QM6.shape[1])
+    means = []
+    for label in targets_QO5[..., 0].unique().tolist():
+        if label < 0:
+            continue
+        objects = int((targets_QO5[..., 0] == label).sum())
+        mine = torch.nonzero((labels_X == label) & (scores_X > 0)).flatten()
+        ranked = mine[scores_X[mine].argsort(descending=True, stable=True)]
+        free_QO, right = torch.ones(targets_QO5.shape[:2], dtype=torch.bool), []
+        for place in ranked.tolist():
+            image = int(image_X[place])
+            left_O = overlaps_QMO.flatten(0, 1)[place] * free_QO[image]
+            best = int(left_O.argmax())
+            right.append(bool(left_O[best] >= 0.5))
+            free_QO[image, best] &= not right[-1]
+        hits_R = torch.tensor(right, dtype=torch.float64)
+        precision_R = hits_R.cumsum(0) / torch.arange(1, len(right) + 1)
+        best_from_here_R = precision_R.flip(0).cummax(0).values.flip(0) if right else precision_R
+        means.append((best_from_here_R * hits_R).sum() / objects)
+    return torch.stack(means).mean() if means else torch.zeros((), dtype=torch.float64)
+
+
+def box_overlaps(a_M4: Tensor, b_O4: Tensor) -> Tensor:
+    """Intersection over union of boxes `(..., M, O)`; top, left, bottom, right."""
+    low = torch.maximum(a_M4[..., :, None, :2], b_O4[..., None, :, :2])
+    high = torch.minimum(a_M4[..., :, None, 2:], b_O4[..., None, :, 2:])
+    common = (high - low).clamp_min(0).prod(-1)
+    sizes = [(boxes[..., 2:] - boxes[..., :2]).clamp_min(0).prod(-1) for boxes in (a_M4, b_O4)]
+    either = sizes[0][..., :, None] + sizes[1][..., None, :] - common
+    return torch.where(either > 0, common / torch.where(either > 0, either, 1), 0)
+
+
 def metric_of(name: str) -> type[EpisodicMetric]:
     """How values are written that a file of results has by this name: a metric's, or those of parts, such as `mse_5`.
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from lightning_meta.backbones import Conv4
 from lightning_meta.core import Batch, Episode, TaskOutput
 from lightning_meta.core.episode import Split
-from lightning_meta.datamodules import ClassificationDataModule, Sinusoid
+from lightning_meta.datamodules import ClassificationDataModule, Scenes, Sinusoid
 from lightning_meta.datamodules.class_bank import ClassBank
 from lightning_meta.datamodules.images import image_folder
 from lightning_meta.modules import EpisodicModule
@@ -94,6 +94,41 @@ def random_functions(n_tasks: int = 3, k_shot: int = 6, n_query: int = 4) -> Epi
     sizes = [(n_tasks, points, 1) for points in (k_shot, k_shot, n_query, n_query)]
     draws = [2 * torch.randn(size, generator=generator, dtype=torch.float64) for size in sizes]
     return Episode(Batch(*draws[:2]), Batch(*draws[2:]))
+
+
+def random_masks(n_tasks: int = 3, n_way: int = 3, k_shot: int = 2, n_query: int = 2) -> Episode:
+    """Random float64 scenes with a rectangle of a class in each, labelled by masks."""
+    scenes = random_boxes(n_tasks, n_way, k_shot, n_query)
+    places = torch.arange(2 * SIZE)
+
+    def masked(batch: Batch) -> Batch:
+        label, top, left, bottom, right = batch.y[:, :, 0, :, None, None].unbind(2)
+        inside = (places[:, None] >= top) & (places[:, None] < bottom) & (places >= left) & (places < right)
+        return Batch(batch.x, torch.where(inside, label + 1, 0).long())
+
+    return Episode(*map(masked, scenes))
+
+
+def random_boxes(n_tasks: int = 3, n_way: int = 3, k_shot: int = 2, n_query: int = 2) -> Episode:
+    """Random float64 scenes `(1, 2 SIZE, 2 SIZE)` with one object and one piece of clutter in each."""
+    generator = torch.Generator().manual_seed(0)
+
+    def batch(per_class: int) -> Batch:
+        size = (n_tasks, n_way * per_class)
+        x = torch.rand(*size, 1, 2 * SIZE, 2 * SIZE, generator=generator, dtype=torch.float64)
+        labels = torch.arange(n_way).repeat(per_class).expand(size)[..., None]
+        corners = torch.randint(SIZE, (*size, 2), generator=generator)
+        boxes = torch.cat([labels, corners, corners + torch.randint(4, SIZE, (*size, 2), generator=generator)], -1)
+        return Batch(x, torch.stack([boxes, torch.full_like(boxes, -1)], 2).double())
+
+    return Episode(batch(k_shot), batch(n_query))
+
+
+def scenes(targets: Literal["masks", "boxes"], **overrides: Any) -> Scenes:
+    """As many episodes as in `blobs`, of scenes of their images."""
+    settings: dict[str, Any] = dict(objects=2, clutter=1, jitter=0, n_way=2, k_shot=1, n_query=2)
+    settings |= dict(meta_batch_size=4, steps_per_epoch=4, val_episodes=5, test_episodes=7)
+    return Scenes(blobs(), targets, **(settings | overrides))
 
 
 def put_in_force(module: nn.Module, out: TaskOutput) -> None:

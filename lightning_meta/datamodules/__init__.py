@@ -16,6 +16,7 @@ from lightning_meta.datamodules.images.image_folder import ImageFolder
 from lightning_meta.datamodules.images.learn2learn_images import Learn2LearnImages
 from lightning_meta.datamodules.images.mixed import Mixed
 from lightning_meta.datamodules.images.omniglot import Omniglot
+from lightning_meta.datamodules.images.scenes import Scenes
 from lightning_meta.datamodules.images.torchvision_images import CIFAR10, MNIST, MNISTTest, TorchvisionImages
 from lightning_meta.datamodules.optimizees.image_optimizees import ImageOptimizees
 from lightning_meta.datamodules.optimizees.optimizees import OptimizeeDataModule, QuadraticOptimizees
@@ -51,6 +52,7 @@ __all__ = [
     "OptimizeeDataModule",
     "QuadraticOptimizees",
     "Quadratics",
+    "Scenes",
     "School",
     "Sinusoid",
     "SinusoidWithIdentity",

@@ -116,13 +116,15 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
                 f"this {type(self).__name__} is in training mode, where adaptation may differ; call module.eval() "
                 "before adapt and predict."
             )
-        classifies = isinstance(self.metric, EpisodicAccuracy)
-        # `query_loss` wants targets, on which its predictions do not depend.
-        # The size is taken from the shape, which torch.export can follow.
-        queries = x.shape[0]
-        y = x.new_zeros(queries, dtype=torch.long) if classifies else x.new_zeros(queries, outputs)
-        preds = self.query_loss(adapted, Batch(x, y)).preds
-        return preds.softmax(-1) if classifies else preds
+        preds = self.query_loss(adapted, Batch(x, self.unknown_targets(x, outputs))).preds
+        return preds.softmax(-1) if isinstance(self.metric, EpisodicAccuracy) else preds
+
+    def unknown_targets(self, x: Tensor, outputs: int) -> Tensor:
+        """Targets where none are known: `query_loss` wants some, but its predictions do not depend on them."""
+        queries = x.shape[0]  # from the shape, which torch.export can follow
+        if isinstance(self.metric, EpisodicAccuracy):
+            return x.new_zeros(queries, dtype=torch.long)
+        return x.new_zeros(queries, outputs)
 
     # ---- owned here ---------------------------------------------------------------------------------------------
 
@@ -234,7 +236,7 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
         datamodule = getattr(self.trainer, "datamodule", None)
         if isinstance(datamodule, EpisodicDataModule):
             for split in datamodule.sources:
-                self._check_input(datamodule, split)
+                self.check_input(datamodule, split)
                 for shape in datamodule.extremes(split):
                     if isinstance(self.metric, EpisodicAccuracy) and shape.n_way == 1:
                         raise ConfigError(
@@ -247,7 +249,8 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
                     self.check_shots([shape.k_shot for shape in datamodule.extremes(split)])
             self._fit_backbone(datamodule)
 
-    def _check_input(self, datamodule: EpisodicDataModule, split: Split) -> None:
+    def check_input(self, datamodule: EpisodicDataModule, split: Split) -> None:
+        """Raise `ConfigError` when this algorithm cannot take the inputs or the targets of a split's episodes."""
         episode = datamodule.dataset(split)[0]
         self.check_input_shape(episode.support.x.shape[1:], type(datamodule).__name__)
         numbers = episode.query.y.is_floating_point()
@@ -255,6 +258,11 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
             raise ConfigError(
                 f"{type(self).__name__} measures accuracy, but the targets of {datamodule.name} are numbers; take an "
                 "algorithm for regression, or a metric and a loss for it (see maml_sinusoid_5s)."
+            )
+        if not numbers and episode.query.y.dim() > 1 and isinstance(self.metric, EpisodicAccuracy):
+            raise ConfigError(
+                f"{type(self).__name__} names one class for each input, but the targets of {datamodule.name} have the "
+                f"shape {tuple(episode.query.y.shape)}; masks are for ProtoSegmentation."
             )
         if not numbers and isinstance(self.metric, EpisodicMSE | EpisodicLogLikelihood):
             raise ConfigError(

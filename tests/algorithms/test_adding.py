@@ -15,7 +15,7 @@ from lightning_meta.datamodules import Glyphs
 from lightning_meta.datamodules.images.glyph_renderer import EXAMPLES, SCRIPTS, SIZE, GlyphSet
 from lightning_meta.datamodules.images.glyphs import write_cache
 from lightning_meta.modules import EpisodicModule
-from tests.algorithms.cases import ALGORITHMS, REGRESSORS, joined
+from tests.algorithms.cases import ONE_OF_A_CLASS, joined
 from tests.conftest import needs_learn2learn
 
 ROOT = Path(__file__).parents[2]
@@ -143,7 +143,7 @@ def test_a_name_may_be_there_once() -> None:
 
 @needs_learn2learn
 def test_every_class_has_a_case() -> None:
-    makes = [*ALGORITHMS.values(), *REGRESSORS.values()]
+    makes = ONE_OF_A_CLASS.values()
     played = {type(getattr(make, "values", [make])[0]()) for make in makes}  # some stand there with a mark
     classes = {cls for name in algorithms.__all__ if issubclass(cls := getattr(algorithms, name), EpisodicModule)}
     missing = {cls.__name__: f"tests/algorithms/test_{cls.__module__.split('.')[-1]}.py" for cls in classes - played}

@@ -20,9 +20,10 @@ from lightning_meta.backbones.norm import batch_norm_layers
 from lightning_meta.core import Batch, Episode
 from lightning_meta.datamodules import EpisodicDataModule
 from lightning_meta.errors import ConfigError
+from lightning_meta.metrics import EpisodicAccuracy
 from lightning_meta.modules import EpisodicModule, StreamModule
-from tests.algorithms.cases import ALGORITHMS, CASES, REGRESSORS, TRANSDUCTIVE_IN_TRAINING
-from tests.conftest import Make, blobs, meta_gradient, put_in_force, random_episodes, random_functions, sinusoids
+from tests.algorithms.cases import CASES, ONE_OF_A_CLASS, TRANSDUCTIVE_IN_TRAINING, data_for, draw_for, make_of, marked
+from tests.conftest import Make, meta_gradient, put_in_force
 
 PROTOCOLS = ("inductive", "transductive")
 
@@ -49,29 +50,27 @@ def _deterministic_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.rand_like", lambda x: (torch.cos(10 * x).detach() + 1) / 2)
 
 
-once_per_class = pytest.mark.parametrize(
-    "algorithm", [*ALGORITHMS.values(), *REGRESSORS.values()], ids=[*ALGORITHMS, *REGRESSORS]
-)
+once_per_class = pytest.mark.parametrize("algorithm", marked(ONE_OF_A_CLASS))
 by_protocol = pytest.mark.parametrize("protocol", PROTOCOLS)
 
 
-@pytest.fixture(params=CASES.values(), ids=CASES)
-def algorithm(request: pytest.FixtureRequest) -> Make:
+@pytest.fixture(params=marked(CASES))
+def algorithm(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
 @pytest.fixture
-def make(algorithm: Make) -> Make:
+def make(algorithm: str) -> Make:
     def seeded() -> EpisodicModule:
         torch.manual_seed(0)
-        return algorithm()
+        return make_of(algorithm)()
 
     return seeded
 
 
 @pytest.fixture
-def draw(algorithm: Make) -> Callable[..., Episode]:
-    return random_functions if algorithm in REGRESSORS.values() else random_episodes
+def draw(algorithm: str) -> Callable[..., Episode]:
+    return draw_for(algorithm)
 
 
 @pytest.fixture
@@ -80,8 +79,8 @@ def episodes(draw: Callable[..., Episode]) -> Episode:
 
 
 @pytest.fixture
-def data(algorithm: Make) -> EpisodicDataModule:
-    return sinusoids() if algorithm in REGRESSORS.values() else blobs()
+def data(algorithm: str) -> EpisodicDataModule:
+    return data_for(algorithm)
 
 
 @pytest.fixture
@@ -187,10 +186,10 @@ def test_evaluation_keeps_no_outer_graph(module: EpisodicModule, episodes: Episo
 def test_predictions_need_no_query_labels(module: EpisodicModule, episodes: Episode) -> None:
     """Other labels, another loss, the same predictions. So `predict` can do without them."""
     support, (qx, qy) = tree_map(lambda leaf: leaf[0], episodes)
-    classifies = not qy.is_floating_point()
+    classifies = isinstance(module.metric, EpisodicAccuracy)
     adapted = module.eval().adapt(support)
     out = module.query_loss(adapted, Batch(qx, qy))
-    other = module.query_loss(adapted, Batch(qx, (qy + 1) % 3 if classifies else 1 - qy))
+    other = module.query_loss(adapted, Batch(qx, 1 - qy if qy.is_floating_point() else (qy + 1) % 3))
     assert torch.equal(other.preds, out.preds)
     assert not torch.allclose(other.loss, out.loss)
     predicted = module.predict(adapted, qx)

@@ -163,7 +163,10 @@ def test_the_newest_run_of_an_experiment(tmp_path: Path, monkeypatch: pytest.Mon
         ("--data.train.n_wayy 3", ["'train.n_wayy'", "Did you mean train.n_way"]),
         ("--model.inner_lr abc", ["model.inner_lr=abc must be a number"]),
         ("--model.task_mode x", ["model.task_mode=x must be one of auto, vmap, loop"]),
-        ("--data.variable UniformTasks --data.variable.n_way 5", ["data.variable.n_way=5 must be a list, such as [1,5]"]),
+        (
+            "--data.variable UniformTasks --data.variable.n_way 5",
+            ["data.variable.n_way=5 must be a list, such as [1,5]"],
+        ),
         (
             "--trainer.callbacks+ lightning_meta.reports.SupportUs",
             ["lightning_meta.reports.SupportUs", "Did you mean lightning_meta.reports.SupportUse?"],

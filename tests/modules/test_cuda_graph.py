@@ -17,8 +17,8 @@ from lightning_meta.core.cuda_graph import RecordedStep
 from lightning_meta.errors import ConfigError
 from lightning_meta.modules import EpisodicModule, MetaModule
 from lightning_meta.modules.base import BUFFER, check_recordable
-from tests.algorithms.cases import CASES, REGRESSORS
-from tests.conftest import Make, blobs, conv4, random_episodes, random_functions
+from tests.algorithms.cases import CASES, draw_for, make_of
+from tests.conftest import Make, blobs, conv4, random_episodes
 from tests.core.test_cuda_graph import by_calling
 
 MARKED = [pytest.param(name, marks=getattr(make, "marks", ())) for name, make in CASES.items() if name != "metaoptnet"]
@@ -41,11 +41,7 @@ class Watch(TorchDispatchMode):
 
 
 def tasks_for(name: str, n_tasks: int = 3) -> Episode:
-    return (random_functions if name in REGRESSORS else random_episodes)(n_tasks=n_tasks)
-
-
-def make_of(name: str) -> Make:
-    return getattr(CASES[name], "values", [CASES[name]])[0]  # some stand there with a mark
+    return draw_for(name)(n_tasks=n_tasks)
 
 
 @pytest.mark.parametrize("name", MARKED)

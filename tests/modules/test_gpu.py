@@ -12,15 +12,15 @@ from torch.utils._pytree import tree_map
 from lightning_meta.algorithms import MAML, MAMLPlusPlus, ProtoNet, Reptile
 from lightning_meta.errors import ConfigError
 from lightning_meta.modules import EpisodicModule
-from tests.algorithms.cases import CASES, REGRESSORS
-from tests.conftest import Make, blobs, conv4, meta_gradient, sinusoids
-from tests.modules.test_cuda_graph import MARKED, make_of, tasks_for
+from tests.algorithms.cases import CASES, REGRESSORS, data_for, make_of, marked
+from tests.conftest import Make, blobs, conv4, meta_gradient
+from tests.modules.test_cuda_graph import MARKED, tasks_for
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
-ALL = [pytest.param(name, marks=getattr(make, "marks", ())) for name, make in CASES.items()]
+ALL = marked(CASES)
 
 
 @pytest.fixture
@@ -89,7 +89,8 @@ def fitted(
     torch.manual_seed(0)
     module = make()
     module.compile_training = "cuda_graph" if recorded else False
-    data = sinusoids() if make in REGRESSORS.values() else blobs(on_device=True)
+    name = next((name for name in CASES if make_of(name) is make), "")
+    data = data_for(name, **({} if name in REGRESSORS else {"on_device": True}))
     settings = dict(max_steps=steps, limit_val_batches=1, log_every_n_steps=1, precision="64-true") | options
     trainer = pl.Trainer(
         accelerator="gpu", devices=1, inference_mode=False, logger=False, callbacks=[Diary()], default_root_dir=folder,
