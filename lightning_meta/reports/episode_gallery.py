@@ -46,7 +46,7 @@ class EpisodeGallery(Report):
 
     def applies(self, tested: Tested) -> bool:
         query = tested.one(0).query if tested.is_episodic else None
-        return query is not None and query.x.ndim == 5 and not query.y.is_floating_point()
+        return query is not None and query.x.ndim == 5 and query.y.ndim == 2 and not query.y.is_floating_point()
 
     def draw(self, tested: Tested, log_dir: Path) -> dict[str, Figure]:
         figures = {}

@@ -21,7 +21,9 @@ from lightning_meta.algorithms import (
     LSTMLearner,
     LSTMOptimizer,
     MetaWeightNet,
+    ProtoDetection,
     ProtoNet,
+    ProtoSegmentation,
 )
 from lightning_meta.backbones import MLP
 from lightning_meta.callbacks import EpisodeTable, RunSummary, Throughput
@@ -29,7 +31,8 @@ from lightning_meta.datamodules import GaussianProcess, ImageCompletion, Quadrat
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicMSE
 from tests.algorithms.bilevel_cases import held_out, network
-from tests.conftest import SIZE, blobs, conv4, sinusoids
+from tests.algorithms.test_proto_segmentation import maps
+from tests.conftest import SIZE, blobs, conv4, scenes, sinusoids
 from tests.reports.conftest import run_test
 
 FEW = {"val_episodes": 2, "test_episodes": 3, "eval_meta_batch_size": 2}
@@ -81,6 +84,8 @@ RUNS: dict[str, tuple[Callable[[], Any], Callable[[], Any], set[str], set[str]]]
     "learned images": (
         lambda: KIP(in_shape=(1, SIZE, SIZE), n_classes=4), held_out, {"learned_images"}, set(),
     ),
+    "masks": (lambda: ProtoSegmentation(maps()), lambda: scenes("masks"), {"scene_gallery"}, set()),
+    "boxes": (lambda: ProtoDetection(maps()), lambda: scenes("boxes"), {"scene_gallery"}, set()),
     "learned optimizer": (
         lambda: LSTMOptimizer(hidden=4), lambda: QuadraticOptimizees(dimension=3, unroll_steps=3, **FEW),
         {"learning_curves"},

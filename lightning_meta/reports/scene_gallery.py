@@ -13,7 +13,7 @@ from lightning_meta.core import Episode
 from lightning_meta.datamodules.images.scenes import SceneBank
 from lightning_meta.metrics import EpisodicAveragePrecision, EpisodicIoU
 from lightning_meta.reports.base import Report
-from lightning_meta.reports.style import BLUE, DPI, GREEN, INK, LABEL, PURPLE, TITLE, VERMILLION
+from lightning_meta.reports.style import BLUE, DPI, GREEN, GREY, INK, LABEL, PURPLE, TITLE, VERMILLION
 from lightning_meta.reports.tested import Tested
 
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE)  # of the classes; further ones begin anew
@@ -21,7 +21,7 @@ IMAGE = 1.1  # inches
 
 
 class SceneGallery(Report):
-    """Picture `scenes`: support scenes of a test episode with what is marked, then queries: true above, found below.
+    """Picture `scene_gallery`: support scenes of a test episode as they are marked, then queries, true above found ones.
 
     For segmentation (an `iou`) and detection (an `ap50`) on `Scenes`.
 
@@ -43,7 +43,7 @@ class SceneGallery(Report):
         preds = tested.play(tested.to_device(episode)).preds.float().cpu()[0]
         one: Episode = tree_map(lambda leaf: leaf[0], episode)
         found = preds.argmax(-1) if isinstance(tested.module.metric, EpisodicIoU) else above(preds, self.score)
-        return {"scenes": scenes(one, found, self.queries, tested.name)}
+        return {"scene_gallery": scenes(one, found, self.queries, tested.name)}
 
 
 def above(preds_QM6: Tensor, score: float) -> Tensor:
@@ -75,9 +75,11 @@ def scenes(episode: Episode, found: Tensor, queries: int = 6, title: str = "Scen
         axes_of_row[0].set_ylabel(name, fontsize=LABEL, color=INK)
         for axes in axes_of_row:
             axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
+            axes.spines[:].set(linewidth=0.6, color=GREY)
         for axes, image, target in zip(axes_of_row, images, targets, strict=False):
             paint(axes, image, target)
+        for axes in axes_of_row[len(images) :]:
+            axes.set_visible(False)
     return figure
 
 
