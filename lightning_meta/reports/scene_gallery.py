@@ -21,7 +21,7 @@ IMAGE = 1.1  # inches
 
 
 class SceneGallery(Report):
-    """Picture `scene_gallery`: support scenes of a test episode as they are marked, then queries, true above found ones.
+    """Picture `scene_gallery`: support scenes of a test episode as they are marked, then queries: true, found.
 
     For segmentation (an `iou`) and detection (an `ap50`) on `Scenes`.
 
