@@ -61,6 +61,7 @@ TOOLS = {  # modules of lightning_meta
     ("benchmark", "optimizer_cost"): "benchmark.optimizer_cost",
     ("benchmark", "heads"): "benchmark.heads",
     ("benchmark", "domains"): "benchmark.domains",
+    ("benchmark", "cells"): "benchmark.cells",
 }
 
 

@@ -1,6 +1,7 @@
 """Feature extractors."""
 
 from lightning_meta.backbones.base import Backbone, FittedBackbone
+from lightning_meta.backbones.cell import Cell
 from lightning_meta.backbones.conv4 import Conv4
 from lightning_meta.backbones.dropblock import DropBlock
 from lightning_meta.backbones.learn2learn_backbone import Learn2LearnBackbone
@@ -17,6 +18,7 @@ __all__ = [
     "MLP",
     "Backbone",
     "BagOfWords",
+    "Cell",
     "Conv4",
     "DropBlock",
     "EmbeddingAverage",

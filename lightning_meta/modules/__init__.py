@@ -1,5 +1,6 @@
 """The Lightning seam: the only modules that know the Trainer."""
 
+from lightning_meta.modules.architecture_search import ArchitectureModule, ChildrenModule
 from lightning_meta.modules.base import MetaModule
 from lightning_meta.modules.batched import BatchedModule
 from lightning_meta.modules.bilevel import BilevelModule
@@ -15,9 +16,11 @@ from lightning_meta.modules.taught import TaughtModule
 from lightning_meta.modules.truncated import TruncatedModule
 
 __all__ = [
+    "ArchitectureModule",
     "BatchedModule",
     "BilevelModule",
     "CarriedModule",
+    "ChildrenModule",
     "EmbeddingModule",
     "EpisodicModule",
     "FixedWayModule",

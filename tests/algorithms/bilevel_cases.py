@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lightning_meta.backbones import MLP
+from lightning_meta.backbones import MLP, Cell
 from lightning_meta.datamodules import HeldOutImages
 from tests.conftest import SIZE, blobs
 
@@ -28,3 +28,13 @@ def held_out(**overrides: Any) -> HeldOutImages:
 def network() -> MLP:
     """Smooth, so that finite differences are those of the derivative."""
     return MLP(SIZE * SIZE, [8], activation="tanh")
+
+
+def cell(**overrides: Any) -> Cell:
+    """Three edges on maps of 4 x 4 places; with a 3 x 3 convolution (36 weights) on one edge at most."""
+    return Cell(**(dict(channels=2, image_size=SIZE, budget=44) | overrides))
+
+
+def whole_trainings(**overrides: Any) -> HeldOutImages:
+    """As `held_out`, in trainings of two steps that are judged when they end."""
+    return held_out(**(dict(unroll_steps=2, truncation=2, evaluate="retrained", meta_batch_size=2) | overrides))

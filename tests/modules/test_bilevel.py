@@ -18,8 +18,8 @@ from lightning_meta.compat import tree_leaves, tree_map
 from lightning_meta.core import Adam, Batch, FiniteDifference, FirstOrder, Implicit, Momentum, Unrolled
 from lightning_meta.datamodules import HeldOutImages, Trial
 from lightning_meta.errors import ConfigError
-from lightning_meta.modules import BilevelModule
-from tests.algorithms.bilevel_cases import held_out, network
+from lightning_meta.modules import BilevelModule, ChildrenModule
+from tests.algorithms.bilevel_cases import held_out, network, whole_trainings
 from tests.conftest import SIZE
 from tests.modules.test_resume import assert_equal
 
@@ -41,6 +41,8 @@ def data_for(module: BilevelModule, **overrides: Any) -> HeldOutImages:
     """Two trainings of two steps where the algorithm allows it."""
     alone = type(module).__name__ == "LearningToReweight"
     several = {} if alone else {"meta_batch_size": 2, "truncation": 2}
+    if isinstance(module, ChildrenModule):
+        return whole_trainings(**overrides)
     return held_out(**(several | overrides))
 
 

@@ -1,0 +1,133 @@
+"""A small network around a cell, whose edges each carry one of a few operations: what architecture search chooses.
+
+The space is NAS-Bench-201's (Dong and Yang: "NAS-Bench-201: Extending the Scope of Reproducible Neural Architecture
+Search" (2020), arXiv:2001.00326) with three nodes in place of four, so that it can be enumerated: three edges, five
+operations, 125 cells.
+
+Deviations: one cell between a stem and a mean over quadrants; convolutions are followed by normalisation over the whole
+map of an example without parameters, so that nothing is estimated from a batch; a budget of parameters says which cells
+there are, because otherwise the largest operation on every edge is best.
+
+Shape letters: `E` edges, `O` operations, `K` cells.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import product
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_meta.backbones.base import Backbone
+from lightning_meta.errors import ConfigError, require_at_least
+
+QUADRANTS = 2  # on a side: the features are means over so many parts of the map
+
+
+class Zero(nn.Module):
+    """No edge."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+
+class Convolution(nn.Module):
+    """Rectifier, convolution, normalisation over the map."""
+
+    def __init__(self, channels: int, size: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, size, padding=size // 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.group_norm(self.conv(x.relu()), 1)
+
+
+OPERATIONS: dict[str, Callable[[int], nn.Module]] = {
+    "zero": lambda channels: Zero(),
+    "identity": lambda channels: nn.Identity(),
+    "pool": lambda channels: nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False),
+    "conv1": lambda channels: Convolution(channels, 1),
+    "conv3": lambda channels: Convolution(channels, 3),
+}
+
+
+class Cell(Backbone):
+    """Node 0 is what a convolution makes of the image; a later node is the sum over edges from all nodes before it.
+
+    An edge is the sum of its operations, weighed by its row of the buffer `mixture_EO`: with one-hot rows the network
+    is that of one cell, with others a mixture of all of them (a supernet).
+
+    Args:
+        operations: what an edge can be, of `zero`, `identity`, `pool`, `conv1`, `conv3`.
+        cell: the operation of each edge, for a network of these alone, such as one that was found. None: all.
+        nodes: of the cell. Edges are in the order 0-1, 0-2, 1-2, 0-3, ...
+        channels: of every node.
+        in_channels, image_size: of the images.
+        stride: of the convolution that makes node 0.
+        budget: most parameters that the operations of a cell may have. None: any number.
+    """
+
+    def __init__(
+        self,
+        operations: Sequence[str] = tuple(OPERATIONS),
+        cell: Sequence[str] | None = None,
+        nodes: int = 3,
+        channels: int = 8,
+        in_channels: int = 1,
+        image_size: int = 28,
+        stride: int = 4,
+        budget: int | None = None,
+    ) -> None:
+        super().__init__()
+        require_at_least(2, nodes=nodes)
+        edges = nodes * (nodes - 1) // 2
+        self.operations, self.nodes = tuple(operations), nodes
+        if wrong := [name for name in (*operations, *(cell or ())) if name not in OPERATIONS]:
+            raise ConfigError(f"there is no operation {wrong[0]!r}; take of: {', '.join(OPERATIONS)}.")
+        if len({*operations}) < len(self.operations) or not operations:
+            raise ConfigError(f"operations={[*operations]} must be one or more different ones.")
+        if cell is not None and len(cell) != edges:
+            raise ConfigError(
+                f"cell={[*cell]} names {len(cell)} operations, but {nodes} nodes have {edges} edges; name "
+                "one for each."
+            )
+        on_edges = [self.operations] * edges if cell is None else [(name,) for name in cell]
+        self.stem = nn.Conv2d(in_channels, channels, 5, stride=stride, padding=2)
+        self.choices = nn.ModuleList(nn.ModuleList(OPERATIONS[name](channels) for name in names) for names in on_edges)
+        self.in_shape, self.out_features = (in_channels, image_size, image_size), channels * QUADRANTS**2
+        self.mixture_EO: Tensor
+        self.register_buffer("mixture_EO", torch.full((edges, len(on_edges[0])), 1 / len(on_edges[0])))
+        every = torch.tensor([*product(range(len(self.operations)), repeat=edges)])
+        sizes_O = torch.tensor([sum(p.numel() for p in OPERATIONS[name](channels).parameters()) for name in operations])
+        size_of_every = sizes_O[every].sum(1)
+        if budget is not None and budget < size_of_every.min():
+            raise ConfigError(
+                f"budget={budget}, but the smallest cell of {', '.join(operations)} has {size_of_every.min()} "
+                "parameters; raise it."
+            )
+        within = size_of_every <= (size_of_every.max() if budget is None else budget)
+        self.cells_KE: Tensor  # those within the budget
+        self.sizes_K: Tensor  # how many parameters their operations have
+        self.register_buffer("cells_KE", every[within], persistent=False)
+        self.register_buffer("sizes_K", size_of_every[within], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        nodes = [F.group_norm(self.stem(x), 1)]
+        for j in range(1, self.nodes):
+            first = j * (j - 1) // 2  # of the edges into node j
+            nodes.append(torch.stack([self.edge(first + i, node) for i, node in enumerate(nodes)]).sum(0))
+        return F.adaptive_avg_pool2d(nodes[-1].relu(), QUADRANTS).flatten(1)
+
+    def edge(self, place: int, x: Tensor) -> Tensor:
+        """What an edge makes of a node."""
+        weights_O, operations = self.mixture_EO[place], self.choices[place]
+        made = [weight * operation(x) for weight, operation in zip(weights_O, operations, strict=True)]  # type: ignore[call-overload]
+        return torch.stack(made).sum(0)
+
+    def one_hot(self, cells: Tensor) -> Tensor:
+        """Mixtures `(..., E, O)` of cells `(..., E)`."""
+        return F.one_hot(cells, len(self.operations)).to(self.mixture_EO)
+
+    def named(self, cell_E: Tensor) -> str:
+        """As `conv3|pool|zero`."""
+        return "|".join(self.operations[place] for place in cell_E.tolist())
