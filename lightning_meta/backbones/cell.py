@@ -31,15 +31,43 @@ class Zero(nn.Module):
         return torch.zeros_like(x)
 
 
+def linear_on_places(linear: nn.Linear, x: Tensor) -> Tensor:
+    """The same linear map at every place of a map `(B, C, H, W)`, then normalisation over the map."""
+    return F.group_norm(linear(x.movedim(1, -1)).movedim(-1, 1), 1)
+
+
+class Stem(nn.Module):
+    """A linear map of patches that do not overlap, each of which becomes a place."""
+
+    def __init__(self, in_channels: int, channels: int, patch: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.linear = nn.Linear(in_channels * patch**2, channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        blocks = x.unflatten(3, (-1, self.patch)).unflatten(2, (-1, self.patch))  # (B, C, H, patch, W, patch)
+        return linear_on_places(self.linear, blocks.movedim(4, 3).flatten(4).movedim(4, 2).flatten(1, 2))
+
+
 class Convolution(nn.Module):
-    """Rectifier, convolution, normalisation over the map."""
+    """Rectifier, convolution, normalisation.
+
+    As a linear map of neighbourhoods: where many networks are trained beside each other, each with weights of its own,
+    that is a batched product of matrices, while convolutions would be slow groups of one.
+    """
 
     def __init__(self, channels: int, size: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, size, padding=size // 2, bias=False)
+        self.size = size
+        self.linear = nn.Linear(channels * size**2, channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.group_norm(self.conv(x.relu()), 1)
+        height, width = x.shape[2:]
+        padded = F.pad(x.relu(), [self.size // 2] * 4)
+        shifted = [
+            padded[..., i : i + height, j : j + width] for i in range(self.size) for j in range(self.size)
+        ]  # fmt: skip
+        return linear_on_places(self.linear, torch.stack(shifted, 2).flatten(1, 2))
 
 
 OPERATIONS: dict[str, Callable[[int], nn.Module]] = {
@@ -52,7 +80,7 @@ OPERATIONS: dict[str, Callable[[int], nn.Module]] = {
 
 
 class Cell(Backbone):
-    """Node 0 is what a convolution makes of the image; a later node is the sum over edges from all nodes before it.
+    """Node 0 is a linear map of the patches of the image; a later node is the sum over edges from all nodes before it.
 
     An edge is the sum of its operations, weighed by its row of the buffer `mixture_EO`: with one-hot rows the network
     is that of one cell, with others a mixture of all of them (a supernet).
@@ -63,7 +91,7 @@ class Cell(Backbone):
         nodes: of the cell. Edges are in the order 0-1, 0-2, 1-2, 0-3, ...
         channels: of every node.
         in_channels, image_size: of the images.
-        stride: of the convolution that makes node 0.
+        patch: pixels on a side of what becomes one place of the maps; divides `image_size`.
         budget: most parameters that the operations of a cell may have. None: any number.
     """
 
@@ -72,14 +100,19 @@ class Cell(Backbone):
         operations: Sequence[str] = tuple(OPERATIONS),
         cell: Sequence[str] | None = None,
         nodes: int = 3,
-        channels: int = 8,
+        channels: int = 4,
         in_channels: int = 1,
         image_size: int = 28,
-        stride: int = 4,
+        patch: int = 7,
         budget: int | None = None,
     ) -> None:
         super().__init__()
         require_at_least(2, nodes=nodes)
+        if image_size % patch or image_size // patch < QUADRANTS:
+            raise ConfigError(
+                f"patch={patch} does not divide image_size={image_size} into {QUADRANTS} places or more on a side; "
+                "set it."
+            )
         edges = nodes * (nodes - 1) // 2
         self.operations, self.nodes = tuple(operations), nodes
         if wrong := [name for name in (*operations, *(cell or ())) if name not in OPERATIONS]:
@@ -92,7 +125,7 @@ class Cell(Backbone):
                 "one for each."
             )
         on_edges = [self.operations] * edges if cell is None else [(name,) for name in cell]
-        self.stem = nn.Conv2d(in_channels, channels, 5, stride=stride, padding=2)
+        self.stem = Stem(in_channels, channels, patch)
         self.choices = nn.ModuleList(nn.ModuleList(OPERATIONS[name](channels) for name in names) for names in on_edges)
         self.in_shape, self.out_features = (in_channels, image_size, image_size), channels * QUADRANTS**2
         self.mixture_EO: Tensor
@@ -112,7 +145,7 @@ class Cell(Backbone):
         self.register_buffer("sizes_K", size_of_every[within], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        nodes = [F.group_norm(self.stem(x), 1)]
+        nodes = [self.stem(x)]
         for j in range(1, self.nodes):
             first = j * (j - 1) // 2  # of the edges into node j
             nodes.append(torch.stack([self.edge(first + i, node) for i, node in enumerate(nodes)]).sum(0))

@@ -14,18 +14,21 @@ from pathlib import Path
 
 import torch
 from pytorch_lightning.cli import instantiate_module
+from torch import Tensor
 
 from lightning_meta import notes
-from lightning_meta.algorithms import FixedWeights
+from lightning_meta.algorithms import RandomSearch
 from lightning_meta.backbones import Cell
 from lightning_meta.cli.composition import compose
 from lightning_meta.cli.names import found
-from lightning_meta.core import Batch, Momentum, Params, map_tasks
+from lightning_meta.compat import tree_map
+from lightning_meta.core import Batch, Momentum, map_tasks
 from lightning_meta.datamodules import HeldOutImages, TaskDataModule
 from lightning_meta.errors import require_at_least
 
 TABLE = Path(__file__).with_name("cells.csv")
 COLUMNS = ("cell", "parameters", "seed", "held_out", "test")
+AT_ONCE = 25  # networks
 DATA = "held_out_digits_for_cells"
 
 
@@ -40,32 +43,34 @@ def data() -> HeldOutImages:
 # ---- the table ---------------------------------------------------------------------------------------------------
 
 
-def train(operations: Sequence[str], images: HeldOutImages, seed: int) -> tuple[float, float]:
-    """Accuracy of a network of these operations on the held-out and the test images, after a training of its own."""
-    module = FixedWeights(Cell(cell=operations), images.n_classes, inner_optimizer=Momentum).eval()
-    trial = images.dataset("test").__getitems__([seed])
-    trained = map_tasks(module.train_on, module.begin(trial), trial.support, mode="loop")
-    weights = {name: value[0] for name, value in trained.params.items()}
-    return accuracy(module, weights, images.all_held_out()), accuracy(module, weights, images.judges("test"))
+def train_all(seeds: Sequence[int], path: Path) -> None:
+    """Write a row for each cell and seed that the table has not."""
+    images, module = data(), RandomSearch(Cell(), inner_optimizer=Momentum)
+    done = {(row["cell"], int(row["seed"])) for row in read(path)}
+    names = [module.cell.named(cell_E) for cell_E in module.cell.cells_KE]
+    for seed in seeds:
+        missing = [place for place, name in enumerate(names) if (name, seed) not in done]
+        for first in range(0, len(missing), AT_ONCE):
+            places = missing[first : first + AT_ONCE]
+            judged = trained(module, module.cell.cells_KE[places], images, seed)
+            for place, held_out, test in zip(places, *judged, strict=True):
+                row = (names[place], int(module.cell.sizes_K[place]), seed, f"{held_out:.4f}", f"{test:.4f}")
+                append(path, dict(zip(COLUMNS, row, strict=True)))
 
 
 @torch.no_grad()
-def accuracy(module: FixedWeights, weights: Params, batch: Batch) -> float:
-    return (module.logits(weights, batch.x).argmax(1) == batch.y).double().mean().item()
-
-
-def train_all(seeds: Sequence[int], path: Path) -> None:
-    """Write a row for each cell and seed that the table has not."""
-    cell, images = Cell(), data()
-    done = {(row["cell"], int(row["seed"])) for row in read(path)}
-    for seed in seeds:
-        for cell_E, size in zip(cell.cells_KE, cell.sizes_K.tolist(), strict=True):
-            name = cell.named(cell_E)
-            if (name, seed) in done:
-                continue
-            held_out, test = train(name.split("|"), images, seed)
-            row = dict(zip(COLUMNS, (name, size, seed, f"{held_out:.4f}", f"{test:.4f}"), strict=True))
-            append(path, row)
+def trained(module: RandomSearch, cells_NE: Tensor, images: HeldOutImages, seed: int) -> list[list[float]]:
+    """Accuracies of N cells on the held-out and on the test images, after the same training from the same weights."""
+    trial = images.dataset("test").__getitems__([seed])
+    mixtures_NEO, one = module.cell.one_hot(cells_NE), (module.begin(trial), trial.support)
+    start, support = tree_map(lambda leaf: leaf.expand(len(cells_NE), *leaf.shape[1:]), one)
+    weights = map_tasks(module.train_child, mixtures_NEO, start, support).params
+    accuracies = []
+    for judge in (images.all_held_out(), images.judges("test")):
+        query = Batch(*(part.expand(len(cells_NE), *part.shape) for part in judge))
+        preds = map_tasks(module.judge_child, mixtures_NEO, weights, query, chunk_size=1).preds
+        accuracies.append((preds.argmax(-1) == judge.y).double().mean(1).tolist())
+    return accuracies
 
 
 def read(path: Path) -> list[dict[str, str]]:

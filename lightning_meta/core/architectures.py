@@ -44,8 +44,10 @@ def log_probabilities(logits_EO: Tensor, cells_KE: Tensor) -> Tensor:
 
 
 def leave_one_out(rewards_N: Tensor) -> Tensor:
-    """Each reward less the mean of the others: it has no part in its own baseline, so REINFORCE stays unbiased."""
-    return (rewards_N - rewards_N.mean()) * len(rewards_N) / (len(rewards_N) - 1)
+    """Each reward less the mean of the others: it has no part in its own baseline, so REINFORCE stays unbiased.
+
+    One alone has none, and nothing is learned from it."""
+    return (rewards_N - rewards_N.mean()) * len(rewards_N) / max(len(rewards_N) - 1, 1)
 
 
 # ---- evolution ---------------------------------------------------------------------------------------------------

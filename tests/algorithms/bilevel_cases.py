@@ -2,9 +2,14 @@
 
 from typing import Any
 
+import pytorch_lightning as pl
+
 from lightning_meta.backbones import MLP, Cell
-from lightning_meta.datamodules import HeldOutImages
+from lightning_meta.compat import tree_map
+from lightning_meta.datamodules import HeldOutImages, Trial
 from tests.conftest import SIZE, blobs
+
+STEPS = 6
 
 
 def held_out(**overrides: Any) -> HeldOutImages:
@@ -32,9 +37,21 @@ def network() -> MLP:
 
 def cell(**overrides: Any) -> Cell:
     """Three edges on maps of 4 x 4 places; with a 3 x 3 convolution (36 weights) on one edge at most."""
-    return Cell(**(dict(channels=2, image_size=SIZE, budget=44) | overrides))
+    return Cell(**(dict(channels=2, image_size=SIZE, patch=4, budget=44) | overrides))
 
 
 def whole_trainings(**overrides: Any) -> HeldOutImages:
     """As `held_out`, in trainings of two steps that are judged when they end."""
     return held_out(**(dict(unroll_steps=2, truncation=2, evaluate="retrained", meta_batch_size=2) | overrides))
+
+
+def trial_of(data: HeldOutImages, ids: list[int]) -> Trial:
+    data.setup("fit")
+    trial = data.dataset("train").__getitems__(ids)
+    return tree_map(lambda leaf: leaf.double() if leaf.is_floating_point() else leaf, trial)
+
+
+def trainer(**settings: Any) -> pl.Trainer:
+    plain = dict(max_steps=STEPS, max_epochs=-1, accelerator="cpu", inference_mode=False, logger=False)
+    quiet = dict(num_sanity_val_steps=0, enable_progress_bar=False, enable_model_summary=False)
+    return pl.Trainer(**(plain | quiet | settings))

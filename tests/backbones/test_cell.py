@@ -15,7 +15,7 @@ from tests.conftest import SIZE, random_episodes
 
 def small(**settings: object) -> Cell:
     torch.manual_seed(0)
-    return Cell(**({"channels": 2, "image_size": SIZE} | settings)).double()  # type: ignore[arg-type]
+    return Cell(**({"channels": 2, "image_size": SIZE, "patch": 4} | settings)).double()  # type: ignore[arg-type]
 
 
 def plain(supernet: Cell, operations: list[str]) -> Cell:
@@ -43,8 +43,8 @@ def test_the_last_node_is_the_sum_of_what_edges_make_of_nodes() -> None:
     """By hand: conv3 of node 0, its pool, and node 0 itself."""
     network = small(cell=["conv3", "identity", "pool"])
     x = torch.rand(2, 1, SIZE, SIZE).double()
-    start = F.group_norm(F.conv2d(x, network.stem.weight, network.stem.bias, 4, 2), 1)
-    first = F.group_norm(F.conv2d(start.relu(), network.choices[0][0].conv.weight, None, 1, 1), 1)
+    start = F.group_norm(F.conv2d(x, network.stem.linear.weight.view(2, 1, 4, 4), stride=4), 1)
+    first = F.group_norm(F.conv2d(start.relu(), network.choices[0][0].linear.weight.view(2, 2, 3, 3), padding=1), 1)
     counts = F.avg_pool2d(torch.ones_like(first), 3, 1, 1)
     last = (start + F.avg_pool2d(first, 3, 1, 1) / counts).relu()
     halves = [last[..., a : a + 2, b : b + 2].mean((2, 3)) for a in (0, 2) for b in (0, 2)]
@@ -98,6 +98,7 @@ def test_what_cannot_be_is_told() -> None:
             {"operations": ["conv1", "conv3"], "budget": 8},
             "budget=8, but the smallest cell of conv1, conv3 has 12 parameters; raise it",
         ),
+        ({"patch": 5}, "patch=5 does not divide image_size=16 into 2 places or more"),
         ({"nodes": 1}, "nodes=1 must be at least 2"),
     ):
         with pytest.raises(ConfigError, match=message):
