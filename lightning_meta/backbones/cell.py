@@ -121,8 +121,7 @@ class Cell(Backbone):
             raise ConfigError(f"operations={[*operations]} must be one or more different ones.")
         if cell is not None and len(cell) != edges:
             raise ConfigError(
-                f"cell={[*cell]} names {len(cell)} operations, but {nodes} nodes have {edges} edges; name "
-                "one for each."
+                f"cell={[*cell]} names {len(cell)} operations, but {nodes} nodes have {edges} edges; name one for each."
             )
         on_edges = [self.operations] * edges if cell is None else [(name,) for name in cell]
         self.stem = Stem(in_channels, channels, patch)

@@ -39,7 +39,9 @@ class ArchitecturePath(Report):
         return {"architecture_path": architecture_path(path_UEO, edges, names, found, tested.name)}
 
 
-def architecture_path(path_UEO: Tensor, edges: list[str], operations: tuple[str, ...], found: str, title: str) -> Figure:
+def architecture_path(
+    path_UEO: Tensor, edges: list[str], operations: tuple[str, ...], found: str, title: str
+) -> Figure:
     """An axis for each edge: shares of the operations over outer updates U, stacked to 1; the cell found above them.
 
     Args:

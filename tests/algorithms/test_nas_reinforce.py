@@ -15,7 +15,9 @@ def test_the_gradient_is_that_of_rewards_less_those_of_the_others() -> None:
     module = NASReinforce(cell(), 4).double().train()
     with torch.no_grad():
         module.logits_EO.normal_()
-    module.measure(trial_of(whole_trainings(support_per_class=3, held_out_per_class=4), [0, 1, 2]))[0]["loss"].mean().backward()
+    module.measure(trial_of(whole_trainings(support_per_class=3, held_out_per_class=4), [0, 1, 2]))[0][
+        "loss"
+    ].mean().backward()
     cells, rewards = module.judged_cells
     assert len({*rewards.tolist()}) > 1
     theta = module.logits_EO.detach().clone().requires_grad_()
