@@ -20,7 +20,8 @@ commands:
              memory against their sizes; benchmark fit, what the Trainer adds; benchmark precision, the meta-gradient
              under bf16-mixed against fp32; benchmark optimizer_cost EXPERIMENT, a learned optimizer against Adam;
              benchmark heads RUN, all heads for frozen features on one trained backbone; benchmark domains RUN ..., runs
-             on the data sets that they were and were not trained on
+             on the data sets that they were and were not trained on; benchmark cells, searches for an architecture on a
+             table of all
 
 examples:
   python -m lightning_meta fit --config maml_glyphs_5w1s

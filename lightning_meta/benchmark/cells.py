@@ -46,7 +46,7 @@ from lightning_meta.core.architectures import (
     parents,
 )
 from lightning_meta.core.statistics import mean_and_t95
-from lightning_meta.datamodules import HeldOutImages, TaskDataModule
+from lightning_meta.datamodules import HeldOutImages
 from lightning_meta.errors import ConfigError, DataError, require_at_least
 from lightning_meta.modules import ArchitectureModule
 
@@ -59,7 +59,7 @@ DATA = "held_out_digits_for_cells"
 def data() -> HeldOutImages:
     """Of the experiments of architecture search."""
     content = compose(found("data", DATA))
-    made = instantiate_module(TaskDataModule, {"_class_path": content["class_path"]} | content["init_args"])
+    made = instantiate_module(HeldOutImages, {"_class_path": content["class_path"]} | content["init_args"])
     made.setup("fit")
     return made
 
@@ -122,8 +122,9 @@ class Table(NamedTuple):
 
     @property
     def ranks_K(self) -> Tensor:
-        """By the mean test accuracy; 1 is best."""
-        return 1 + self.test_KS.mean(1).argsort(descending=True, stable=True).argsort().double()
+        """By the mean test accuracy; 1 is best. Equal ones, as where a part leads nowhere, share their places."""
+        test_K = self.test_KS.mean(1)
+        return (test_K > test_K[:, None]).sum(1) + ((test_K == test_K[:, None]).sum(1) + 1) / 2
 
 
 def load(path: Path, budget: int) -> Table:

@@ -1,6 +1,6 @@
 """The Lightning seam: the only modules that know the Trainer."""
 
-from lightning_meta.modules.architecture_search import ArchitectureModule, ChildrenModule
+from lightning_meta.modules.architecture_search import ArchitectureModule, ChildrenModule, SelectionModule
 from lightning_meta.modules.base import MetaModule
 from lightning_meta.modules.batched import BatchedModule
 from lightning_meta.modules.bilevel import BilevelModule
@@ -28,6 +28,7 @@ __all__ = [
     "MetaModule",
     "NamingModule",
     "PretrainedModule",
+    "SelectionModule",
     "StreamModule",
     "TaughtModule",
     "TransductiveModule",

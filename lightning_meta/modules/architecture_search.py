@@ -7,7 +7,7 @@ by the search, and what is judged at the end is one cell, trained from its begin
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
@@ -129,9 +129,9 @@ class ChildrenModule(ArchitectureModule):
         """The cells `(N, E)` to train next, which have these numbers from the beginning of the search."""
         raise NotImplementedError
 
-    def losses_of_search(self, cells_NE: Tensor, rewards_N: Tensor) -> Tensor | None:
-        """Whose gradient the outer variables follow, `(N,)`; None: there are none."""
-        return None
+    def losses_of_search(self, cells_NE: Tensor, rewards_N: Tensor) -> Tensor:
+        """Whose gradient the outer variables follow, `(N,)`."""
+        raise NotImplementedError
 
     def learn(self, cells_NE: Tensor, rewards_N: Tensor) -> None:
         """What else there is to keep of cells that were judged."""
@@ -147,16 +147,16 @@ class ChildrenModule(ArchitectureModule):
         mine = slice(share * self.global_rank, share * (self.global_rank + 1))
         mixtures_TEO = self.cell.one_hot(cells_NE[mine])
         with torch.autocast(self.device.type, enabled=False), torch.no_grad():
-            self.carried = self._map(self.train_child, tasks, mixtures_TEO, self.begin(tasks), tasks.support)
+            trained = self._map(self.train_child, tasks, mixtures_TEO, self.begin(tasks), tasks.support)
         with torch.no_grad():
-            out = self._map(self.judge_child, tasks, mixtures_TEO, self.carried.params, tasks.query)
+            out = self._map(self.judge_child, tasks, mixtures_TEO, trained.params, tasks.query)
+        self.carried = trained
         values = self._values(out, tasks.query)
         rewards_N = torch.cat([part.to(self.device) for part in gather(values[self.metric.name].cpu())])
         self.judged_cells = cells_NE, rewards_N
-        losses_N = self.losses_of_search(cells_NE, rewards_N)
-        loss_T = values["loss"] if losses_N is None else losses_N[mine]
+        loss_T = self.losses_of_search(cells_NE, rewards_N)[mine]
         watched = {name: value.expand(share) for name, value in self.watched_of_the_search().items()}
-        return {**values, "loss": loss_T, **watched}, {"preds": out.preds}
+        return {**values, "loss": loss_T, "cross_entropy": values["loss"], **watched}, {"preds": out.preds}
 
     def train_child(self, mixture_EO: Tensor, progress: Progress, support: Batch) -> Progress:
         """A training of one cell."""
@@ -192,3 +192,19 @@ class ChildrenModule(ArchitectureModule):
                 f"truncation={data.truncation}, unroll_steps={data.unroll_steps} and evaluate={data.evaluate}; set "
                 "data.truncation and data.unroll_steps to the same number and data.evaluate to retrained."
             )
+
+
+class SelectionModule(ChildrenModule):
+    """A search by selection alone. Its one outer variable stays 0: several processes train only what has a gradient.
+
+    Args:
+        backbone, n_classes: of `ChildrenModule`.
+        **kwargs: of `ChildrenModule`.
+    """
+
+    def __init__(self, backbone: Cell, n_classes: int = 10, **kwargs: Any) -> None:
+        super().__init__(backbone, n_classes, **kwargs)
+        self.still = nn.Parameter(torch.zeros(()))
+
+    def losses_of_search(self, cells_NE: Tensor, rewards_N: Tensor) -> Tensor:
+        return 0 * self.still.expand(len(rewards_N))

@@ -75,5 +75,5 @@ def test_the_path_of_the_search_goes_on_after_a_resume(tmp_path: Path) -> None:
 
 def test_other_networks_are_refused() -> None:
     for backbone in (network(), cell(cell=["conv1", "zero", "pool"])):
-        with pytest.raises(ConfigError, match="DARTS searches among the cells of a Cell .* take backbone: Cell"):
+        with pytest.raises(ConfigError, match=r"DARTS searches among the cells of a Cell .* take backbone: Cell"):
             DARTS(backbone, 4)

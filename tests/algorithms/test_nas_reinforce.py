@@ -48,5 +48,5 @@ def test_what_is_rewarded_becomes_likely(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_cell_alone_has_no_baseline() -> None:
-    with pytest.raises(ConfigError, match="set data.meta_batch_size to 2 or more"):
+    with pytest.raises(ConfigError, match=r"set data.meta_batch_size to 2 or more"):
         trainer().fit(NASReinforce(cell(), 4), datamodule=whole_trainings(meta_batch_size=1))

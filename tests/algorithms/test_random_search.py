@@ -54,7 +54,7 @@ def test_the_best_of_all_is_found() -> None:
 
 def test_trainings_that_go_on_are_refused() -> None:
     for data in (held_out(), whole_trainings(truncation=1), whole_trainings(evaluate="carried")):
-        with pytest.raises(ConfigError, match="trains cells from their beginning .* data.evaluate to retrained"):
+        with pytest.raises(ConfigError, match=r"trains cells from their beginning .* data.evaluate to retrained"):
             trainer().fit(RandomSearch(cell(), 4), datamodule=data)
 
 

@@ -67,7 +67,7 @@ def test_a_search_climbs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_cannot_be_is_told() -> None:
-    with pytest.raises(ConfigError, match="population=3 is smaller than the sample=4 .* raise population"):
+    with pytest.raises(ConfigError, match=r"population=3 is smaller than the sample=4 .* raise population"):
         RegularizedEvolution(cell(), 4, population=3, sample=4)
     with pytest.raises(ConfigError, match="mutation='swap' must be edge or motif"):
         RegularizedEvolution(cell(), 4, mutation="swap")  # type: ignore[arg-type]

@@ -16,13 +16,23 @@ import pytorch_lightning as pl
 import torch
 from torch.utils._pytree import tree_leaves
 
-from lightning_meta.algorithms import MAML, MANN, LSTMOptimizer, MAMLPlusPlus, MetaWeightNet, ProtoNet, Reptile
+from lightning_meta.algorithms import (
+    MAML,
+    MANN,
+    LSTMOptimizer,
+    MAMLPlusPlus,
+    MetaWeightNet,
+    NASReinforce,
+    ProtoNet,
+    RegularizedEvolution,
+    Reptile,
+)
 from lightning_meta.callbacks import EpisodeTable
 from lightning_meta.core import Momentum
 from lightning_meta.datamodules import QuadraticOptimizees, TaskDataModule, UniformTasks
-from lightning_meta.modules import CarriedModule, MetaModule
+from lightning_meta.modules import CarriedModule, ChildrenModule, MetaModule
 from lightning_meta.reports import Calibration, LearningCurves
-from tests.algorithms.bilevel_cases import held_out, network
+from tests.algorithms.bilevel_cases import cell, held_out, network, whole_trainings
 from tests.conftest import SIZE, blobs, conv4
 
 STEPS, META_BATCH, TEST_EPISODES = 8, 4, 7
@@ -35,6 +45,8 @@ ALGORITHMS: dict[str, Callable[[], MetaModule]] = {
     "protonet-variable": lambda: ProtoNet(conv4()),
     "mann": lambda: MANN(n_way=3, image_size=SIZE, hidden=10, slots=8, width=6, heads=2),
     "lstm_optimizer": lambda: LSTMOptimizer(hidden=4),
+    "nas_reinforce": lambda: NASReinforce(cell(), 4),
+    "regularized_evolution": lambda: RegularizedEvolution(cell(), 4, population=8, sample=3),
     "meta_weight_net": lambda: MetaWeightNet(network(), 4, hidden=5, inner_optimizer=Momentum),
 }
 VARIABLE = {"protonet-variable": UniformTasks(n_way=(2, 4), k_shot=(1, 4), n_query=(1, 3))}
@@ -83,6 +95,8 @@ def play(name: str, folder: Path, **how: Any) -> dict[str, Any]:
     elif isinstance(module, MetaWeightNet):
         parts = dict(support_per_class=3, held_out_per_class=1, val_per_class=1, test_per_class=TEST_EPISODES)
         data = held_out(truncation=2, **parts, **sizes)
+    elif isinstance(module, ChildrenModule):
+        data = whole_trainings(**sizes)
     table = next(callback for callback in trainer.callbacks if isinstance(callback, EpisodeTable))
     trainer.fit(module, datamodule=data)
     seen = {"weights": module.state_dict(), "episodes": diary.episodes}

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 
-from lightning_meta.algorithms import KIP, FixedWeights, MetaWeightNet
+from lightning_meta.algorithms import DARTS, KIP, FixedWeights, MetaWeightNet
 from lightning_meta.modules import MetaModule
-from lightning_meta.reports import ExampleWeights, LearnedImages
+from lightning_meta.reports import ArchitecturePath, ExampleWeights, LearnedImages
 from lightning_meta.reports.base import Report
-from tests.algorithms.bilevel_cases import held_out, network
+from tests.algorithms.bilevel_cases import cell, held_out, network
 from tests.conftest import SIZE
 
 
@@ -43,7 +43,24 @@ def test_learned_images_are_drawn_beside_real_ones(tmp_path: Path) -> None:
     assert [path.name for path in report.paths] == ["learned_images.png"]
 
 
-def test_others_have_neither(tmp_path: Path) -> None:
-    for report in (ExampleWeights(), LearnedImages()):
+def test_the_path_of_a_search_is_drawn_and_written(tmp_path: Path) -> None:
+    module, report = DARTS(cell(), 4, optimizer=lambda params: torch.optim.Adam(params, lr=0.1)), ArchitecturePath()
+    log_dir = run(module, report, tmp_path)
+    assert [path.name for path in report.paths] == ["architecture_path.png"]
+    with (log_dir / "architecture_path.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["update"], row["edge"]) for row in rows] == [
+        (str(update), edge) for update in range(1, 5) for edge in ("0-1", "0-2", "1-2")
+    ]
+    last = [[float(row[name]) for name in module.cell.operations] for row in rows[-3:]]
+    torch.testing.assert_close(torch.tensor(last), module.alphas_EO.detach().softmax(1))
+    assert rows[0] | {"update": "4"} != rows[-3]
+    log_dir = run(DARTS(cell(), 4), ArchitecturePath(every=2), tmp_path / "every second")
+    with (log_dir / "architecture_path.csv").open(newline="") as file:
+        assert [row["update"] for row in csv.DictReader(file)] == ["2"] * 3 + ["4"] * 3
+
+
+def test_others_have_none_of_them(tmp_path: Path) -> None:
+    for report in (ExampleWeights(), LearnedImages(), ArchitecturePath()):
         run(FixedWeights(network(), 4), report, tmp_path)
         assert report.paths == []

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from lightning_meta import callbacks, reports
 from lightning_meta.algorithms import (
+    DARTS,
     KIP,
     MAML,
     ConditionalNeuralProcess,
@@ -30,7 +31,7 @@ from lightning_meta.callbacks import EpisodeTable, RunSummary, Throughput
 from lightning_meta.datamodules import GaussianProcess, ImageCompletion, QuadraticOptimizees, Quadratics
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicMSE
-from tests.algorithms.bilevel_cases import held_out, network
+from tests.algorithms.bilevel_cases import cell, held_out, network
 from tests.algorithms.test_proto_segmentation import maps
 from tests.conftest import SIZE, blobs, conv4, scenes, sinusoids
 from tests.reports.conftest import run_test
@@ -51,6 +52,15 @@ def weighed() -> MetaWeightNet:
     module, data = MetaWeightNet(network(), 4, hidden=5), held_out()
     data.setup("fit")
     module.carried = module.begin(data.dataset("train").__getitems__([0]))
+    return module
+
+
+def searched() -> DARTS:
+    """With a search and an inner training behind it, as a checkpoint would bring them."""
+    module, data = DARTS(cell(), 4), held_out()
+    data.setup("fit")
+    module.carried = module.begin(data.dataset("train").__getitems__([0]))
+    module.path = [module.operations().detach()]
     return module
 
 
@@ -81,6 +91,7 @@ RUNS: dict[str, tuple[Callable[[], Any], Callable[[], Any], set[str], set[str]]]
     ),
     "LSTM on sine waves": (lambda: LSTMLearner(in_features=1, hidden=8), sinusoids, set(), set()),
     "weights of examples": (weighed, held_out, {"example_weights"}, set()),
+    "search for an architecture": (searched, held_out, {"architecture_path"}, set()),
     "learned images": (
         lambda: KIP(in_shape=(1, SIZE, SIZE), n_classes=4), held_out, {"learned_images"}, set(),
     ),

@@ -8,10 +8,10 @@ Deviation: cells are trained from their beginning, without the paper's shared we
 from torch import Tensor
 
 from lightning_meta.core.architectures import at_random
-from lightning_meta.modules.architecture_search import ChildrenModule
+from lightning_meta.modules.architecture_search import SelectionModule
 
 
-class RandomSearch(ChildrenModule):
+class RandomSearch(SelectionModule):
     """The best of cells that are drawn at random, `data.meta_batch_size` in an outer update."""
 
     def operations(self) -> Tensor:

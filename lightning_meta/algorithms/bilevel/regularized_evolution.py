@@ -20,18 +20,18 @@ from lightning_meta.backbones import Cell
 from lightning_meta.core.architectures import MUTATIONS, Population, at_random, children, joined_by, parents
 from lightning_meta.datamodules.bilevel.trials import BilevelDataModule
 from lightning_meta.errors import ConfigError, require_at_least
-from lightning_meta.modules.architecture_search import ChildrenModule
+from lightning_meta.modules.architecture_search import SelectionModule
 
 
-class RegularizedEvolution(ChildrenModule):
+class RegularizedEvolution(SelectionModule):
     """A population of cells, the first of which are drawn at random.
 
     Args:
-        backbone, n_classes: of `ChildrenModule`.
+        backbone, n_classes: of `SelectionModule`.
         population: cells that are alive.
         sample: of these, drawn with replacement, the best is the parent.
         mutation: `edge`: another operation on one edge. `motif`: another operation in place of one, wherever it stands.
-        **kwargs: of `ChildrenModule`.
+        **kwargs: of `SelectionModule`.
     """
 
     def __init__(
