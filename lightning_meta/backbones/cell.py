@@ -160,6 +160,22 @@ class Cell(Backbone):
         """Mixtures `(..., E, O)` of cells `(..., E)`."""
         return F.one_hot(cells, len(self.operations)).to(self.mixture_EO)
 
+    def without_dead_ends(self, cells_NE: Tensor) -> Tensor:
+        """The same networks, with `zero` on the edges from nodes that nothing reaches or that lead nowhere."""
+        if "zero" not in self.operations:
+            return cells_NE
+        zero, cells_NE = self.operations.index("zero"), cells_NE.clone()
+        ends = [(i, j) for j in range(1, self.nodes) for i in range(j)]
+        reached = {0: torch.ones_like(cells_NE[:, 0], dtype=torch.bool)}
+        leads = {self.nodes - 1: reached[0]}
+        for known, edges in ((reached, [*enumerate(ends)]), (leads, [*enumerate(ends)][::-1])):
+            for edge, (i, j) in edges:
+                start, end = (i, j) if known is reached else (j, i)
+                there = known.get(start, ~reached[0])
+                cells_NE[:, edge] = torch.where(there, cells_NE[:, edge], zero)
+                known[end] = known.get(end, ~reached[0]) | (there & (cells_NE[:, edge] != zero))
+        return cells_NE
+
     def named(self, cell_E: Tensor) -> str:
         """As `conv3|pool|zero`."""
         return "|".join(self.operations[place] for place in cell_E.tolist())

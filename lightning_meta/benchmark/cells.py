@@ -68,18 +68,24 @@ def data() -> HeldOutImages:
 
 
 def train_all(seeds: Sequence[int], path: Path) -> None:
-    """Write a row for each cell and seed that the table has not."""
+    """Write a row for each cell and seed that the table has not; those whose networks are the same are trained once."""
     images, module = data(), RandomSearch(Cell(), inner_optimizer=Momentum)
     done = {(row["cell"], int(row["seed"])) for row in read(path)}
     names = [module.cell.named(cell_E) for cell_E in module.cell.cells_KE]
+    networks = [module.cell.named(cell_E) for cell_E in module.cell.without_dead_ends(module.cell.cells_KE)]
     for seed in seeds:
-        missing = [place for place, name in enumerate(names) if (name, seed) not in done]
-        for first in range(0, len(missing), AT_ONCE):
-            places = missing[first : first + AT_ONCE]
-            judged = trained(module, module.cell.cells_KE[places], images, seed)
-            for place, held_out, test in zip(places, *judged, strict=True):
-                row = (names[place], int(module.cell.sizes_K[place]), seed, f"{held_out:.4f}", f"{test:.4f}")
-                append(path, dict(zip(COLUMNS, row, strict=True)))
+        alike: dict[str, list[int]] = {}
+        for place, name in enumerate(names):
+            if (name, seed) not in done:
+                alike.setdefault(networks[place], []).append(place)
+        groups = [*alike.values()]
+        for first in range(0, len(groups), AT_ONCE):
+            some = groups[first : first + AT_ONCE]
+            judged = trained(module, module.cell.cells_KE[[places[0] for places in some]], images, seed)
+            for places, held_out, test in zip(some, *judged, strict=True):
+                for place in places:
+                    row = (names[place], int(module.cell.sizes_K[place]), seed, f"{held_out:.4f}", f"{test:.4f}")
+                    append(path, dict(zip(COLUMNS, row, strict=True)))
 
 
 @torch.no_grad()

@@ -39,6 +39,20 @@ def test_a_one_hot_mixture_is_the_network_of_these_operations(nodes: int) -> Non
         assert supernet(x).shape == (5, supernet.out_features)
 
 
+@pytest.mark.parametrize("nodes", [3, 4])
+def test_parts_that_lead_nowhere_do_not_count(nodes: int) -> None:
+    network = small(nodes=nodes)
+    x, left = torch.rand(2, 1, SIZE, SIZE).double(), set()
+    cells = network.cells_KE[:: 1 if nodes == 3 else 401]
+    for cell, short in zip(cells, network.without_dead_ends(cells), strict=True):
+        network.mixture_EO.copy_(network.one_hot(cell))
+        expected = network(x)
+        network.mixture_EO.copy_(network.one_hot(short))
+        torch.testing.assert_close(network(x), expected, rtol=0, atol=0)
+        left.add(network.named(short))
+    assert nodes > 3 or len(left) == 85, "80 with both edges of node 1, and 5 without"
+
+
 def test_the_last_node_is_the_sum_of_what_edges_make_of_nodes() -> None:
     """By hand: conv3 of node 0, its pool, and node 0 itself."""
     network = small(cell=["conv3", "identity", "pool"])

@@ -127,13 +127,24 @@ def run(arguments: list[str]) -> MetaCLI:
     experiment = Path(arguments[arguments.index("--config") + 1])
     if first := header(experiment).get("After"):
         leave_a_run_of(first)
-    data = compose(experiment)["data"]["class_path"].split(".")[-1]
+    its_data = compose(experiment)["data"]
+    data = its_data["class_path"].split(".")[-1]
     model = "" if "--model" in arguments else compose(experiment)["model"]["class_path"]
     steps = next((options for name, options in QUICK_STEPS.items() if name in model), [])
-    cli = main([*arguments, *QUICK, *QUICK_DATA.get(data, QUICK_EPISODES), *steps])
+    cli = main([*arguments, *QUICK, *QUICK_DATA.get(data, QUICK_EPISODES), *quick_trainings(its_data), *steps])
     if arguments[0] == "fit":
         assert cli.trainer.fit_loop.epoch_loop.global_step == 1
     return cli
+
+
+def quick_trainings(data: dict[str, Any]) -> list[str]:
+    """Inner trainings of two steps where whole ones are judged; two of them where several are compared."""
+    its = data["init_args"]
+    if its.get("evaluate") != "retrained":
+        return []
+    whole = its.get("truncation") == its["unroll_steps"]
+    several = ["--data.meta_batch_size", "2"] if its.get("meta_batch_size", 1) > 1 else []
+    return ["--data.unroll_steps", "2", *(["--data.truncation", "2"] if whole else []), *several]
 
 
 def leave_a_run_of(name: str) -> None:
