@@ -215,9 +215,9 @@ class Row(NamedTuple):
     evaluations: int | None
     searches: int
     rank: float
-    rank_ci95: float
+    rank_ci95: float | None  # of one search there is none
     test: float
-    test_ci95: float
+    test_ci95: float | None
 
 
 def play(table: Table, name: str, evaluations: int, searches: int) -> Row:
@@ -231,8 +231,11 @@ def play(table: Table, name: str, evaluations: int, searches: int) -> Row:
 
 
 def row(table: Table, name: str, evaluations: int | None, found_N: Tensor) -> Row:
-    numbers = [mean_and_t95(of_K[found_N]) for of_K in (table.ranks_K, table.test_KS.mean(1))]
-    return Row(name, evaluations, len(found_N), *numbers[0], *numbers[1])
+    rank, rank_ci95 = mean_and_t95(table.ranks_K[found_N])
+    test, test_ci95 = mean_and_t95(table.test_KS.mean(1)[found_N])
+    if len(found_N) == 1:
+        return Row(name, evaluations, 1, rank, None, test, None)
+    return Row(name, evaluations, len(found_N), rank, rank_ci95, test, test_ci95)
 
 
 def judged(table: Table, runs: Sequence[Path]) -> list[Row]:
@@ -259,7 +262,9 @@ def markdown(table: Table, rows: Sequence[Row]) -> str:
         "|---|---|---|---|---|",
     ]
     for of in rows:
-        rank, test = f"{of.rank:.1f} ± {of.rank_ci95:.1f}", f"{100 * of.test:.1f} ± {100 * of.test_ci95:.1f}"
+        rank, test = f"{of.rank:.1f}", f"{100 * of.test:.1f}"
+        if of.rank_ci95 is not None and of.test_ci95 is not None:
+            rank, test = f"{rank} ± {of.rank_ci95:.1f}", f"{test} ± {100 * of.test_ci95:.1f}"
         lines.append(f"| {of.search} | {of.evaluations or ''} | {of.searches} | {rank} | {test} |")
     return "\n".join(lines)
 

@@ -145,7 +145,7 @@ def test_the_command_judges_searches_and_runs(
     cells.main([str(run), "--evaluations", "4", "--searches", "5", "--out", str(out)])
     rows = json.loads((out / "cells.json").read_text())
     assert [row["search"] for row in rows] == [*SEARCHES, "DARTS"]
-    assert rows[-1]["rank"] == 5 and rows[-1]["searches"] == 1
+    assert rows[-1]["rank"] == 5 and rows[-1]["searches"] == 1 and rows[-1]["rank_ci95"] is None
     printed = capsys.readouterr().out
     assert printed.startswith((out / "cells.md").read_text()) and "Best: zero|zero|zero (90.0 %" in printed
     found.cell.cells_KE = found.cell.cells_KE[1:]
