@@ -6,7 +6,7 @@ operations, 125 cells.
 
 Deviations: one cell between a stem and a mean over quadrants; convolutions are followed by normalisation over the whole
 map of an example without parameters, so that nothing is estimated from a batch; a budget of parameters says which cells
-there are, because otherwise the largest operation on every edge is best.
+there are, because otherwise a search that likes parameters looks good.
 
 Shape letters: `E` edges, `O` operations, `K` cells.
 """
