@@ -1,6 +1,7 @@
 """Active learning (active_learning): what is chosen, against searches by brute force; no label is looked up."""
 
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from lightning_meta.algorithms import ActiveLearning
 from lightning_meta.core import Batch
 from lightning_meta.errors import ConfigError
 from tests.algorithms.bilevel_cases import held_out, network
-from tests.conftest import SIZE
+from tests.conftest import SIZE, Make
 
 SETTINGS: dict[str, Any] = dict(n_classes=4, start=3, per_round=2, labels=9, inner_steps=4)
 
@@ -23,6 +24,10 @@ def module(**settings: Any) -> ActiveLearning:
     made = ActiveLearning(network(), **(SETTINGS | settings)).double()
     made.pool = Batch(torch.rand(20, 1, SIZE, SIZE).double(), torch.arange(20) % 4)
     return made
+
+
+BILEVEL: dict[str, Make] = {f"active_learning_{kind}": partial(module, acquire=kind) for kind in ("glister", "entropy")}
+NEEDS = {"ActiveLearning": {"truncation": 1}}  # of data
 
 
 def start(made: ActiveLearning) -> tuple[dict[str, torch.Tensor], torch.Tensor]:

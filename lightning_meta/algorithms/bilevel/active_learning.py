@@ -82,12 +82,18 @@ class ActiveLearning(BilevelModule):
     def inner_loss(self, weights: Params, batch: Batch) -> Tensor:
         return self.losses(weights, batch).mean()
 
+    @property
+    def examples(self) -> Batch:
+        """All that there are to learn from, in the precision and on the device of the network."""
+        assert self.pool is not None, "the examples come with a datamodule"
+        return Batch(self.pool.x.to(next(self.network.parameters())), self.pool.y.to(self.device))
+
     # ---- one training -------------------------------------------------------------------------------------------
 
     def labelled(self, order_L: Tensor) -> tuple[Batch, Tensor]:
         """The examples chosen `(L, ...)`, and which of these places are taken; -1 in `order` is none."""
-        assert self.pool is not None
-        return Batch(*(part[order_L.clamp_min(0)] for part in self.pool)), order_L >= 0
+        examples = self.examples
+        return Batch(*(part[order_L.clamp_min(0)] for part in examples)), order_L >= 0
 
     def loss_of_labelled(self, weights: Params, order_L: Tensor) -> Tensor:
         """Mean cross-entropy of the examples that have labels."""
@@ -111,7 +117,6 @@ class ActiveLearning(BilevelModule):
             chance_E: uniform draws; for `random`.
             query: held-out examples, for `judged_by: held_out`.
         """
-        assert self.pool is not None
         open_E = (torch.arange(len(chance_E), device=order_L.device)[:, None] != order_L).all(1)
         if self.acquire == "glister":
             picked_K = self.greedy(weights, order_L, open_E, query)
@@ -125,14 +130,12 @@ class ActiveLearning(BilevelModule):
 
     def uncertainty(self, weights: Params) -> Tensor:
         """Entropies of the predictions of all examples `(E,)`, in nats."""
-        assert self.pool is not None
-        log_p_EC = self.logits(weights, self.pool.x).log_softmax(1)
+        log_p_EC = self.logits(weights, self.examples.x).log_softmax(1)
         return -(log_p_EC.exp() * log_p_EC).sum(1)
 
     def greedy(self, weights: Params, order_L: Tensor, open_E: Tensor, query: Batch) -> Tensor:
         """GLISTER's choice `(K,)`: each by its gain after the steps on those before it."""
-        assert self.pool is not None
-        pool_x = self.pool.x
+        pool_x = self.examples.x
         guess_E = self.logits(weights, pool_x).argmax(1)
 
         def losses(weights: Params) -> Tensor:
@@ -165,9 +168,8 @@ class ActiveLearning(BilevelModule):
 
     def begin(self, tasks: Trial) -> Progress:
         """Untrained networks, and the first labels, by chance."""
-        assert self.pool is not None
         keys = tasks.key.cpu().numpy().view(np.uint64)
-        first = torch.from_numpy(choose(subkeys(keys, [FIRST])[:, 0], len(self.pool.y), self.start))
+        first = torch.from_numpy(choose(subkeys(keys, [FIRST])[:, 0], len(self.examples.y), self.start))
         order_TL = torch.full((len(keys), self.labels), -1)
         order_TL[:, : self.start] = first
         return Progress(super().begin(tasks).params, {"order": order_TL.to(self.device), "key": tasks.key})
@@ -175,13 +177,12 @@ class ActiveLearning(BilevelModule):
     def measure(self, tasks: Trial) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if not self.training:
             return super().measure(tasks)
-        assert self.pool is not None
         self.trials, self.carried = tasks, self.progress(tasks)
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             params = self._map(self.trained, tasks, super().begin(tasks).params, self.carried.state["order"])
             of_round = CHANCE + tasks.start.cpu().numpy()
             keys = np.diagonal(subkeys(tasks.key.cpu().numpy().view(np.uint64), of_round))
-            chance_TE = torch.from_numpy(uniform(keys, len(self.pool.y))).to(tasks.query.x)
+            chance_TE = torch.from_numpy(uniform(keys, len(self.examples.y))).to(tasks.query.x)
             order_TL = self._map(self.next_order, tasks, params, self.carried.state["order"], chance_TE, tasks.query)
             out = self._map(self.query_loss, tasks, params, tasks.query)
         self.after = Progress(params, {"order": order_TL, "key": tasks.key})
@@ -203,4 +204,4 @@ class ActiveLearning(BilevelModule):
                 f"labels={self.labels}, but {data.name} has {len(pool.y)} examples to learn from; lower it or raise "
                 "data.support_per_class."
             )
-        self.pool = Batch(*(part.to(self.trainer.strategy.root_device) for part in pool))
+        self.pool = pool
