@@ -2,8 +2,12 @@
 
 from typing import Any
 
+from torch import Tensor
+
 from lightning_meta.backbones import MLP
-from lightning_meta.datamodules import HeldOutImages
+from lightning_meta.compat import tree_map
+from lightning_meta.datamodules import HeldOutImages, Trial
+from lightning_meta.modules import BilevelModule
 from tests.conftest import SIZE, blobs
 
 
@@ -28,3 +32,21 @@ def held_out(**overrides: Any) -> HeldOutImages:
 def network() -> MLP:
     """Smooth, so that finite differences are those of the derivative."""
     return MLP(SIZE * SIZE, [8], activation="tanh")
+
+
+def first_trials(data: HeldOutImages) -> Trial:
+    return trial_of(data, [*data.train_ids(0, 0, data.meta_batch_size)])
+
+
+def trial_of(data: HeldOutImages, ids: list[int]) -> Trial:
+    data.setup("fit")
+    trial = data.dataset("train").__getitems__(ids)
+    return tree_map(lambda leaf: leaf.double() if leaf.is_floating_point() else leaf, trial)
+
+
+def outer_gradient(module: BilevelModule, trial: Trial) -> dict[str, Tensor]:
+    module.zero_grad()
+    loss = module.measure(trial)[0]["loss"].mean()
+    if loss.requires_grad:
+        loss.backward()
+    return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}

@@ -9,17 +9,17 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_meta import algorithms
 from lightning_meta.algorithms import MetaWeightNet
 from lightning_meta.backbones import MLP, Conv4, Wrapped
 from lightning_meta.compat import tree_leaves, tree_map
 from lightning_meta.core import Adam, Batch, FiniteDifference, FirstOrder, Implicit, Momentum, Unrolled
-from lightning_meta.datamodules import HeldOutImages, Trial
+from lightning_meta.datamodules import HeldOutImages
 from lightning_meta.errors import ConfigError
 from lightning_meta.modules import BilevelModule
-from tests.algorithms.bilevel_cases import held_out, network
+from tests.algorithms.bilevel_cases import first_trials, held_out, network, outer_gradient, trial_of
 from tests.conftest import SIZE
 from tests.modules.test_resume import assert_equal
 
@@ -46,16 +46,6 @@ def data_for(module: BilevelModule, **overrides: Any) -> HeldOutImages:
     return held_out(**(several | NEEDS.get(type(module).__name__, {}) | overrides))
 
 
-def first_trials(data: HeldOutImages) -> Trial:
-    return trial_of(data, [*data.train_ids(0, 0, data.meta_batch_size)])
-
-
-def trial_of(data: HeldOutImages, ids: list[int]) -> Trial:
-    data.setup("fit")
-    trial = data.dataset("train").__getitems__(ids)
-    return tree_map(lambda leaf: leaf.double() if leaf.is_floating_point() else leaf, trial)
-
-
 @pytest.fixture(params=CASES.values(), ids=CASES)
 def make(request: pytest.FixtureRequest) -> Make:
     def seeded(**settings: Any) -> BilevelModule:
@@ -68,14 +58,6 @@ def make(request: pytest.FixtureRequest) -> Make:
 @pytest.fixture(autouse=True)
 def _deterministic_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.randn_like", lambda x: torch.cos(10 * x).detach())
-
-
-def outer_gradient(module: BilevelModule, trial: Trial) -> dict[str, Tensor]:
-    module.zero_grad()
-    loss = module.measure(trial)[0]["loss"].mean()
-    if loss.requires_grad:
-        loss.backward()
-    return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
 
 
 # ---- the contract ---------------------------------------------------------------------------------------------------

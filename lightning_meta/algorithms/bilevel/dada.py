@@ -63,9 +63,13 @@ class DADA(BilevelModule):
 
     def augmented(self, x: Tensor) -> Tensor:
         coin, how = subkey(self.key, torch.arange(2, device=x.device))
-        noise_BK = uniform(coin, len(x), len(LARGEST), dtype=x.dtype).clamp_min(torch.finfo(x.dtype).tiny).logit()
-        gate_BK = ((self.raw_probabilities + noise_BK) / self.temperature).sigmoid()
-        return augment_within(x, dict(zip(LARGEST, (gate_BK * self.magnitudes).unbind(1), strict=True)), how)
+        largest_BK = self.coins(len(x), coin, x.dtype) * self.magnitudes
+        return augment_within(x, dict(zip(LARGEST, largest_BK.unbind(1), strict=True)), how)
+
+    def coins(self, images: int, key: Tensor, dtype: torch.dtype) -> Tensor:
+        """Whether each of B images gets each operation, relaxed to (0, 1): `(B, K)`."""
+        noise_BK = uniform(key, images, len(LARGEST), dtype=dtype).clamp_min(torch.finfo(dtype).tiny).logit()
+        return ((self.raw_probabilities + noise_BK) / self.temperature).sigmoid()
 
     def inner_loss(self, weights: Params, batch: Batch) -> Tensor:
         return self.losses(weights, Batch(self.augmented(batch.x), batch.y)).mean()

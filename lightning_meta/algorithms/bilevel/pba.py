@@ -51,6 +51,14 @@ class PBA(BilevelModule):
         self.interval, self.resample = interval, resample
         self.losses_T: Tensor | None = None  # on the held-out images, of the outer update at hand
 
+    @property
+    def magnitudes(self) -> Tensor:
+        """How strong an operation may be in the mean over the population, `(K,)`."""
+        population = self.judged or self.carried
+        assert isinstance(population, Progress)
+        parts_K = population.params[MAGNITUDES].mean(0)
+        return parts_K * parts_K.new_tensor(list(LARGEST.values()))
+
     def begin(self, tasks: Trial) -> Progress:
         """New weights, and random magnitudes for each training."""
         keys = subkeys(tasks.key.cpu().numpy().view(np.uint64), [FIRST])[:, 0]
