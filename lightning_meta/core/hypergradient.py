@@ -28,7 +28,6 @@ from lightning_meta.core.inner_optimizer import InnerOptimizer, Params
 from lightning_meta.core.repairs import Repaired
 from lightning_meta.errors import ConfigError, require_at_least
 
-
 Examples = Batch | Step
 
 

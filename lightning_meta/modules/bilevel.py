@@ -48,8 +48,9 @@ class BilevelModule(CarriedModule):
     """Learns what an inner training depends on: weights of examples, hyper-parameters, architectures, data.
 
     A subclass writes `inner_loss` and `query_loss` for one training, pure functions of weights and examples that read
-    `self`. What `inner_loss` draws at random, it draws from `self.key` (see `core.dice`). An outer update: T inner trainings take S steps, the outer variables descend on the query loss of the
-    weights that they lead to, and the trainings take these steps for good, under the variables as they are now.
+    `self`; what `inner_loss` draws at random, it draws from `self.key` (see `core.dice`). An outer update: T inner
+    trainings take S steps, the outer variables descend on the query loss of the weights that they lead to, and the
+    trainings take these steps for good, under the variables as they are now.
 
     Args:
         backbone: of the network that is trained inside; a linear layer to the classes is added.
@@ -63,6 +64,7 @@ class BilevelModule(CarriedModule):
     """
 
     plays = BilevelDataModule
+    key: Tensor  # of the inner step at hand, `()` int64: what is drawn at random in it
 
     def __init__(
         self,
@@ -94,7 +96,7 @@ class BilevelModule(CarriedModule):
                 f"{type(self.inner_optimizer).__name__} learns, but what is learned here is what the inner loss reads; "
                 "take an inner optimizer without parameters, such as SGD or Adam."
             )
-        # Of the inner step at hand, for what is drawn at random in it; the base puts it there for each of them.
+        # Put in the place of this one for each step.
         self.register_buffer("key", torch.zeros((), dtype=torch.long), persistent=False)
         self.trials: Trial | None = None  # of the outer update at hand, whose steps are still to be taken for good
         self.judged: Progress | None = None  # in evaluation, the trainings of all ranks

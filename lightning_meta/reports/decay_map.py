@@ -1,6 +1,5 @@
 """Where a network is held back: the decay that was learned for each pixel, beside the mean image."""
 
-from math import prod
 from pathlib import Path
 
 import torch

@@ -5,20 +5,17 @@ from functools import partial
 import pytest
 import pytorch_lightning as pl
 import torch
-
 from torch.nn import functional as F
 
 from lightning_meta.algorithms import DADA
 from lightning_meta.backbones import MLP
-from lightning_meta.core import Batch, Momentum
+from lightning_meta.core import Momentum
 from lightning_meta.core.augment import LARGEST
-from lightning_meta.core.dice import subkey, uniform
 from lightning_meta.core.episode import Split
 from lightning_meta.datamodules import ClassificationDataModule, HeldOutImages
 from lightning_meta.datamodules.class_bank import ClassBank
 from lightning_meta.errors import ConfigError
 from tests.algorithms.bilevel_cases import first_trials, held_out, network, outer_gradient
-from tests.conftest import SIZE
 
 BILEVEL = {
     "dada": lambda **kw: DADA(network(), 4, **kw),

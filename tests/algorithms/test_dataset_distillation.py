@@ -91,7 +91,7 @@ def test_it_learns_from_the_images_of_a_checkpoint(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_is_told() -> None:
-    with pytest.raises(ConfigError, match="set data.evaluate to retrained"):
+    with pytest.raises(ConfigError, match=r"set data.evaluate to retrained"):
         trainer().fit(BILEVEL["dataset-distillation"](), datamodule=held_out())
     with pytest.raises(ConfigError, match="initialisation='zero' must be random or fixed"):
         DatasetDistillation(network(), 4, initialisation="zero")  # type: ignore[arg-type]

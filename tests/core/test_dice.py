@@ -14,7 +14,9 @@ def test_they_are_the_numbers_of_sampling() -> None:
     """Words and uniform numbers, bit for bit, for indices of any shape."""
     for key, word in zip(AS_TENSORS, KEYS, strict=True):
         found = dice.subkey(key, torch.arange(6).view(2, 3))
-        assert torch.equal(found.view(-1), torch.from_numpy(sampling.subkeys(word[None], np.arange(6))[0].view(np.int64)))
+        assert torch.equal(
+            found.view(-1), torch.from_numpy(sampling.subkeys(word[None], np.arange(6))[0].view(np.int64))
+        )
         drawn = dice.uniform(key, 2, 50, dtype=torch.float64)
         assert torch.equal(drawn.view(-1), torch.from_numpy(sampling.uniform(word[None], 100)[0]))
 

@@ -129,10 +129,12 @@ def test_images_that_are_not_learned_from_are_moved() -> None:
         assert torch.equal(after, moved.read(role, torch.arange(len(after))))
     assert torch.equal(plain.learned_from().x, moved.learned_from().x)
     assert moved.facts("test")["moved"] == {"shift_x": 3 / 16} and "moved: shift_x 0.1875" in moved.describe("test")
-    with pytest.raises(ConfigError, match="data.moved has turn=30"):
+    with pytest.raises(ConfigError, match=r"data.moved has turn=30"):
         held_out(moved={"turn": 30})
 
 
 def test_how_an_image_is_moved_does_not_depend_on_the_others() -> None:
-    few, many = (ready(moved={"rotate": 30.0}, support_per_class=n, held_out_per_class=n).judges("test").x for n in (2, 3))
+    few, many = (
+        ready(moved={"rotate": 30.0}, support_per_class=n, held_out_per_class=n).judges("test").x for n in (2, 3)
+    )
     assert torch.equal(few, many)

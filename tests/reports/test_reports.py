@@ -15,9 +15,11 @@ from torch.nn import functional as F
 
 from lightning_meta import callbacks, reports
 from lightning_meta.algorithms import (
+    DADA,
     KIP,
     MAML,
     ConditionalNeuralProcess,
+    Hyperparameters,
     LSTMLearner,
     LSTMOptimizer,
     MetaWeightNet,
@@ -46,9 +48,9 @@ def cnp(x_size: int) -> ConditionalNeuralProcess:
     return ConditionalNeuralProcess(x_size=x_size, width=8, layers=1)
 
 
-def weighed() -> MetaWeightNet:
+def begun(module: Any) -> Any:
     """With an inner training at its beginning, as a checkpoint would bring it."""
-    module, data = MetaWeightNet(network(), 4, hidden=5), held_out()
+    data = held_out()
     data.setup("fit")
     module.carried = module.begin(data.dataset("train").__getitems__([0]))
     return module
@@ -80,7 +82,15 @@ RUNS: dict[str, tuple[Callable[[], Any], Callable[[], Any], set[str], set[str]]]
         lambda: LSTMLearner(hidden=8), lambda: Quadratics(k_shot=10, **FEW), {"sequence_error"}, set(),
     ),
     "LSTM on sine waves": (lambda: LSTMLearner(in_features=1, hidden=8), sinusoids, set(), set()),
-    "weights of examples": (weighed, held_out, {"example_weights"}, set()),
+    "weights of examples": (
+        lambda: begun(MetaWeightNet(network(), 4, hidden=5)), held_out, {"example_weights"}, set(),
+    ),
+    "learned decays": (lambda: begun(Hyperparameters(network(), 4)), held_out, {"decay_map"}, set()),
+    "one decay": (lambda: begun(Hyperparameters(network(), 4, per="network")), held_out, set(), set()),
+    "learned augmentation": (
+        lambda: begun(DADA(network(), 4)), lambda: held_out(moved={"rotate": 30.0}),
+        {"augmentation", "augmented_images"}, set(),
+    ),
     "learned images": (
         lambda: KIP(in_shape=(1, SIZE, SIZE), n_classes=4), held_out, {"learned_images"}, set(),
     ),
@@ -112,7 +122,10 @@ def test_every_report_is_found_and_applies_to_one_of_the_runs() -> None:
     written = {name for file in files for name in re.findall(r"^class (\w+)\(Report\)", file.read_text(), re.MULTILINE)}
     assert set(reports.REPORTS) == written
     drawn = set.union(*(pictures for _, _, pictures, _ in RUNS.values()))
-    files_of = {"EmbeddingMap": {"embedding"}, "EpisodeGallery": {"episode_0", "episode_1"}}
+    files_of = {
+        "EmbeddingMap": {"embedding"}, "EpisodeGallery": {"episode_0", "episode_1"},
+        "LearnedAugmentation": {"augmentation", "augmented_images"},
+    }  # fmt: skip
     snake = {name: re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name in written - {"SupportUse"}}
     assert set.union(*(files_of.get(name, {file}) for name, file in snake.items())) == drawn
 

@@ -23,6 +23,7 @@ from lightning_meta.datamodules.bilevel.trials import BilevelDataModule, Trial
 from lightning_meta.errors import ConfigError, require_at_least
 from lightning_meta.modules.bilevel import BilevelModule
 
+
 class DatasetDistillation(BilevelModule):
     """Images on which trainings learn, in place of those of the data.
 
@@ -93,11 +94,13 @@ class DatasetDistillation(BilevelModule):
         try:
             found = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]["images"]
         except (OSError, KeyError, TypeError) as error:
-            raise ConfigError(f"images={path} is no checkpoint that has learned images ({type(error).__name__}).") from error
+            raise ConfigError(
+                f"images={path} is no checkpoint that has learned images ({type(error).__name__})."
+            ) from error
         if found.shape != self.images.shape:
             raise ConfigError(
                 f"the images of {path} are {[*found.shape]}, but per_class={self.per_class} images of "
-                f"n_classes={self.n_classes} are {[*self.images.shape]}; set model.per_class and model.in_shape to match."
+                f"n_classes={self.n_classes} are {[*self.images.shape]}; set model.per_class, or in_shape."
             )
         return found
 
