@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from lightning_meta.algorithms import DADA
 from lightning_meta.backbones import MLP
 from lightning_meta.core import Momentum
-from lightning_meta.core.augment import LARGEST
+from lightning_meta.core.augment import LARGEST, MOVES
 from lightning_meta.core.episode import Split
 from lightning_meta.datamodules import ClassificationDataModule, HeldOutImages
 from lightning_meta.datamodules.class_bank import ClassBank
@@ -66,9 +66,9 @@ class Patterns(ClassificationDataModule):
         return ClassBank.from_classes((images * 255).to(torch.uint8))
 
 
-@pytest.mark.parametrize("degrees", [15.0, 35.0])
+@pytest.mark.parametrize("degrees", [30.0, 45.0])
 def test_it_finds_by_how_much_held_out_images_are_turned(degrees: float) -> None:
-    """From 6 degrees it comes near to what is true; of what they are not moved by, little is left or comes."""
+    """From 6 degrees it comes near to what is true, and no other move comes up."""
     torch.manual_seed(0)
     data = HeldOutImages(
         Patterns(), support_per_class=4, held_out_per_class=40, val_per_class=2, test_per_class=2, batch_size=24,
@@ -84,9 +84,8 @@ def test_it_finds_by_how_much_held_out_images_are_turned(degrees: float) -> None
     )  # fmt: skip
     run.fit(module, datamodule=data)
     found = dict(zip(LARGEST, module.magnitudes.tolist(), strict=True))
-    print(found)
-    assert found.pop("rotate") == pytest.approx(degrees, rel=0.35)
-    assert all(m < 0.25 * LARGEST[name] for name, m in found.items())
+    assert found["rotate"] == pytest.approx(degrees, rel=0.25)
+    assert all(found[name] < 0.25 * LARGEST[name] for name in MOVES if name != "rotate")
 
 
 def test_what_cannot_be_is_told() -> None:
