@@ -261,6 +261,11 @@ class BilevelModule(CarriedModule):
         datamodule = getattr(self.trainer, "datamodule", None)
         if isinstance(datamodule, BilevelDataModule):
             self.check_trials(datamodule)
+        if not self.outer() and self.trainer.world_size > 1:
+            raise ConfigError(
+                f"{type(self).__name__} has no outer variables for {self.trainer.world_size} processes to learn "
+                "together; set trainer.devices to 1."
+            )
         if self.trainer.accumulate_grad_batches > 1:
             raise ConfigError(
                 f"accumulate_grad_batches={self.trainer.accumulate_grad_batches} would take the inner steps of the "

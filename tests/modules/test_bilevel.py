@@ -9,13 +9,25 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_meta import algorithms
-from lightning_meta.algorithms import MetaWeightNet
+from lightning_meta.algorithms import FixedWeights, MetaWeightNet
 from lightning_meta.backbones import MLP, Conv4, Wrapped
 from lightning_meta.compat import tree_leaves, tree_map
-from lightning_meta.core import Adam, Batch, FiniteDifference, FirstOrder, Implicit, Momentum, Unrolled
+from lightning_meta.core import (
+    Adam,
+    Batch,
+    FiniteDifference,
+    FirstOrder,
+    Implicit,
+    Momentum,
+    Params,
+    Progress,
+    Unrolled,
+)
+from lightning_meta.core.dice import uniform
+from lightning_meta.core.episode import Step
 from lightning_meta.datamodules import HeldOutImages
 from lightning_meta.errors import ConfigError
 from lightning_meta.modules import BilevelModule
@@ -242,6 +254,49 @@ def test_what_cannot_be_played_is_told() -> None:
     for attempt, message in refusals:
         with pytest.raises(ConfigError, match=message):
             attempt()
+
+
+def test_several_processes_have_nothing_to_learn_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without outer variables, which torch would refuse in a sentence about something else."""
+    monkeypatch.setattr(pl.Trainer, "world_size", property(lambda trainer: 2))
+    with pytest.raises(
+        ConfigError, match=r"FixedWeights has no outer variables for 2 processes .* trainer.devices to 1"
+    ):
+        trainer().fit(FixedWeights(network(), 4), datamodule=held_out())
+
+
+def test_the_random_numbers_of_a_step_are_those_of_its_key() -> None:
+    """The same in the steps that are differentiated and in those for good, and others in each step and training."""
+    drawn: list[list[float]] = []
+
+    class Noisy(FixedWeights):
+        def inner_loss(self, weights: Params, batch: Batch) -> Tensor:
+            drawn.append(uniform(self.key, 3).tolist())
+            return super().inner_loss(weights, batch)
+
+    module = Noisy(network(), 4, task_mode="loop").double().train()
+    data = held_out(truncation=2, meta_batch_size=2)
+    trial = first_trials(data)
+    module.measure(trial)
+    module.settle()
+    assert drawn[:4] == drawn[4:] and len({*map(tuple, drawn)}) == 4
+    assert drawn[:4] == [uniform(key, 3).tolist() for key in trial.dice.flatten()]
+
+
+def test_a_training_that_starts_anew_takes_its_steps_once() -> None:
+    calls = []
+
+    class Counted(FixedWeights):
+        def train_on(self, progress: Progress, support: Step) -> Progress:
+            calls.append(1)
+            return super().train_on(progress, support)
+
+    for evaluate, expected in (("retrained", 0), ("carried", 2)):
+        calls.clear()
+        data = held_out(truncation=2, unroll_steps=2, evaluate=evaluate, meta_batch_size=2)
+        module = Counted(network(), 4, task_mode="vmap")
+        trainer(max_steps=2, enable_checkpointing=False, limit_val_batches=0).fit(module, datamodule=data)
+        assert len(calls) == expected and (module.carried is None) == (evaluate == "retrained")
 
 
 def test_any_network_is_trained_inside(tmp_path: Path) -> None:

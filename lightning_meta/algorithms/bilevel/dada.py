@@ -51,9 +51,9 @@ class DADA(BilevelModule):
             )
         self.temperature = temperature
         self.raw_magnitudes = nn.Parameter(torch.full((len(LARGEST),), magnitude).logit())
-        self.raw_probabilities = nn.Parameter(
-            torch.full((len(LARGEST),), probability).logit(), requires_grad=probability < 1
-        )
+        certain = probability == 1
+        raw = None if certain else nn.Parameter(torch.full((len(LARGEST),), probability).logit())
+        self.register_parameter("raw_probabilities", raw)
 
     @property
     def magnitudes(self) -> Tensor:
@@ -68,6 +68,8 @@ class DADA(BilevelModule):
 
     def coins(self, images: int, key: Tensor, dtype: torch.dtype) -> Tensor:
         """Whether each of B images gets each operation, relaxed to (0, 1): `(B, K)`."""
+        if self.raw_probabilities is None:
+            return torch.ones(images, len(LARGEST), dtype=dtype, device=key.device)
         noise_BK = uniform(key, images, len(LARGEST), dtype=dtype).clamp_min(torch.finfo(dtype).tiny).logit()
         return ((self.raw_probabilities + noise_BK) / self.temperature).sigmoid()
 

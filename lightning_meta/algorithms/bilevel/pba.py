@@ -18,14 +18,13 @@ import torch
 from torch import Tensor
 
 from lightning_meta.backbones import Backbone
-from lightning_meta.compat import tree_leaves, tree_structure, tree_unflatten
+from lightning_meta.compat import tree_map
 from lightning_meta.core import Batch, FirstOrder, Params, Progress
 from lightning_meta.core.augment import LARGEST, augment_within
 from lightning_meta.core.sampling import Keys, subkeys, uniform
 from lightning_meta.datamodules.bilevel.trials import BilevelDataModule, Trial
 from lightning_meta.errors import ConfigError, require_at_least
 from lightning_meta.modules.bilevel import BilevelModule
-from lightning_meta.ranks import gather
 
 MAGNITUDES = "magnitudes"  # ride with the weights of a training: parts of the largest (K,)
 FIRST, EXPLORED = 2**33, 2**34  # the indices of keys: of the first magnitudes, and of their changes
@@ -86,18 +85,14 @@ class PBA(BilevelModule):
         tasks = self.trials
         super().settle()
         assert tasks is not None and self.losses_T is not None
-        steps = tasks.support.x.shape[1]
-        if isinstance(self.carried, Progress) and int(tasks.start[0] // steps + 1) % self.interval == 0:
-            losses = torch.cat(gather(self.losses_T.cpu()))
-            keys = torch.cat(gather(tasks.dice[:, -1].cpu())).numpy().view(np.uint64)
-            source = winners(losses)
-            structure = tree_structure(self.carried)
-            progress = tree_unflatten([leaf[source] for leaf in self.of_all_ranks()], structure)
-            copied = source != torch.arange(len(source))
-            progress.params[MAGNITUDES][copied] = self.explored(progress.params[MAGNITUDES], keys)[copied]
-            mine = slice(self.global_rank * len(tasks.key), (self.global_rank + 1) * len(tasks.key))
-            leaves = [leaf[mine].to(self.device) for leaf in tree_leaves(progress)]
-            self.carried = tree_unflatten(leaves, structure)
+        segment = int(tasks.start[0]) // tasks.support.x.shape[1]
+        if isinstance(self.carried, Progress) and (segment + 1) % self.interval == 0:
+            source_T = winners(self.losses_T)
+            self.carried = tree_map(lambda leaf: leaf[source_T], self.carried)
+            copied_T1 = (source_T != torch.arange(len(source_T), device=source_T.device))[:, None]
+            magnitudes_TK = self.carried.params[MAGNITUDES]
+            explored_TK = self.explored(magnitudes_TK, tasks.dice[:, -1].cpu().numpy().view(np.uint64))
+            self.carried.params[MAGNITUDES] = torch.where(copied_T1, explored_TK, magnitudes_TK)
 
     def explored(self, magnitudes_TK: Tensor, keys: Keys) -> Tensor:
         """Each magnitude drawn anew, or moved to either side."""
@@ -121,7 +116,7 @@ class PBA(BilevelModule):
 
 def winners(losses_T: Tensor) -> Tensor:
     """Whose place each of T trainings takes `(T,)`: the worst that of the best, ... , for a quarter; others, theirs."""
-    order, source = losses_T.argsort(stable=True), torch.arange(len(losses_T))
+    order, source = losses_T.argsort(stable=True), torch.arange(len(losses_T), device=losses_T.device)
     quarter = len(losses_T) // 4
     source[order.flip(0)[:quarter]] = order[:quarter]
     return source
