@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_meta.backbones import Backbone
-from lightning_meta.core import Batch, FirstOrder, Params, Progress
+from lightning_meta.core import Batch, FirstOrder, Hypergradient, Params, Progress
 from lightning_meta.core.augment import LARGEST, augment_within
 from lightning_meta.core.sampling import subkeys, uniform
 from lightning_meta.datamodules.bilevel.trials import BilevelDataModule, Trial
@@ -37,12 +37,19 @@ class AutoAugment(BilevelModule):
     Args:
         backbone, n_classes: of `BilevelModule`.
         levels: of strength, at even distances from none to the largest (`core.augment.LARGEST`).
-        **kwargs: of `BilevelModule`. There is nothing to differentiate in the inner steps: `hypergradient` is
-            `FirstOrder` unless given.
+        hypergradient: of `BilevelModule`; there is nothing to differentiate in the inner steps.
+        **kwargs: of `BilevelModule`.
     """
 
-    def __init__(self, backbone: Backbone, n_classes: int = 10, levels: int = 5, **kwargs: Any) -> None:
-        super().__init__(backbone, n_classes, **({"hypergradient": FirstOrder()} | kwargs))
+    def __init__(
+        self,
+        backbone: Backbone,
+        n_classes: int = 10,
+        levels: int = 5,
+        hypergradient: Hypergradient = FirstOrder(),  # noqa: B008 - never mutated
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(backbone, n_classes, hypergradient=hypergradient, **kwargs)
         if levels < 2:
             raise ConfigError(f"levels={levels} of strength must be at least 2, of which the first is none.")
         self.scores_KL = nn.Parameter(torch.zeros(len(LARGEST), levels))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lightning_meta.backbones import Backbone
 from lightning_meta.compat import tree_map
-from lightning_meta.core import Batch, FirstOrder, Params, Progress
+from lightning_meta.core import Batch, FirstOrder, Hypergradient, Params, Progress
 from lightning_meta.core.augment import LARGEST, augment_within
 from lightning_meta.core.sampling import Keys, subkeys, uniform
 from lightning_meta.datamodules.bilevel.trials import BilevelDataModule, Trial
@@ -37,13 +37,20 @@ class PBA(BilevelModule):
         backbone, n_classes: of `BilevelModule`.
         interval: outer updates between one exploit and the next.
         resample: how likely a magnitude is drawn anew when it is explored; otherwise it moves by up to 0.3.
-        **kwargs: of `BilevelModule`. There are no outer variables: `hypergradient` is `FirstOrder` unless given.
+        hypergradient: of `BilevelModule`; there are no outer variables that would have one.
+        **kwargs: of `BilevelModule`.
     """
 
     def __init__(
-        self, backbone: Backbone, n_classes: int = 10, interval: int = 5, resample: float = 0.2, **kwargs: Any
+        self,
+        backbone: Backbone,
+        n_classes: int = 10,
+        interval: int = 5,
+        resample: float = 0.2,
+        hypergradient: Hypergradient = FirstOrder(),  # noqa: B008 - never mutated
+        **kwargs: Any,
     ) -> None:
-        super().__init__(backbone, n_classes, **({"hypergradient": FirstOrder()} | kwargs))
+        super().__init__(backbone, n_classes, hypergradient=hypergradient, **kwargs)
         require_at_least(1, interval=interval)
         if not 0 <= resample <= 1:
             raise ConfigError(f"resample={resample} must be a probability, between 0 and 1.")
