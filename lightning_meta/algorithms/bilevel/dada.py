@@ -34,6 +34,8 @@ class DADA(BilevelModule):
         **kwargs: of `BilevelModule`.
     """
 
+    raw_probabilities: Tensor | None
+
     def __init__(
         self,
         backbone: Backbone,

@@ -95,11 +95,12 @@ class PBA(BilevelModule):
         segment = int(tasks.start[0]) // tasks.support.x.shape[1]
         if isinstance(self.carried, Progress) and (segment + 1) % self.interval == 0:
             source_T = winners(self.losses_T)
-            self.carried = tree_map(lambda leaf: leaf[source_T], self.carried)
+            progress: Progress = tree_map(lambda leaf: leaf[source_T], self.carried)
             copied_T1 = (source_T != torch.arange(len(source_T), device=source_T.device))[:, None]
-            magnitudes_TK = self.carried.params[MAGNITUDES]
+            magnitudes_TK = progress.params[MAGNITUDES]
             explored_TK = self.explored(magnitudes_TK, tasks.dice[:, -1].cpu().numpy().view(np.uint64))
-            self.carried.params[MAGNITUDES] = torch.where(copied_T1, explored_TK, magnitudes_TK)
+            progress.params[MAGNITUDES] = torch.where(copied_T1, explored_TK, magnitudes_TK)
+            self.carried = progress
 
     def explored(self, magnitudes_TK: Tensor, keys: Keys) -> Tensor:
         """Each magnitude drawn anew, or moved to either side."""
