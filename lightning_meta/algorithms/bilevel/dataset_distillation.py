@@ -34,7 +34,8 @@ class DatasetDistillation(BilevelModule):
         inner_lr: what the learned step size begins with.
         initialisation: of the network: `random`, or `fixed`: the same in all trainings, in the test too.
         pixels: what they begin with: `real` images, the first of each class, or `noise`.
-        images: the checkpoint of a `KIP` or of a `DatasetDistillation`: the trainings learn from its images.
+        images: the checkpoint of a `KIP` or of a `DatasetDistillation`: the trainings learn from its images, as examples
+            of their classes, whatever labels KIP has learned.
         learn: false keeps images and step size, to see how well they train a network.
         **kwargs: of `BilevelModule`.
     """
