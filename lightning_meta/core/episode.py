@@ -23,6 +23,14 @@ class Batch(NamedTuple):
     y: Tensor
 
 
+class Step(NamedTuple):
+    """The examples of an inner step, and the key `()` int64 of what is drawn at random for it (see `core.dice`)."""
+
+    x: Tensor
+    y: Tensor
+    key: Tensor
+
+
 class Episode(NamedTuple):
     """One task: adapt on `support`, evaluate on `query`. In a meta-batch every leaf has a leading task axis `T`."""
 

@@ -22,11 +22,13 @@ from torch import Tensor
 from torch.func import grad, grad_and_value, vjp
 
 from lightning_meta.compat import tree_map
-from lightning_meta.core.episode import Batch
+from lightning_meta.core.episode import Batch, Step
 from lightning_meta.core.inner_loop import LossFn, Progress, descend, detach
 from lightning_meta.core.inner_optimizer import InnerOptimizer, Params
 from lightning_meta.core.repairs import Repaired
 from lightning_meta.errors import ConfigError, require_at_least
+
+Examples = Batch | Step
 
 
 class BatchLoss(Protocol):
@@ -38,16 +40,16 @@ class BatchLoss(Protocol):
 class InnerLoss(Protocol):
     """A scalar, of outer variables, inner weights and examples. Under vmap it closes over no tensor of a task."""
 
-    def __call__(self, outer: Params, weights: Params, batch: Batch) -> Tensor: ...
+    def __call__(self, outer: Params, weights: Params, batch: Any) -> Tensor: ...
 
 
 class Pull(Protocol):
     """The gradient with respect to the outer variables, from that with respect to what is attached to them."""
 
-    def __call__(self, gradient: Params, outer: Params, weights: Params, batch: Batch) -> Params: ...
+    def __call__(self, gradient: Params, outer: Params, weights: Params, batch: Any) -> Params: ...
 
 
-def attach(values: Params, outer: Params, pull: Pull, weights: Params, batch: Batch) -> Params:
+def attach(values: Params, outer: Params, pull: Pull, weights: Params, batch: Examples) -> Params:
     """Return `values`, as a function of `outer` whose derivative is what `pull` says.
 
     Args:
@@ -59,7 +61,7 @@ def attach(values: Params, outer: Params, pull: Pull, weights: Params, batch: Ba
     """
     names = [*values], [*outer], [*weights]
     tensors = (*values.values(), *outer.values(), *weights.values(), *batch)
-    return dict(zip(values, _Attached.apply(pull, names, *tensors), strict=True))
+    return dict(zip(values, _Attached.apply(pull, names, type(batch), *tensors), strict=True))
 
 
 class _Attached(torch.autograd.Function):
@@ -68,24 +70,27 @@ class _Attached(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(pull: Pull, names: tuple[list[str], ...], *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        pull: Pull, names: tuple[list[str], ...], examples: type[Examples], *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
         return tuple(value.clone() for value in tensors[: len(names[0])])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.pull, ctx.names, *tensors = inputs
+        ctx.pull, ctx.names, ctx.examples, *tensors = inputs
         ctx.save_for_backward(*tensors[len(ctx.names[0]) :])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         names, outer_names, weight_names = ctx.names
-        *saved, x, y = ctx.saved_tensors
-        outer = dict(zip(outer_names, saved[: len(outer_names)], strict=True))
-        weights = dict(zip(weight_names, saved[len(outer_names) :], strict=True))
+        saved = iter(ctx.saved_tensors)
+        outer = {name: next(saved) for name in outer_names}
+        weights = {name: next(saved) for name in weight_names}
+        batch = ctx.examples(*saved)
         with Repaired():  # in the backward pass, which whoever mapped the tasks has left
-            pulled = ctx.pull(dict(zip(names, gradients, strict=True)), outer, weights, Batch(x, y))
-        nothing = [None] * len(weight_names)
-        return None, None, *[None] * len(names), *(pulled[name] for name in outer_names), *nothing, None, None
+            pulled = ctx.pull(dict(zip(names, gradients, strict=True)), outer, weights, batch)
+        nothing = [None] * (len(weight_names) + len(batch))
+        return None, None, None, *[None] * len(names), *(pulled[name] for name in outer_names), *nothing
 
 
 def conjugate_gradient(matvec: Callable[[Params], Params], b: Params, steps: int) -> Params:
@@ -157,7 +162,7 @@ class Hypergradient(Protocol):
     """How the weights that an inner training comes to depend on the outer variables."""
 
     def __call__(
-        self, loss: InnerLoss, outer: Params, progress: Progress, batches: Batch, optimizer: InnerOptimizer
+        self, loss: InnerLoss, outer: Params, progress: Progress, batches: Examples, optimizer: InnerOptimizer
     ) -> Params:
         """Take S inner steps and return the weights after them, as a function of `outer`.
 
@@ -165,18 +170,18 @@ class Hypergradient(Protocol):
             loss: what the steps descend on.
             outer: its outer variables.
             progress: weights and state of the optimizer before.
-            batches: `(S, B, ...)`, one for each step.
+            batches: `(S, B, ...)`, one for each step, and their keys `(S,)` if the loss draws.
             optimizer: of the inner training.
         """
 
 
-def losses_of_steps(loss: InnerLoss, outer: Params, batches: Batch) -> list[LossFn]:
+def losses_of_steps(loss: InnerLoss, outer: Params, batches: Examples) -> list[LossFn]:
     """The loss of each step as a function of the weights alone."""
 
-    def of(batch: Batch) -> LossFn:
+    def of(batch: Examples) -> LossFn:
         return lambda weights: loss(outer, weights, batch)
 
-    return [of(Batch(x, y)) for x, y in zip(*batches, strict=True)]
+    return [of(type(batches)(*parts)) for parts in zip(*batches, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -184,7 +189,7 @@ class Unrolled:
     """The derivative through every step: exact; memory grows with their number."""
 
     def __call__(
-        self, loss: InnerLoss, outer: Params, progress: Progress, batches: Batch, optimizer: InnerOptimizer
+        self, loss: InnerLoss, outer: Params, progress: Progress, batches: Examples, optimizer: InnerOptimizer
     ) -> Params:
         return descend(losses_of_steps(loss, outer, batches), progress, optimizer).params
 
@@ -194,7 +199,7 @@ class FirstOrder:
     """No derivative: where the steps lead is a constant."""
 
     def __call__(
-        self, loss: InnerLoss, outer: Params, progress: Progress, batches: Batch, optimizer: InnerOptimizer
+        self, loss: InnerLoss, outer: Params, progress: Progress, batches: Examples, optimizer: InnerOptimizer
     ) -> Params:
         losses = losses_of_steps(loss, detach(outer), batches)
         return detach(descend(losses, _detached(progress), optimizer, first_order=True).params)
@@ -223,14 +228,14 @@ class FiniteDifference:
             raise ConfigError(f"scale={self.scale} must be positive; the paper's is 0.01.")
 
     def __call__(
-        self, loss: InnerLoss, outer: Params, progress: Progress, batches: Batch, optimizer: InnerOptimizer
+        self, loss: InnerLoss, outer: Params, progress: Progress, batches: Examples, optimizer: InnerOptimizer
     ) -> Params:
-        first = losses_of_steps(loss, detach(outer), Batch(*(part[:-1] for part in batches)))
-        last = Batch(*(part[-1] for part in batches))
+        first = losses_of_steps(loss, detach(outer), type(batches)(*(part[:-1] for part in batches)))
+        last = type(batches)(*(part[-1] for part in batches))
         weights, state = _detached(descend(first, _detached(progress), optimizer, first_order=True))
         slopes, value = grad_and_value(loss, argnums=1)(detach(outer), weights, last)
 
-        def pull(gradient: Params, outer: Params, weights: Params, batch: Batch) -> Params:
+        def pull(gradient: Params, outer: Params, weights: Params, batch: Any) -> Params:
             step = self.scale / _dot(gradient, gradient).sqrt().clamp_min(torch.finfo(value.dtype).tiny)
             up, down = (grad(loss)(outer, _add(weights, sign * step, gradient), batch) for sign in (1, -1))
             return {name: (up[name] - down[name]) / (2 * step) for name in up}
@@ -268,13 +273,13 @@ class Implicit:
             raise ConfigError(f"rate={self.rate} must be positive and damping={self.damping} not negative.")
 
     def __call__(
-        self, loss: InnerLoss, outer: Params, progress: Progress, batches: Batch, optimizer: InnerOptimizer
+        self, loss: InnerLoss, outer: Params, progress: Progress, batches: Examples, optimizer: InnerOptimizer
     ) -> Params:
         losses = losses_of_steps(loss, detach(outer), batches)
         weights = detach(descend(losses, _detached(progress), optimizer, first_order=True).params)
-        last = Batch(*(part[-1] for part in batches))
+        last = type(batches)(*(part[-1] for part in batches))
 
-        def pull(gradient: Params, outer: Params, weights: Params, batch: Batch) -> Params:
+        def pull(gradient: Params, outer: Params, weights: Params, batch: Any) -> Params:
             def slope(outer: Params, weights: Params) -> Params:
                 return grad(loss, argnums=1)(outer, weights, batch)
 
@@ -299,7 +304,7 @@ class Implicit:
             total = _add(total, 1.0, term)
         return {name: self.rate * value for name, value in total.items()}, _ratio(_dot(term, term).sqrt(), length)
 
-    def last_term(self, loss: InnerLoss, outer: Params, weights: Params, batch: Batch, gradient: Params) -> Tensor:
+    def last_term(self, loss: InnerLoss, outer: Params, weights: Params, batch: Any, gradient: Params) -> Tensor:
         """How long the last term of the series would be for this gradient: above 1, the series diverges."""
         slope = partial(grad(loss, argnums=1), detach(outer), batch=batch)
         return self.solve(lambda v: vjp(slope, detach(weights))[1](v)[0], detach(gradient))[1].detach()

@@ -34,6 +34,7 @@ from lightning_meta.core import (
     descend,
     map_tasks,
 )
+from lightning_meta.core.episode import Step
 from lightning_meta.core.hypergradient import losses_of_steps
 from lightning_meta.core.initial_weights import initial_weights
 from lightning_meta.core.repairs import repaired
@@ -47,8 +48,9 @@ class BilevelModule(CarriedModule):
     """Learns what an inner training depends on: weights of examples, hyper-parameters, architectures, data.
 
     A subclass writes `inner_loss` and `query_loss` for one training, pure functions of weights and examples that read
-    `self`. An outer update: T inner trainings take S steps, the outer variables descend on the query loss of the
-    weights that they lead to, and the trainings take these steps for good, under the variables as they are now.
+    `self`; what `inner_loss` draws at random, it draws from `self.key` (see `core.dice`). An outer update: T inner
+    trainings take S steps, the outer variables descend on the query loss of the weights that they lead to, and the
+    trainings take these steps for good, under the variables as they are now.
 
     Args:
         backbone: of the network that is trained inside; a linear layer to the classes is added.
@@ -62,6 +64,7 @@ class BilevelModule(CarriedModule):
     """
 
     plays = BilevelDataModule
+    key: Tensor  # of the inner step at hand, `()` int64: what is drawn at random in it
 
     def __init__(
         self,
@@ -93,6 +96,8 @@ class BilevelModule(CarriedModule):
                 f"{type(self.inner_optimizer).__name__} learns, but what is learned here is what the inner loss reads; "
                 "take an inner optimizer without parameters, such as SGD or Adam."
             )
+        # Put in the place of this one for each step.
+        self.register_buffer("key", torch.zeros((), dtype=torch.long), persistent=False)
         self.trials: Trial | None = None  # of the outer update at hand, whose steps are still to be taken for good
         self.judged: Progress | None = None  # in evaluation, the trainings of all ranks
 
@@ -130,15 +135,15 @@ class BilevelModule(CarriedModule):
     def forward(self, weights: Params, batch: Batch) -> Tensor:
         return self.inner_loss(weights, batch)
 
-    def inner_loss_of(self, outer: Params, weights: Params, batch: Batch) -> Tensor:
-        """`inner_loss` as a function of the outer variables too."""
-        return functional_call(self, outer, (weights, batch))
+    def inner_loss_of(self, outer: Params, weights: Params, batch: Step) -> Tensor:
+        """`inner_loss` as a function of the outer variables and of the step's key too."""
+        return functional_call(self, {**outer, "key": batch.key}, (weights, Batch(batch.x, batch.y)))
 
-    def adapt(self, progress: Progress, support: Batch) -> Params:
+    def adapt(self, progress: Progress, support: Step) -> Params:
         """The weights after the steps of a segment, as a function of the outer variables."""
         return self.hypergradient(self.inner_loss_of, self.outer(), progress, support, self.inner_optimizer)
 
-    def train_on(self, progress: Progress, support: Batch) -> Progress:
+    def train_on(self, progress: Progress, support: Step) -> Progress:
         """Where the same steps lead, as constants."""
         losses = losses_of_steps(self.inner_loss_of, {k: v.detach() for k, v in self.outer().items()}, support)
         return tree_map(Tensor.detach, descend(losses, progress, self.inner_optimizer, first_order=True))
@@ -153,7 +158,7 @@ class BilevelModule(CarriedModule):
             return self._judge(tasks)
         self.trials, self.carried = tasks, self.progress(tasks)
         with torch.autocast(self.device.type, enabled=False):  # a finite difference of bfloat16 weights is noise
-            weights = self._map(self.adapt, tasks, self.carried, tasks.support)
+            weights = self._map(self.adapt, tasks, self.carried, tasks.steps)
         out = self._map(self.query_loss, tasks, weights, tasks.query)
         watched = self._watched_values(tasks, weights) if self._trainer is not None and self._logs_step else {}
         return {**self._values(out, tasks.query), **watched}, {"preds": out.preds}
@@ -164,16 +169,16 @@ class BilevelModule(CarriedModule):
     def _watched_values(self, tasks: Trial, weights: Params) -> dict[str, Tensor]:
         """What the algorithm watches, and whether a series of `Implicit` converges; of the last inner step."""
         weights = {name: value.detach() for name, value in weights.items()}
-        last, right = Batch(*(part[:, -1] for part in tasks.support)), tasks.right[:, -1]
+        last, right = Step(*(part[:, -1] for part in tasks.steps)), tasks.right[:, -1]
         with torch.no_grad():
-            watched = self._map(self.watch, tasks, weights, last, right)
+            watched = self._map(self.watch, tasks, weights, Batch(last.x, last.y), right)
         rule = self.hypergradient
         if isinstance(rule, Implicit) and rule.solver == "neumann":
             outer = self.outer()
 
-            def length(weights: Params, batch: Batch, query: Batch) -> Tensor:
+            def length(weights: Params, step: Step, query: Batch) -> Tensor:
                 gradient = grad(lambda w: self.query_loss(w, query).loss)(weights)
-                return rule.last_term(self.inner_loss_of, outer, weights, batch, gradient)
+                return rule.last_term(self.inner_loss_of, outer, weights, step, gradient)
 
             watched["last_term"] = self._map(length, tasks, weights, last, tasks.query)
             if watched["last_term"].max() > 1:
@@ -203,8 +208,12 @@ class BilevelModule(CarriedModule):
     def settle(self) -> None:
         """Take the inner steps of the outer update under the outer variables as they are now."""
         assert self.trials is not None
+        data = getattr(self._trainer, "datamodule", None)
+        if isinstance(data, BilevelDataModule) and data.starts_anew:
+            self.trials = self.carried = None
+            return
         with torch.autocast(self.device.type, enabled=False):
-            self.carried = self._map(self.train_on, self.trials, self.carried, self.trials.support)
+            self.carried = self._map(self.train_on, self.trials, self.carried, self.trials.steps)
         self.trials = None
 
     # ---- evaluation ---------------------------------------------------------------------------------------------
@@ -214,7 +223,7 @@ class BilevelModule(CarriedModule):
         """New trainings, each by its query set; or all that are carried, each query set by the mean over them."""
         if tasks.support.x.shape[1]:
             with torch.autocast(self.device.type, enabled=False):
-                trained = self._map(self.train_on, tasks, self.begin(tasks), tasks.support)
+                trained = self._map(self.train_on, tasks, self.begin(tasks), tasks.steps)
             out = self._map(self.query_loss, tasks, trained.params, tasks.query)
             return self._values(out, tasks.query), {"preds": out.preds}
         if self.judged is None:
@@ -242,7 +251,7 @@ class BilevelModule(CarriedModule):
             self.judged = None
             return
         one = torch.zeros(1, dtype=torch.long)
-        structure = tree_structure(self.begin(Trial(one, one, Batch(one, one), one, Batch(one, one))))
+        structure = tree_structure(self.begin(Trial(one, one, Batch(one, one), one, Batch(one, one), one)))
         self.judged = tree_unflatten([leaf.to(self.device) for leaf in self.of_all_ranks()], structure)
 
     # ---- checks -------------------------------------------------------------------------------------------------
@@ -252,6 +261,11 @@ class BilevelModule(CarriedModule):
         datamodule = getattr(self.trainer, "datamodule", None)
         if isinstance(datamodule, BilevelDataModule):
             self.check_trials(datamodule)
+        if not self.outer() and self.trainer.world_size > 1:
+            raise ConfigError(
+                f"{type(self).__name__} has no outer variables for {self.trainer.world_size} processes to learn "
+                "together; set trainer.devices to 1."
+            )
         if self.trainer.accumulate_grad_batches > 1:
             raise ConfigError(
                 f"accumulate_grad_batches={self.trainer.accumulate_grad_batches} would take the inner steps of the "

@@ -3,10 +3,12 @@
 from typing import Any
 
 import pytorch_lightning as pl
+from torch import Tensor
 
 from lightning_meta.backbones import MLP, Cell
 from lightning_meta.compat import tree_map
 from lightning_meta.datamodules import HeldOutImages, Trial
+from lightning_meta.modules import BilevelModule
 from tests.conftest import SIZE, blobs
 
 STEPS = 6
@@ -45,6 +47,10 @@ def whole_trainings(**overrides: Any) -> HeldOutImages:
     return held_out(**(dict(unroll_steps=2, truncation=2, evaluate="retrained", meta_batch_size=2) | overrides))
 
 
+def first_trials(data: HeldOutImages) -> Trial:
+    return trial_of(data, [*data.train_ids(0, 0, data.meta_batch_size)])
+
+
 def trial_of(data: HeldOutImages, ids: list[int]) -> Trial:
     data.setup("fit")
     trial = data.dataset("train").__getitems__(ids)
@@ -55,3 +61,11 @@ def trainer(**settings: Any) -> pl.Trainer:
     plain = dict(max_steps=STEPS, max_epochs=-1, accelerator="cpu", inference_mode=False, logger=False)
     quiet = dict(num_sanity_val_steps=0, enable_progress_bar=False, enable_model_summary=False)
     return pl.Trainer(**(plain | quiet | settings))
+
+
+def outer_gradient(module: BilevelModule, trial: Trial) -> dict[str, Tensor]:
+    module.zero_grad()
+    loss = module.measure(trial)[0]["loss"].mean()
+    if loss.requires_grad:
+        loss.backward()
+    return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}

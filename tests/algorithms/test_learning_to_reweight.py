@@ -25,7 +25,8 @@ def test_a_flipped_label_gets_the_weight_zero() -> None:
     module = LearningToReweight(MLP(1, []), 2, batch_size=2, inner_lr=0.1).double()
     one = torch.ones(1, 1, 2, 1, dtype=torch.float64)
     support, query = Batch(one, torch.tensor([[[1, 0]]])), Batch(one[:, :, :1, :][:, 0], torch.tensor([[1]]))
-    trial = Trial(torch.zeros(1).long(), torch.zeros(1).long(), support, torch.ones(1, 1, 2).bool(), query)
+    trial = Trial(torch.zeros(1).long(), torch.zeros(1).long(), support, torch.ones(1, 1, 2).bool(), query,
+                  torch.zeros(1, 1).long())  # fmt: skip
     start = module.begin(trial)
     module.carried = start._replace(params={name: torch.zeros_like(value) for name, value in start.params.items()})
     trial = trial._replace(start=torch.ones(1).long())  # goes on from there

@@ -50,8 +50,12 @@ QUICK = shlex.split(
 QUICK_EPISODES = ["--data.val.n_query", "2", "--data.test.n_query", "2"]
 QUICK_OPTIMIZEES = ["--data.unroll_steps", "2", "--data.truncation", "2"]
 QUICK_IMAGES = [*QUICK_OPTIMIZEES, "--data.batch_size", "2"]
-# Fewer steps on each task, by a part of the class's name.
+# Fewer steps on each task, by a part of the class's name; and as many trainings as an algorithm compares.
 QUICK_STEPS = {"TIM": ["--model.steps", "5"], "PMF": ["--model.finetune_steps", "1"]}
+COMPARED = {
+    "PBA": ["--data.meta_batch_size", "4"],
+    "AutoAugment": ["--data.meta_batch_size", "2", *QUICK_OPTIMIZEES, "--data.evaluate", "retrained"],
+}
 QUICK_HELD_OUT = shlex.split("--data.support_per_class 10 --data.held_out_per_class 2 --data.val_per_class 2")
 QUICK_HELD_OUT += ["--data.test_per_class", "2", "--data.query_size", "null"]
 QUICK_DATA = {
@@ -129,8 +133,10 @@ def run(arguments: list[str]) -> MetaCLI:
         leave_a_run_of(first)
     its_data = compose(experiment)["data"]
     data = its_data["class_path"].split(".")[-1]
-    model = "" if "--model" in arguments else compose(experiment)["model"]["class_path"]
-    steps = next((options for name, options in QUICK_STEPS.items() if name in model), [])
+    other = Path(arguments[arguments.index("--model") + 1]) if "--model" in arguments else None
+    model = (compose(other) if other else compose(experiment)["model"])["class_path"]
+    sizes = COMPARED if other else QUICK_STEPS | COMPARED
+    steps = next((options for name, options in sizes.items() if name in model), [])
     cli = main([*arguments, *QUICK, *QUICK_DATA.get(data, QUICK_EPISODES), *quick_trainings(its_data), *steps])
     if arguments[0] == "fit":
         assert cli.trainer.fit_loop.epoch_loop.global_step == 1

@@ -57,6 +57,8 @@ def test_a_step_is_a_function_of_its_number_alone() -> None:
         alone = short.dataset("train").__getitems__([step, 2**40 + step])
         assert torch.equal(alone.support.x[:, 0], whole.support.x[:, step])
         assert alone.start.tolist() == [step, step] and torch.equal(alone.key, whole.key)
+        assert torch.equal(alone.dice[:, 0], whole.dice[:, step])
+    assert len(whole.dice.unique()) == 6 and not {*whole.dice.flatten().tolist()} & {*whole.key.tolist()}
     assert len(ready(query_size=5).dataset("train").__getitems__([0]).query.x[0].flatten(1).unique(dim=0)) == 5
 
 
@@ -106,3 +108,33 @@ def test_mnists_test_set_is_read_alone(tmp_path, monkeypatch: pytest.MonkeyPatch
     (raw / "t10k-images-idx3-ubyte").write_bytes(b"nothing")
     with pytest.raises(DataError, match="cannot be read"):
         data.load_source("train")
+
+
+def test_images_that_are_not_learned_from_are_moved() -> None:
+    """By up to three pixels here: each is found among the originals that were shifted by hand."""
+    sizes = dict(support_per_class=2, held_out_per_class=1, test_per_class=7, test_episodes=1)
+    plain, moved = ready(**sizes), ready(**sizes, moved={"shift_x": 3 / 16})
+    for role in ("held_out", "val", "test"):
+        before, after = (data.read(role, torch.arange(len(data.labels[role]))) for data in (plain, moved))
+        assert torch.equal(plain.labels[role], moved.labels[role])
+        for x, y in zip(before, after, strict=True):
+            errors = []
+            for tenths in range(-30, 31):
+                whole, part = divmod(tenths, 10)
+                shifted = [torch.zeros_like(x), torch.zeros_like(x)]
+                for image, by in zip(shifted, (whole, whole + 1), strict=True):
+                    image[..., max(by, 0) : 16 + min(by, 0)] = x[..., max(-by, 0) : 16 - max(by, 0)]
+                errors += [float(((1 - part / 10) * shifted[0] + part / 10 * shifted[1] - y).abs().mean())]
+            assert min(errors) < 0.05 < sorted(errors)[30]
+        assert torch.equal(after, moved.read(role, torch.arange(len(after))))
+    assert torch.equal(plain.learned_from().x, moved.learned_from().x)
+    assert moved.facts("test")["moved"] == {"shift_x": 3 / 16} and "moved: shift_x 0.1875" in moved.describe("test")
+    with pytest.raises(ConfigError, match=r"data.moved has turn=30"):
+        held_out(moved={"turn": 30})
+
+
+def test_how_an_image_is_moved_does_not_depend_on_the_others() -> None:
+    few, many = (
+        ready(moved={"rotate": 30.0}, support_per_class=n, held_out_per_class=n).judges("test").x for n in (2, 3)
+    )
+    assert torch.equal(few, many)

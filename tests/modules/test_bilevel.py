@@ -6,33 +6,57 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from lightning_meta import algorithms
-from lightning_meta.algorithms import MetaWeightNet
+from lightning_meta.algorithms import FixedWeights, MetaWeightNet
 from lightning_meta.backbones import MLP, Conv4, Wrapped
 from lightning_meta.compat import tree_leaves, tree_map
-from lightning_meta.core import Adam, Batch, FiniteDifference, FirstOrder, Implicit, Momentum, Unrolled
-from lightning_meta.datamodules import HeldOutImages, Trial
+from lightning_meta.core import (
+    Adam,
+    Batch,
+    FiniteDifference,
+    FirstOrder,
+    Implicit,
+    Momentum,
+    Params,
+    Progress,
+    Unrolled,
+)
+from lightning_meta.core.dice import uniform
+from lightning_meta.core.episode import Step
+from lightning_meta.datamodules import HeldOutImages
 from lightning_meta.errors import ConfigError
 from lightning_meta.modules import BilevelModule, ChildrenModule
-from tests.algorithms.bilevel_cases import STEPS, held_out, network, trainer, trial_of, whole_trainings
+from tests.algorithms.bilevel_cases import (
+    STEPS,
+    first_trials,
+    held_out,
+    network,
+    outer_gradient,
+    trainer,
+    trial_of,
+    whole_trainings,
+)
 from tests.conftest import SIZE
 from tests.modules.test_resume import assert_equal
 
 Make = Callable[..., BilevelModule]
 FILES = sorted((Path(algorithms.__file__).parent / "bilevel").glob("[a-z]*.py"))
 CASES: dict[str, Make] = {}
+NEEDS: dict[str, dict[str, Any]] = {"LearningToReweight": dict(meta_batch_size=1, truncation=1)}  # of data, by class
 for file in FILES:
-    CASES |= import_module(f"tests.algorithms.test_{file.stem}").BILEVEL
+    tests = import_module(f"tests.algorithms.test_{file.stem}")
+    CASES |= getattr(tests, "BILEVEL", {})
+    NEEDS |= getattr(tests, "NEEDS", {})
 
 
 def data_for(module: BilevelModule, **overrides: Any) -> HeldOutImages:
     """Two trainings of two steps where the algorithm allows it."""
-    alone = type(module).__name__ == "LearningToReweight"
-    several = {} if alone else {"meta_batch_size": 2, "truncation": 2}
+    several = {"meta_batch_size": 2, "truncation": 2} | NEEDS.get(type(module).__name__, {})
     if isinstance(module, ChildrenModule):
         return whole_trainings(**overrides)
     return held_out(**(several | overrides))
@@ -52,14 +76,6 @@ def _deterministic_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.randn_like", lambda x: torch.cos(10 * x).detach())
 
 
-def outer_gradient(module: BilevelModule, trial: Trial) -> dict[str, Tensor]:
-    module.zero_grad()
-    loss = module.measure(trial)[0]["loss"].mean()
-    if loss.requires_grad:
-        loss.backward()
-    return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
-
-
 # ---- the contract ---------------------------------------------------------------------------------------------------
 
 
@@ -75,7 +91,7 @@ def test_vmap_is_the_loop(make: Make) -> None:
     results = []
     for mode in ("vmap", "loop"):
         module = make(task_mode=mode)
-        trial = trial_of(data_for(module), [0, 2**40] if data_for(module).meta_batch_size == 2 else [0])
+        trial = first_trials(data_for(module))
         gradient = outer_gradient(module, trial)
         module.settle()
         results.append((gradient, tree_leaves(module.carried)))
@@ -100,7 +116,7 @@ def test_the_finite_difference_is_the_unrolled_gradient(make: Make) -> None:
     module = make()
     if not module.outer() or isinstance(module, MetaWeightNet):
         pytest.skip("no outer variables, or its weights are functions of detached losses")
-    trial = trial_of(data_for(module, truncation=1), [0])
+    trial = first_trials(data_for(module, truncation=1))
     exact = outer_gradient(make(hypergradient=Unrolled()), trial)
     found = outer_gradient(make(hypergradient=FiniteDifference(1e-4)), trial)
     torch.testing.assert_close(found, exact, rtol=1e-5, atol=1e-9)
@@ -109,7 +125,7 @@ def test_the_finite_difference_is_the_unrolled_gradient(make: Make) -> None:
 def test_evaluation_keeps_no_graph_and_carries_nothing(make: Make) -> None:
     module = make()
     data = data_for(module)
-    outer_gradient(module, trial_of(data, [0]))
+    outer_gradient(module, first_trials(data))
     module.settle()
     carried = tree_map(torch.clone, module.carried)
     module.eval()
@@ -129,7 +145,7 @@ def test_training_stops_and_goes_on_exactly(make: Make, tmp_path: Path) -> None:
         trainer(callbacks=[saving], precision="64-true").fit(module, datamodule=data_for(module), ckpt_path=ckpt)
         finals.append(torch.load(tmp_path / folder / f"step={STEPS}.ckpt", weights_only=True))
     for part in ("state_dict", "optimizer_states", "carried", "global_step"):
-        assert_equal(finals[1][part], finals[0][part], part)
+        assert_equal(finals[1].get(part), finals[0].get(part), part)
 
 
 # ---- what the module owns -------------------------------------------------------------------------------------------
@@ -242,6 +258,49 @@ def test_what_cannot_be_played_is_told() -> None:
     for attempt, message in refusals:
         with pytest.raises(ConfigError, match=message):
             attempt()
+
+
+def test_several_processes_have_nothing_to_learn_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without outer variables, which torch would refuse in a sentence about something else."""
+    monkeypatch.setattr(pl.Trainer, "world_size", property(lambda trainer: 2))
+    with pytest.raises(
+        ConfigError, match=r"FixedWeights has no outer variables for 2 processes .* trainer.devices to 1"
+    ):
+        trainer().fit(FixedWeights(network(), 4), datamodule=held_out())
+
+
+def test_the_random_numbers_of_a_step_are_those_of_its_key() -> None:
+    """The same in the steps that are differentiated and in those for good, and others in each step and training."""
+    drawn: list[list[float]] = []
+
+    class Noisy(FixedWeights):
+        def inner_loss(self, weights: Params, batch: Batch) -> Tensor:
+            drawn.append(uniform(self.key, 3).tolist())
+            return super().inner_loss(weights, batch)
+
+    module = Noisy(network(), 4, task_mode="loop").double().train()
+    data = held_out(truncation=2, meta_batch_size=2)
+    trial = first_trials(data)
+    module.measure(trial)
+    module.settle()
+    assert drawn[:4] == drawn[4:] and len({*map(tuple, drawn)}) == 4
+    assert drawn[:4] == [uniform(key, 3).tolist() for key in trial.dice.flatten()]
+
+
+def test_a_training_that_starts_anew_takes_its_steps_once() -> None:
+    calls = []
+
+    class Counted(FixedWeights):
+        def train_on(self, progress: Progress, support: Step) -> Progress:
+            calls.append(1)
+            return super().train_on(progress, support)
+
+    for evaluate, expected in (("retrained", 0), ("carried", 2)):
+        calls.clear()
+        data = held_out(truncation=2, unroll_steps=2, evaluate=evaluate, meta_batch_size=2)
+        module = Counted(network(), 4, task_mode="vmap")
+        trainer(max_steps=2, enable_checkpointing=False, limit_val_batches=0).fit(module, datamodule=data)
+        assert len(calls) == expected and (module.carried is None) == (evaluate == "retrained")
 
 
 def test_any_network_is_trained_inside(tmp_path: Path) -> None:

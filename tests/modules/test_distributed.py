@@ -17,8 +17,10 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from lightning_meta.algorithms import (
+    DADA,
     MAML,
     MANN,
+    AutoAugment,
     LSTMOptimizer,
     MAMLPlusPlus,
     MetaWeightNet,
@@ -30,7 +32,7 @@ from lightning_meta.algorithms import (
 from lightning_meta.callbacks import EpisodeTable
 from lightning_meta.core import Momentum
 from lightning_meta.datamodules import QuadraticOptimizees, TaskDataModule, UniformTasks
-from lightning_meta.modules import CarriedModule, ChildrenModule, MetaModule
+from lightning_meta.modules import BilevelModule, CarriedModule, ChildrenModule, MetaModule
 from lightning_meta.reports import Calibration, LearningCurves
 from tests.algorithms.bilevel_cases import cell, held_out, network, whole_trainings
 from tests.conftest import SIZE, blobs, conv4
@@ -48,6 +50,8 @@ ALGORITHMS: dict[str, Callable[[], MetaModule]] = {
     "nas_reinforce": lambda: NASReinforce(cell(), 4),
     "regularized_evolution": lambda: RegularizedEvolution(cell(), 4, population=8, sample=3),
     "meta_weight_net": lambda: MetaWeightNet(network(), 4, hidden=5, inner_optimizer=Momentum),
+    "dada": lambda: DADA(network(), 4),  # draws at random in every inner step
+    "autoaugment": lambda: AutoAugment(network(), 4),  # compares the trainings of all processes
 }
 VARIABLE = {"protonet-variable": UniformTasks(n_way=(2, 4), k_shot=(1, 4), n_query=(1, 3))}
 SWITCHES: dict[str, dict[str, Any]] = {"protonet-running": {"sync_batchnorm": True}}
@@ -88,15 +92,16 @@ def play(name: str, folder: Path, **how: Any) -> dict[str, Any]:
     )  # fmt: skip
     trainer = make_trainer(max_steps=STEPS)
     sizes = dict(meta_batch_size=META_BATCH, steps_per_epoch=STEPS, test_episodes=TEST_EPISODES, eval_meta_batch_size=2)
-    optimizes = isinstance(module, CarriedModule)  # it stops in the middle of optimizations
+    optimizes = isinstance(module, CarriedModule) and name != "autoaugment"  # it stops in the middle of optimizations
     data: TaskDataModule = blobs(variable=VARIABLE.get(name), **sizes)
     if isinstance(module, LSTMOptimizer):
         data = QuadraticOptimizees(3, unroll_steps=6, truncation=2, **sizes)
-    elif isinstance(module, MetaWeightNet):
-        parts = dict(support_per_class=3, held_out_per_class=1, val_per_class=1, test_per_class=TEST_EPISODES)
-        data = held_out(truncation=2, **parts, **sizes)
     elif isinstance(module, ChildrenModule):
         data = whole_trainings(**sizes)
+    elif isinstance(module, BilevelModule):
+        parts = dict(support_per_class=3, held_out_per_class=1, val_per_class=1, test_per_class=TEST_EPISODES)
+        whole = dict(unroll_steps=2, evaluate="retrained") if name == "autoaugment" else {}
+        data = held_out(truncation=2, **whole, **parts, **sizes)
     table = next(callback for callback in trainer.callbacks if isinstance(callback, EpisodeTable))
     trainer.fit(module, datamodule=data)
     seen = {"weights": module.state_dict(), "episodes": diary.episodes}

@@ -2,24 +2,28 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
+import pytest
 import pytorch_lightning as pl
 import torch
 
-from lightning_meta.algorithms import DARTS, KIP, FixedWeights, MetaWeightNet
+from lightning_meta.algorithms import DADA, DARTS, KIP, PBA, AutoAugment, FixedWeights, Hyperparameters, MetaWeightNet
+from lightning_meta.core.augment import LARGEST
 from lightning_meta.modules import MetaModule
-from lightning_meta.reports import ArchitecturePath, ExampleWeights, LearnedImages
+from lightning_meta.reports import ArchitecturePath, DecayMap, ExampleWeights, LearnedAugmentation, LearnedImages
 from lightning_meta.reports.base import Report
+from lightning_meta.reports.decay_map import first_decays
 from tests.algorithms.bilevel_cases import cell, held_out, network
 from tests.conftest import SIZE
 
 
-def run(module: MetaModule, report: Report, folder: Path) -> Path:
+def run(module: MetaModule, report: Report, folder: Path, **settings: Any) -> Path:
     trainer = pl.Trainer(
         accelerator="cpu", max_steps=4, inference_mode=False, enable_progress_bar=False, enable_model_summary=False,
         logger=pl.loggers.CSVLogger(folder), callbacks=[report], enable_checkpointing=False, num_sanity_val_steps=0,
     )  # fmt: skip
-    data = held_out()
+    data = held_out(**settings)
     trainer.fit(module, datamodule=data)
     trainer.test(module, datamodule=data, verbose=False)
     return Path(trainer.log_dir)
@@ -61,6 +65,37 @@ def test_the_path_of_a_search_is_drawn_and_written(tmp_path: Path) -> None:
 
 
 def test_others_have_none_of_them(tmp_path: Path) -> None:
-    for report in (ExampleWeights(), LearnedImages(), ArchitecturePath()):
+    for report in (ExampleWeights(), LearnedImages(), ArchitecturePath(), DecayMap(), LearnedAugmentation()):
         run(FixedWeights(network(), 4), report, tmp_path)
         assert report.paths == []
+
+
+@pytest.mark.parametrize("per", ["input", "weight"])
+def test_the_decay_of_a_pixel_is_the_mean_over_its_weights(per: Any, tmp_path: Path) -> None:
+    module, report = Hyperparameters(network(), 4, per=per), DecayMap()
+    run(module, report, tmp_path)
+    assert [path.name for path in report.paths] == ["decay_map.png"]
+    decays = first_decays(module)
+    assert decays.shape == (1 if per == "input" else 8, SIZE * SIZE)
+    torch.testing.assert_close(decays.exp().flatten(), module.decay_of("backbone.layers.0.weight").detach().flatten())
+
+
+@pytest.mark.parametrize(
+    ("module", "settings"),
+    [
+        (DADA(network(), 4), {}),
+        (PBA(network(), 4), {"meta_batch_size": 4}),
+        (AutoAugment(network(), 4), dict(meta_batch_size=2, unroll_steps=1, evaluate="retrained")),
+    ],
+    ids=["dada", "pba", "autoaugment"],
+)
+def test_learned_magnitudes_stand_beside_the_truth(module: Any, settings: dict[str, Any], tmp_path: Path) -> None:
+    report = LearnedAugmentation(images=4)
+    log_dir = run(module, report, tmp_path, moved={"rotate": 30.0}, **settings)
+    assert [path.name for path in report.paths] == ["augmentation.png", "augmented_images.png"]
+    with (log_dir / "augmentation.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["operation"] for row in rows] == [*LARGEST]
+    assert [float(row["true"]) for row in rows] == [30.0, *[0.0] * 7]
+    learned = torch.tensor([float(row["learned"]) for row in rows])
+    torch.testing.assert_close(learned, module.magnitudes.detach(), rtol=1e-4, atol=1e-5)

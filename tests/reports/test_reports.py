@@ -10,15 +10,19 @@ from unittest.mock import create_autospec
 
 import pytest
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 from torch.nn import functional as F
 
 from lightning_meta import callbacks, reports
 from lightning_meta.algorithms import (
+    DADA,
     DARTS,
     KIP,
     MAML,
+    ActiveLearning,
     ConditionalNeuralProcess,
+    Hyperparameters,
     LSTMLearner,
     LSTMOptimizer,
     MetaWeightNet,
@@ -47,11 +51,21 @@ def cnp(x_size: int) -> ConditionalNeuralProcess:
     return ConditionalNeuralProcess(x_size=x_size, width=8, layers=1)
 
 
-def weighed() -> MetaWeightNet:
+def begun(module: Any) -> Any:
     """With an inner training at its beginning, as a checkpoint would bring it."""
-    module, data = MetaWeightNet(network(), 4, hidden=5), held_out()
+    data = held_out()
     data.setup("fit")
     module.carried = module.begin(data.dataset("train").__getitems__([0]))
+    return module
+
+
+def chosen() -> ActiveLearning:
+    """With labels that were chosen, as a checkpoint would bring them."""
+    module, data = ActiveLearning(network(), 4, start=3, per_round=2, labels=5, inner_steps=2), held_out()
+    data.setup("fit")
+    module.pool = data.learned_from()
+    started = module.begin(data.dataset("train").__getitems__([0, 2**40]))
+    module.carried = started._replace(state=started.state | {"order": torch.tensor([[1, 2, 3, 4, 5], [5, 4, 3, 2, 1]])})
     return module
 
 
@@ -90,8 +104,17 @@ RUNS: dict[str, tuple[Callable[[], Any], Callable[[], Any], set[str], set[str]]]
         lambda: LSTMLearner(hidden=8), lambda: Quadratics(k_shot=10, **FEW), {"sequence_error"}, set(),
     ),
     "LSTM on sine waves": (lambda: LSTMLearner(in_features=1, hidden=8), sinusoids, set(), set()),
-    "weights of examples": (weighed, held_out, {"example_weights"}, set()),
+    "weights of examples": (
+        lambda: begun(MetaWeightNet(network(), 4, hidden=5)), held_out, {"example_weights"}, set(),
+    ),
     "search for an architecture": (searched, held_out, {"architecture_path"}, set()),
+    "labels that are chosen": (chosen, lambda: held_out(meta_batch_size=2), {"label_curve"}, set()),
+    "learned decays": (lambda: begun(Hyperparameters(network(), 4)), held_out, {"decay_map"}, set()),
+    "one decay": (lambda: begun(Hyperparameters(network(), 4, per="network")), held_out, set(), set()),
+    "learned augmentation": (
+        lambda: begun(DADA(network(), 4)), lambda: held_out(moved={"rotate": 30.0}),
+        {"augmentation", "augmented_images"}, set(),
+    ),
     "learned images": (
         lambda: KIP(in_shape=(1, SIZE, SIZE), n_classes=4), held_out, {"learned_images"}, set(),
     ),
@@ -123,7 +146,10 @@ def test_every_report_is_found_and_applies_to_one_of_the_runs() -> None:
     written = {name for file in files for name in re.findall(r"^class (\w+)\(Report\)", file.read_text(), re.MULTILINE)}
     assert set(reports.REPORTS) == written
     drawn = set.union(*(pictures for _, _, pictures, _ in RUNS.values()))
-    files_of = {"EmbeddingMap": {"embedding"}, "EpisodeGallery": {"episode_0", "episode_1"}}
+    files_of = {
+        "EmbeddingMap": {"embedding"}, "EpisodeGallery": {"episode_0", "episode_1"},
+        "LearnedAugmentation": {"augmentation", "augmented_images"},
+    }  # fmt: skip
     snake = {name: re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name in written - {"SupportUse"}}
     assert set.union(*(files_of.get(name, {file}) for name, file in snake.items())) == drawn
 
@@ -159,7 +185,8 @@ def test_no_number_of_a_report_is_negative(name: str, argument: str) -> None:
 
 
 def test_numbers_within_a_list_of_a_report_are_none_that_cannot_be() -> None:
-    assert {name for name, _ in COUNTS} == set(reports.REPORTS)
+    uncounted = {"DecayMap", "LabelCurve"}
+    assert {name for name, _ in COUNTS} == set(reports.REPORTS) - uncounted
     with pytest.raises(ConfigError, match=r"Completions\.pixels=0 must be at least 1"):
         reports.Completions(pixels=[10, 0])
     with pytest.raises(ConfigError, match=r"steps=-1 must be at least 0"):

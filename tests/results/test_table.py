@@ -155,3 +155,12 @@ def test_committed_pages_are_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None
     main(["--check"])
     rows = Path("docs/results.md").read_text().count("\n| `")
     assert rows >= len(list(Path("configs/experiment").rglob("*.json"))) > 0
+
+
+def test_a_bilevel_row_says_what_it_was_judged_on() -> None:
+    """Parts of the examples, or trainings from their beginning."""
+    experiment = ROOT / "configs" / "experiment" / "bilevel" / "dada_moved_digits.yaml"
+    result = json.loads((experiment.parent / "results" / "dada_moved_digits.json").read_text())
+    assert "| 2000 examples of MNISTTest, 10 parts |" in row(result, experiment)
+    anew = row(result | {"inner_steps": 50}, experiment)
+    assert "| 2000 examples of MNISTTest, 10 trainings of 50 steps |" in anew

@@ -120,20 +120,7 @@ class KIP(MetaModule):
 
     def first_images(self, data: BilevelDataModule) -> Tensor:
         """The first images of each class that there are to learn from, `(M, C, H, W)`."""
-        images, labels = data.learned_from()
-        found = [images[labels == c][: self.per_class] for c in range(self.n_classes)]
-        if short := [c for c, of_class in enumerate(found) if len(of_class) < self.per_class]:
-            raise ConfigError(
-                f"per_class={self.per_class}, but class {short[0]} of {data.name} has {len(found[short[0]])} images to "
-                "learn from; raise data.support_per_class."
-            )
-        start = torch.cat(found)
-        if start.shape != self.images.shape:
-            raise ConfigError(
-                f"in_shape={[*self.images.shape[1:]]}, but images of {data.name} are {[*start.shape[1:]]}; set "
-                f"model.in_shape to {[*start.shape[1:]]}."
-            )
-        return start
+        return data.first_of_each_class(self.per_class, self.images.shape[1:])
 
     def solved_labels(self, x: Tensor, y: Tensor) -> Tensor:
         """The labels `(M, C)` that predict these examples with the least squared error, given the images.

@@ -1,6 +1,6 @@
 """Images to learn from, with labels that may be wrong or classes that are rare, and clean images held out from them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_meta.core import Batch
+from lightning_meta.core.augment import LARGEST, augment, check_ranges
 from lightning_meta.core.episode import Split
 from lightning_meta.core.sampling import Keys, choose, episode_keys, subkeys, uniform
 from lightning_meta.datamodules.bilevel.trials import BilevelDataModule, Steps
@@ -17,7 +18,7 @@ from lightning_meta.datamodules.classification import ClassificationDataModule
 from lightning_meta.errors import ConfigError, DataError, require_at_least
 
 ROLES = 2000  # the stream of random numbers that says which image is for what
-ORDER, WRONG = 1, 2  # of an image within its class, and of those whose label is wrong
+ORDER, WRONG, MOVED = 1, 2, 3  # of an image within its class, of those whose label is wrong, of how images are changed
 
 
 class HeldOutImages(BilevelDataModule):
@@ -33,6 +34,9 @@ class HeldOutImages(BilevelDataModule):
         held_out_per_class, val_per_class, test_per_class: images whose labels are right, of each class.
         imbalance: the largest class to learn from has so many times the images of the smallest. The first class is the
             largest, and sizes fall exponentially from one to the next.
+        moved: images that are held out, for validation and for test are changed, those to learn from are not. How
+            strong an operation may be, by its name (see `core.augment`): each image has strengths of its own, uniform
+            from minus that to that.
         flip: the part of the images to learn from whose label is wrong: that of another class, all equally likely.
         batch_size: of an inner step, drawn with replacement.
         query_size: held-out images in an outer update, drawn without. None: all of them.
@@ -49,6 +53,7 @@ class HeldOutImages(BilevelDataModule):
         test_per_class: int = 100,
         imbalance: float = 1.0,
         flip: float = 0.0,
+        moved: Mapping[str, float] | None = None,
         batch_size: int = 100,
         query_size: int | None = None,
         **kwargs: Any,
@@ -65,6 +70,8 @@ class HeldOutImages(BilevelDataModule):
             raise ConfigError(f"imbalance={imbalance} must be at least 1, the largest class over the smallest.")
         if not 0 <= flip <= 1:
             raise ConfigError(f"flip={flip} must be between 0 and 1, the part of labels that are wrong.")
+        self.moved = dict(moved or {})
+        check_ranges("data.moved", self.moved)
         self.name = images.name
 
     def prepare_data(self) -> None:
@@ -96,9 +103,12 @@ class HeldOutImages(BilevelDataModule):
                 parts[role].append(rows[:size])
                 rows = rows[size:]
         self.pixels, self.rows, self.labels = bank.inputs, {}, {}
+        self.changed: dict[str, Tensor] = {}  # all images of a role, where they are not those of the source
         for role, of_classes in parts.items():
             self.rows[role] = torch.from_numpy(np.concatenate(of_classes))
             self.labels[role] = torch.arange(self.n_classes).repeat_interleave(torch.tensor([*map(len, of_classes)]))
+        if self.moved:
+            self.changed = {role: self._change(role) for role in self.sizes}
         self.given_labels = self._flipped(self.labels["support"])
         if self.query_size is not None and not 1 <= self.query_size <= len(self.rows["held_out"]):
             raise ConfigError(
@@ -129,8 +139,19 @@ class HeldOutImages(BilevelDataModule):
         given[wrong] = (given[wrong] + 1 + moves) % self.n_classes
         return given
 
+    def _change(self, role: str) -> Tensor:
+        """The images of a role, of which each is always changed alike: by its row in the source."""
+        images = self.read(role, torch.arange(len(self.rows[role])))
+        strengths = {}
+        for name, largest in self.moved.items():
+            keys = subkeys(self._key(MOVED, [*LARGEST].index(name)), self.rows[role].numpy())[0]
+            strengths[name] = torch.from_numpy(uniform(keys, 1, -largest, largest)[:, 0]).to(images)
+        return augment(images, strengths)
+
     def read(self, role: str, places: Tensor) -> Tensor:
         """Images of a role at places of any shape: `(*places.shape, C, H, W)`, float32 in [0, 1]."""
+        if role in self.changed:
+            return self.changed[role][places]
         images = self.pixels.index_select(0, self.rows[role][places.flatten()])
         images = images.float().div_(255) if images.dtype == torch.uint8 else images
         return images.view(*places.shape, *images.shape[1:])
@@ -165,12 +186,14 @@ class HeldOutImages(BilevelDataModule):
         mine = {"classes": self.n_classes, "support": len(self.given_labels), "held_out": len(self.rows["held_out"])}
         return {
             **super().facts(split), **mine, "flip": self.flip, "imbalance": self.imbalance,
+            "moved": self.moved,
             "batch_size": self.batch_size, "judged_on": len(self.rows[split]),
         }  # fmt: skip
 
     def describe(self, split: Split) -> str:
         faults = [f"{self.flip:.0%} of labels wrong"] * bool(self.flip)
         faults += [f"imbalance {self.imbalance:g}"] * (self.imbalance > 1)
+        faults += ["the others moved: " + ", ".join(f"{k} {v:g}" for k, v in self.moved.items())] * bool(self.moved)
         size = (
             f"{len(self.given_labels)} images of {self.n_classes} classes to learn from, {len(self.rows['held_out'])}"
         )

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from lightning_meta.core import Batch
-from lightning_meta.core.episode import Split
-from lightning_meta.core.sampling import Keys, episode_keys
+from lightning_meta.core.episode import Split, Step
+from lightning_meta.core.sampling import Keys, episode_keys, subkeys
 from lightning_meta.datamodules.base import TaskDataModule
 from lightning_meta.datamodules.episodes import STREAM, TaskDataset
 from lightning_meta.errors import ConfigError, require_at_least
 
 Steps = npt.NDArray[np.int64]
+DICE = 2**32  # beside the steps' own, of which there are fewer: the index of the keys that algorithms draw from
 ENDLESS = 2**40  # segments of a training that is never restarted: more than anybody trains
 
 
@@ -32,6 +33,7 @@ class Trial(NamedTuple):
         support: what is learned from in each step, `(T, S, B, ...)`; labels may be wrong.
         right: `(T, S, B)` whether they are right. For what is logged: an algorithm that looked would cheat.
         query: held-out examples with right labels, `(T, Q, ...)`.
+        dice: `(T, S)` int64, the key of what an algorithm draws at random in each step.
     """
 
     start: Tensor
@@ -39,6 +41,12 @@ class Trial(NamedTuple):
     support: Batch
     right: Tensor
     query: Batch
+    dice: Tensor
+
+    @property
+    def steps(self) -> Step:
+        """What is learned from, with the dice: `(T, S, ...)`."""
+        return Step(*self.support, self.dice)
 
 
 class BilevelDataModule(TaskDataModule):
@@ -98,6 +106,27 @@ class BilevelDataModule(TaskDataModule):
         """All held-out examples `(E, ...)`."""
         raise NotImplementedError
 
+    def first_of_each_class(self, per_class: int, shape: Sequence[int]) -> Tensor:
+        """The first images of each class that there are to learn from, `(classes * per_class, *shape)`."""
+        images, labels = self.learned_from()
+        found = [images[labels == c][:per_class] for c in range(self.n_classes)]
+        if short := [c for c, of_class in enumerate(found) if len(of_class) < per_class]:
+            raise ConfigError(
+                f"per_class={per_class}, but class {short[0]} of {self.name} has {len(found[short[0]])} images to "
+                "learn from; raise data.support_per_class."
+            )
+        if images.shape[1:] != torch.Size(shape):
+            raise ConfigError(
+                f"in_shape={[*shape]}, but images of {self.name} are {[*images.shape[1:]]}; set model.in_shape to "
+                f"{[*images.shape[1:]]}."
+            )
+        return torch.cat(found)
+
+    @property
+    def starts_anew(self) -> bool:
+        """Whether nothing is left of a training after its outer update: neither is it gone on with, nor judged."""
+        return self.segments == 1 and self.evaluate == "retrained"
+
     @property
     def segments(self) -> int:
         """Of a training: outer updates until it is started anew."""
@@ -148,11 +177,12 @@ class TrialDataset(TaskDataset):
         stream = STREAM[self.split]
         # Training keys and those of their segments are two streams of one split.
         keys = episode_keys(self.seed, stream, trainings)
-        support, right = data.steps(keys, first[:, None] + np.arange(length))
+        steps = first[:, None] + np.arange(length)
+        support, right = data.steps(keys, steps)
+        dice = torch.from_numpy(subkeys(subkeys(keys, [DICE])[:, 0], steps).view(np.int64))
         query = data.held_out(episode_keys(self.seed, stream + len(STREAM), numbers)) if self.split == "train" else None
-        return Trial(
-            torch.from_numpy(first), torch.from_numpy(keys.view(np.int64)), support, right, query or self._judges(ids)
-        )
+        start, of_weights = torch.from_numpy(first), torch.from_numpy(keys.view(np.int64))
+        return Trial(start, of_weights, support, right, query or self._judges(ids), dice)
 
     def _judges(self, ids: Sequence[int]) -> Batch:
         """All examples of the split for each trial, or its part of them."""
