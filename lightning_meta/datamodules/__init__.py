@@ -3,6 +3,7 @@
 from lightning_meta.datamodules.base import EpisodicDataModule, TaskDataModule
 from lightning_meta.datamodules.bilevel.held_out_images import HeldOutImages
 from lightning_meta.datamodules.bilevel.trials import BilevelDataModule, Trial
+from lightning_meta.datamodules.bilevel.two_moons import TwoMoons
 from lightning_meta.datamodules.class_split import ClassSplit
 from lightning_meta.datamodules.classification import ClassificationDataModule
 from lightning_meta.datamodules.functions.gaussian_process import GaussianProcess
@@ -62,6 +63,7 @@ __all__ = [
     "TextClasses",
     "TorchvisionImages",
     "Trial",
+    "TwoMoons",
     "UniformTasks",
     "VariableTasks",
 ]
