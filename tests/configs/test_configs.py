@@ -56,6 +56,7 @@ QUICK_HELD_OUT = shlex.split("--data.support_per_class 10 --data.held_out_per_cl
 QUICK_HELD_OUT += ["--data.test_per_class", "2", "--data.query_size", "null"]
 QUICK_DATA = {
     "QuadraticOptimizees": QUICK_OPTIMIZEES, "ImageOptimizees": QUICK_IMAGES, "HeldOutImages": QUICK_HELD_OUT,
+    "TwoMoons": QUICK_HELD_OUT,
 }  # fmt: skip
 
 
