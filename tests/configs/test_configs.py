@@ -54,9 +54,14 @@ QUICK_IMAGES = [*QUICK_OPTIMIZEES, "--data.batch_size", "2"]
 QUICK_STEPS = {"TIM": ["--model.steps", "5"], "PMF": ["--model.finetune_steps", "1"]}
 QUICK_HELD_OUT = shlex.split("--data.support_per_class 10 --data.held_out_per_class 2 --data.val_per_class 2")
 QUICK_HELD_OUT += ["--data.test_per_class", "2", "--data.query_size", "null"]
+QUICK_ROTATIONS = shlex.split(
+    "--data.domains.train_per_class 3 --data.domains.val_per_class 2 --data.domains.test_per_class 2"
+)
+QUICK_DOMAINS = [*QUICK_IMAGES, "--data.query_size", "2", *QUICK_ROTATIONS]
 QUICK_DATA = {
     "QuadraticOptimizees": QUICK_OPTIMIZEES, "ImageOptimizees": QUICK_IMAGES, "HeldOutImages": QUICK_HELD_OUT,
-    "TwoMoons": QUICK_HELD_OUT,
+    "TwoMoons": QUICK_HELD_OUT, "HeldOutDomains": QUICK_DOMAINS,
+    "Domains": [*QUICK_EPISODES, *QUICK_ROTATIONS],
 }  # fmt: skip
 
 
