@@ -35,6 +35,10 @@ def row(result: dict[str, Any], experiment: Path) -> str:
     if "n_way" in result:
         shape = EpisodeShape(result["n_way"], result["k_shot"], result["n_query"])
         tested_on = f"{result['episodes']} episodes, {shape}"
+    elif "judged_on" in result:
+        examples, steps = f"{result['judged_on']} examples of {result['data']}", result["inner_steps"]
+        many = f"{result['episodes']} trainings of {steps} steps" if steps else f"{result['episodes']} parts"
+        tested_on = f"{examples}, {many}"
     else:
         tested_on = f"{result['episodes']} optimizees, {result['data']}, {result['unroll_steps']} steps"
     cells = [
