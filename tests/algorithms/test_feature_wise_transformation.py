@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_meta.algorithms import FeatureWiseProtoNet, ProtoNet
+from lightning_meta.algorithms import FeatureWiseTransformation, ProtoNet
 from lightning_meta.backbones import MLP, EpisodicBatchNorm2d
 from lightning_meta.backbones.feature_wise import FeatureWiseBatchNorm2d
 from lightning_meta.backbones.norm import MetaBatch
@@ -14,15 +14,15 @@ from lightning_meta.core import Episode
 from lightning_meta.errors import ConfigError
 from tests.conftest import SIZE, Make, conv4, meta_gradient, random_episodes
 
-CASES: dict[str, Make] = {"feature_wise_transformation": lambda: FeatureWiseProtoNet(conv4(), gamma=0.1, beta=0.1)}
+CASES: dict[str, Make] = {"feature_wise_transformation": lambda: FeatureWiseTransformation(conv4(), gamma=0.1, beta=0.1)}
 
 
-def pair(norm: str, gamma: float, beta: float) -> tuple[FeatureWiseProtoNet, ProtoNet]:
+def pair(norm: str, gamma: float, beta: float) -> tuple[FeatureWiseTransformation, ProtoNet]:
     """With the same weights."""
     torch.manual_seed(0)
     plain = ProtoNet(conv4(norm)).double()
     torch.manual_seed(0)
-    return FeatureWiseProtoNet(conv4(norm), gamma=gamma, beta=beta).double(), plain
+    return FeatureWiseTransformation(conv4(norm), gamma=gamma, beta=beta).double(), plain
 
 
 @pytest.mark.parametrize("norm", ["running", "transductive", "inductive"])
@@ -89,6 +89,6 @@ def test_each_task_of_a_meta_batch_has_its_own(drawn: list[Tensor]) -> None:
 
 def test_mistakes_are_told() -> None:
     with pytest.raises(ConfigError, match="gamma=-1 and beta=0.5 must not be negative"):
-        FeatureWiseProtoNet(conv4(), gamma=-1)
+        FeatureWiseTransformation(conv4(), gamma=-1)
     with pytest.raises(ConfigError, match="after batch normalisation, but MLP has none"):
-        FeatureWiseProtoNet(MLP(SIZE * SIZE, [8]))
+        FeatureWiseTransformation(MLP(SIZE * SIZE, [8]))

@@ -16,7 +16,7 @@ from lightning_meta.backbones.feature_wise import with_feature_wise_transformati
 from lightning_meta.errors import ConfigError
 
 
-class FeatureWiseProtoNet(ProtoNet):
+class FeatureWiseTransformation(ProtoNet):
     """Prototypical Networks whose features are transformed at random in training, and not in evaluation.
 
     Args:
