@@ -14,7 +14,7 @@ from lightning_meta.errors import ConfigError
 
 
 class FeatureWiseBatchNorm2d(EpisodicBatchNorm2d):
-    """Batch normalisation whose output, in training, is `(1 + gamma * n) * x + beta * m` with n and m drawn per channel.
+    """Batch normalisation whose output x, in training, is `(1 + gamma * n) * x + beta * m`, n and m drawn per channel.
 
     The draws are of an episode: support and query are transformed alike, and each task of a meta-batch by its own.
     In evaluation, and where both deviations are 0, it is batch normalisation.
@@ -38,9 +38,8 @@ class FeatureWiseBatchNorm2d(EpisodicBatchNorm2d):
         like_TC = self.weight.detach().expand(tasks, -1)
         scale_TC, shift_TC = 1 + self.gamma * torch.randn_like(like_TC), self.beta * torch.randn_like(like_TC)
         # Rows are those of all support sets, then of all query sets, task by task.
-        task_B = torch.cat([
-            torch.arange(tasks, device=x.device).repeat_interleave(rows // tasks) for rows in (support, len(x) - support)
-        ])  # fmt: skip
+        sets, tasks_T = (support, len(x) - support), torch.arange(tasks, device=x.device)
+        task_B = torch.cat([tasks_T.repeat_interleave(rows // tasks) for rows in sets])
         places = [None] * (x.ndim - 2)
         return (scale_TC[task_B][(..., *places)] * out + shift_TC[task_B][(..., *places)]).to(out.dtype)
 

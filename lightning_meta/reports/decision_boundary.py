@@ -64,10 +64,12 @@ def decision_boundary(across: Tensor, up: Tensor, second: Tensor, cloud: Tensor,
     axes = figure.subplots()
     axes.contourf(across, up, second, levels=torch.linspace(0, 1, 11).tolist(), cmap=SIDES, alpha=0.45)
     axes.contour(across, up, second, levels=[0.5], colors=[INK], linewidths=1.5)
-    axes.scatter(*cloud.T, s=5, color=GREY, lw=0, alpha=0.7, label="without a label")
+    axes.scatter(cloud[:, 0], cloud[:, 1], s=5, color=GREY, lw=0, alpha=0.7, label="without a label")
     for label, colour in enumerate((BLUE, VERMILLION)):
         mine = labelled.x[labelled.y == label]
-        axes.scatter(*mine.T, s=70, color=colour, edgecolor=INK, lw=1, zorder=3, label=f"labelled, class {label}")
+        axes.scatter(
+            mine[:, 0], mine[:, 1], s=70, color=colour, edgecolor=INK, lw=1, zorder=3, label=f"labelled, class {label}"
+        )
     tidy(axes, "x", "y")
     axes.grid(False)
     axes.set_aspect("equal")

@@ -14,7 +14,9 @@ from lightning_meta.core import Episode
 from lightning_meta.errors import ConfigError
 from tests.conftest import SIZE, Make, conv4, meta_gradient, random_episodes
 
-CASES: dict[str, Make] = {"feature_wise_transformation": lambda: FeatureWiseTransformation(conv4(), gamma=0.1, beta=0.1)}
+CASES: dict[str, Make] = {
+    "feature_wise_transformation": lambda: FeatureWiseTransformation(conv4(), gamma=0.1, beta=0.1),
+}
 
 
 def pair(norm: str, gamma: float, beta: float) -> tuple[FeatureWiseTransformation, ProtoNet]:
@@ -88,7 +90,7 @@ def test_each_task_of_a_meta_batch_has_its_own(drawn: list[Tensor]) -> None:
 
 
 def test_mistakes_are_told() -> None:
-    with pytest.raises(ConfigError, match="gamma=-1 and beta=0.5 must not be negative"):
+    with pytest.raises(ConfigError, match=r"gamma=-1 and beta=0\.5 must not be negative"):
         FeatureWiseTransformation(conv4(), gamma=-1)
     with pytest.raises(ConfigError, match="after batch normalisation, but MLP has none"):
         FeatureWiseTransformation(MLP(SIZE * SIZE, [8]))

@@ -47,7 +47,8 @@ def test_a_step_is_a_function_of_its_number_alone() -> None:
         alone = moons().dataset("train").__getitems__([step, 2**40 + step])
         assert torch.equal(alone.support.x[:, 0], whole.support.x[:, step])
     assert whole.support.x.shape == (2, 3, 100, 2) and whole.query.x.shape == (2, 6, 2)
-    known = {tuple(point): label for point, label in zip(*map(torch.Tensor.tolist, moons().points("support")), strict=True)}
+    points = moons().points("support")
+    known = {tuple(point): label for point, label in zip(points.x.tolist(), points.y.tolist(), strict=True)}
     assert [known[tuple(p)] for p in whole.support.x[0, 0].tolist()] == whole.support.y[0, 0].tolist()
     assert len(moons(query_size=4).dataset("train").__getitems__([0]).query.x[0].unique(dim=0)) == 4
 

@@ -49,8 +49,8 @@ def test_row_states_score_interval_and_protocol(experiment: Path) -> None:
 
 def test_row_of_a_bilevel_problem_says_what_was_judged(experiment: Path) -> None:
     shape = ("n_way", "k_shot", "n_query")
-    carried = {name: value for name, value in RESULT.items() if name not in shape} | {"data": "TwoMoons", "episodes": 10}
-    carried |= {"judged_on": 1000, "inner_steps": None}
+    carried = {name: value for name, value in RESULT.items() if name not in shape}
+    carried |= {"data": "TwoMoons", "episodes": 10, "judged_on": 1000, "inner_steps": None}
     assert "| 1000 examples of TwoMoons, 10 parts | transductive |" in row(carried, experiment)
     assert "| 1000 examples of TwoMoons, 10 trainings of 200 steps |" in row(carried | {"inner_steps": 200}, experiment)
 

@@ -71,9 +71,7 @@ class TwoMoons(BilevelDataModule):
 
     def steps(self, keys: Keys, steps: Steps) -> tuple[Batch, torch.Tensor]:
         points = self.points("support")
-        places_TSB = torch.from_numpy(
-            (uniform(subkeys(keys, steps), self.batch_size) * len(points.y)).astype(np.int64)
-        )
+        places_TSB = torch.from_numpy((uniform(subkeys(keys, steps), self.batch_size) * len(points.y)).astype(np.int64))
         batch = Batch(points.x[places_TSB], points.y[places_TSB])
         return batch, torch.ones_like(batch.y, dtype=torch.bool)
 

@@ -69,10 +69,10 @@ class Rotations:
     def load(self, seed: int) -> DomainImages:
         """All images of the three splits. Raises `DataError` where there are not so many."""
         bank = self.images.load_source("train")
-        wanted = [("train", angle, self.train_per_class) for angle in self.angles]
-        wanted += [("val", angle, self.val_per_class) for angle in self.angles]
         # Test images come first, so that they are the same however many the others are.
-        wanted = [("test", angle, self.test_per_class) for angle in self.unseen] + wanted
+        wanted: list[tuple[Split, float, int]] = [("test", angle, self.test_per_class) for angle in self.unseen]
+        wanted += [("train", angle, self.train_per_class) for angle in self.angles]
+        wanted += [("val", angle, self.val_per_class) for angle in self.angles]
         needed = sum(size for _, _, size in wanted)
         if (fewest := int(bank.size.min())) < needed:
             raise DataError(
