@@ -1,15 +1,17 @@
 """Meta Pseudo Labels: the teacher's gradient through the student's step, and what neither of them may see."""
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
 from lightning_meta.algorithms import MetaPseudoLabels
+from lightning_meta.backbones import MLP
 from lightning_meta.compat import tree_leaves, tree_map
 from lightning_meta.core import Batch, FirstOrder
-from lightning_meta.datamodules import Trial
+from lightning_meta.datamodules import Trial, TwoMoons
 from lightning_meta.errors import ConfigError
 from tests.algorithms.bilevel_cases import held_out, network
 
@@ -92,6 +94,27 @@ def test_inconsistency_is_the_divergence_under_noise(monkeypatch: pytest.MonkeyP
     without = made(consistency=0.0, temperature=1.0)
     difference = module.measure(tasks)[0]["loss"] - without.measure(tasks)[0]["loss"]
     torch.testing.assert_close(difference, 2 * expected[None])
+
+
+def test_a_student_names_two_moons_better_than_supervision_alone() -> None:
+    """Six labels; the same start, the same points. Supervision alone is the teacher that nobody tells anything."""
+    accuracies = {}
+    for name, settings in {
+        "student": {}, "supervised": {"hypergradient": FirstOrder(), "consistency": 0.0},
+    }.items():  # fmt: skip
+        torch.manual_seed(0)
+        module = MetaPseudoLabels(
+            MLP(2, [32, 32]), 2, inner_lr=0.3, optimizer=lambda params: torch.optim.Adam(params, lr=0.01), **settings
+        )
+        trainer = pl.Trainer(
+            accelerator="cpu", max_steps=400, inference_mode=False, logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0,
+        )  # fmt: skip
+        data = TwoMoons(noise=0.05, steps_per_epoch=400, seed=4)
+        trainer.fit(module, datamodule=data)
+        (tested,) = trainer.test(module, datamodule=data, verbose=False)
+        accuracies[name] = tested["test/acc" if name == "student" else "test/teacher_acc"]
+    assert accuracies["student"] > accuracies["supervised"] + 0.05
 
 
 def test_settings_that_mean_nothing_are_told() -> None:

@@ -45,9 +45,9 @@ class MetaPseudoLabels(BilevelModule):
         self,
         backbone: Backbone,
         n_classes: int = 10,
-        temperature: float = 0.5,
-        consistency: float = 1.0,
-        noise: float = 0.15,
+        temperature: float = 1.0,
+        consistency: float = 3.0,
+        noise: float = 0.2,
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, n_classes, **kwargs)
