@@ -52,6 +52,11 @@ def with_feature_wise_transformation(network: torch.nn.Module, gamma: float, bet
     """
     layers = batch_norm_layers(network)
     for name, layer in layers.items():
+        if type(layer) is not EpisodicBatchNorm2d:
+            raise ConfigError(
+                f"features are transformed between normalisation and activation, but the layer {name} of the backbone "
+                f"({type(layer).__name__}) does more than normalise; take Conv4 or a network of torchvision, say."
+            )
         settings = {"protocol": layer.protocol, "eps": layer.eps, "momentum": layer.momentum}
         new = FeatureWiseBatchNorm2d(len(layer.weight), gamma, beta, **settings).to(layer.weight)
         new.load_state_dict(layer.state_dict())

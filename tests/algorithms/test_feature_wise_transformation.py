@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_meta.algorithms import FeatureWiseTransformation, ProtoNet
 from lightning_meta.backbones import MLP, EpisodicBatchNorm2d
 from lightning_meta.backbones.feature_wise import FeatureWiseBatchNorm2d
-from lightning_meta.backbones.norm import MetaBatch
+from lightning_meta.backbones.norm import MetaBatch, WithActivation, replace_layer
 from lightning_meta.core import Episode
 from lightning_meta.errors import ConfigError
 from tests.conftest import SIZE, Make, conv4, meta_gradient, random_episodes
@@ -94,3 +94,7 @@ def test_mistakes_are_told() -> None:
         FeatureWiseTransformation(conv4(), gamma=-1)
     with pytest.raises(ConfigError, match="after batch normalisation, but MLP has none"):
         FeatureWiseTransformation(MLP(SIZE * SIZE, [8]))
+    fused = WithActivation(6, "transductive", 1e-5, 0.1, nn.Identity(), nn.ReLU())
+    replace_layer(backbone := conv4(), "blocks.0.1", fused)
+    with pytest.raises(ConfigError, match=r"the layer blocks\.0\.1 of the backbone \(WithActivation\) does more"):
+        FeatureWiseTransformation(backbone)
