@@ -6,8 +6,8 @@ The inner training is the student's, on unlabelled examples with the teacher's l
 teacher. It learns from how well the student does after a step on the labelled examples, which the student never sees,
 and from these examples themselves. The labels of the inner batches are not read.
 
-With `hypergradient: FirstOrder` the student tells the teacher nothing: ordinary pseudo labels, whose teacher is trained
-by supervision alone.
+With `hypergradient: FirstOrder` the student tells the teacher nothing: ordinary pseudo labels. With `consistency: 0` as
+well, `teacher_acc` is what supervision alone comes to.
 
 Deviations: the labels are the teacher's probabilities, through which the step is differentiated exactly; the paper
 draws a class and estimates the same by a score function. The teacher's loss on unlabelled examples (in the paper UDA,
