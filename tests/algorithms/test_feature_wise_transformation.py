@@ -89,6 +89,14 @@ def test_each_task_of_a_meta_batch_has_its_own(drawn: list[Tensor]) -> None:
     assert {draw.shape[0] for draw in drawn} == {3} and len(drawn) == 2 * 4
 
 
+def test_the_backbone_that_was_given_stays_as_it_was() -> None:
+    backbone = conv4()
+    for _ in range(2):
+        module = FeatureWiseTransformation(backbone)
+        assert type(module.backbone.blocks[0][1]) is FeatureWiseBatchNorm2d
+        assert type(backbone.blocks[0][1]) is EpisodicBatchNorm2d
+
+
 def test_mistakes_are_told() -> None:
     with pytest.raises(ConfigError, match=r"gamma=-1 and beta=0\.5 must not be negative"):
         FeatureWiseTransformation(conv4(), gamma=-1)

@@ -8,6 +8,7 @@ normalisation, not only the last of a residual block. The metric is that of Prot
 those of Matching, Relation and graph networks.
 """
 
+from copy import deepcopy
 from typing import Any
 
 from lightning_meta.algorithms.compare.protonet import ProtoNet
@@ -26,7 +27,7 @@ class FeatureWiseTransformation(ProtoNet):
     """
 
     def __init__(self, backbone: Backbone, gamma: float = 0.3, beta: float = 0.5, **kwargs: Any) -> None:
-        super().__init__(backbone, **kwargs)
+        super().__init__(deepcopy(backbone), **kwargs)  # whose layers are replaced
         if not with_feature_wise_transformation(self.backbone, gamma, beta):
             raise ConfigError(
                 f"features are transformed after batch normalisation, but {type(backbone).__name__} has none; take "
