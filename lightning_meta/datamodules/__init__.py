@@ -1,8 +1,10 @@
 """Episodic data: every data set is a source of tasks on one base."""
 
 from lightning_meta.datamodules.base import EpisodicDataModule, TaskDataModule
+from lightning_meta.datamodules.bilevel.held_out_domains import HeldOutDomains
 from lightning_meta.datamodules.bilevel.held_out_images import HeldOutImages
 from lightning_meta.datamodules.bilevel.trials import BilevelDataModule, Trial
+from lightning_meta.datamodules.bilevel.two_moons import TwoMoons
 from lightning_meta.datamodules.class_split import ClassSplit
 from lightning_meta.datamodules.classification import ClassificationDataModule
 from lightning_meta.datamodules.functions.gaussian_process import GaussianProcess
@@ -11,11 +13,13 @@ from lightning_meta.datamodules.functions.quadratics import Quadratics
 from lightning_meta.datamodules.functions.sinusoid import Sinusoid
 from lightning_meta.datamodules.functions.sinusoid_with_identity import SinusoidWithIdentity
 from lightning_meta.datamodules.images.cifar import CIFARFS, FC100
+from lightning_meta.datamodules.images.domains import Domains
 from lightning_meta.datamodules.images.glyphs import Glyphs
 from lightning_meta.datamodules.images.image_folder import ImageFolder
 from lightning_meta.datamodules.images.learn2learn_images import Learn2LearnImages
 from lightning_meta.datamodules.images.mixed import Mixed
 from lightning_meta.datamodules.images.omniglot import Omniglot
+from lightning_meta.datamodules.images.rotations import Rotations
 from lightning_meta.datamodules.images.scenes import Scenes
 from lightning_meta.datamodules.images.torchvision_images import CIFAR10, MNIST, MNISTTest, TorchvisionImages
 from lightning_meta.datamodules.optimizees.image_optimizees import ImageOptimizees
@@ -36,9 +40,11 @@ __all__ = [
     "BilevelDataModule",
     "ClassSplit",
     "ClassificationDataModule",
+    "Domains",
     "EpisodicDataModule",
     "GaussianProcess",
     "Glyphs",
+    "HeldOutDomains",
     "HeldOutImages",
     "HuffPost",
     "ImageCompletion",
@@ -52,6 +58,7 @@ __all__ = [
     "OptimizeeDataModule",
     "QuadraticOptimizees",
     "Quadratics",
+    "Rotations",
     "Scenes",
     "School",
     "Sinusoid",
@@ -62,6 +69,7 @@ __all__ = [
     "TextClasses",
     "TorchvisionImages",
     "Trial",
+    "TwoMoons",
     "UniformTasks",
     "VariableTasks",
 ]

@@ -36,9 +36,9 @@ def row(result: dict[str, Any], experiment: Path) -> str:
         shape = EpisodeShape(result["n_way"], result["k_shot"], result["n_query"])
         tested_on = f"{result['episodes']} episodes, {shape}"
     elif "judged_on" in result:
-        anew = f"{result['episodes']} trainings of {result['inner_steps']} steps"
-        parts = anew if result["inner_steps"] else f"{result['episodes']} parts"
-        tested_on = f"{result['judged_on']} examples of {result['data']}, {parts}"
+        examples, steps = f"{result['judged_on']} examples of {result['data']}", result["inner_steps"]
+        many = f"{result['episodes']} trainings of {steps} steps" if steps else f"{result['episodes']} parts"
+        tested_on = f"{examples}, {many}"
     else:
         tested_on = f"{result['episodes']} optimizees, {result['data']}, {result['unroll_steps']} steps"
     cells = [

@@ -58,8 +58,14 @@ COMPARED = {
 }
 QUICK_HELD_OUT = shlex.split("--data.support_per_class 10 --data.held_out_per_class 2 --data.val_per_class 2")
 QUICK_HELD_OUT += ["--data.test_per_class", "2", "--data.query_size", "null"]
+QUICK_ROTATIONS = shlex.split(
+    "--data.domains.train_per_class 10 --data.domains.val_per_class 2 --data.domains.test_per_class 2"
+)
+QUICK_DOMAINS = [*QUICK_IMAGES, "--data.query_size", "2", *QUICK_ROTATIONS]
 QUICK_DATA = {
     "QuadraticOptimizees": QUICK_OPTIMIZEES, "ImageOptimizees": QUICK_IMAGES, "HeldOutImages": QUICK_HELD_OUT,
+    "TwoMoons": QUICK_HELD_OUT, "HeldOutDomains": QUICK_DOMAINS,
+    "Domains": [*QUICK_EPISODES, *QUICK_ROTATIONS],
 }  # fmt: skip
 
 
@@ -68,7 +74,7 @@ def random_bank(data: ClassificationDataModule, split: Split) -> ClassBank:
     if isinstance(data, TextClasses):
         return ClassBank.from_classes(torch.randint(data.vocabulary, (70, 20, data.length), generator=generator))
     if isinstance(data, MNISTTest):
-        return ClassBank.from_classes(torch.randint(256, (10, 20, 1, 28, 28), dtype=torch.uint8, generator=generator))
+        return ClassBank.from_classes(torch.randint(256, (10, 70, 1, 28, 28), dtype=torch.uint8, generator=generator))
     size = (3, 32, 32) if isinstance(data, CIFARFS) else (1, 28, 28)
     return ClassBank.from_classes(torch.randint(256, (70, 20, *size), dtype=torch.uint8, generator=generator))
 

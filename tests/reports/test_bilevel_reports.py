@@ -8,22 +8,43 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from lightning_meta.algorithms import DADA, DARTS, KIP, PBA, AutoAugment, FixedWeights, Hyperparameters, MetaWeightNet
+from lightning_meta.algorithms import (
+    DADA,
+    DARTS,
+    KIP,
+    PBA,
+    AutoAugment,
+    FixedWeights,
+    Hyperparameters,
+    MetaPseudoLabels,
+    MetaWeightNet,
+)
+from lightning_meta.backbones import MLP
+from lightning_meta.core import Batch
 from lightning_meta.core.augment import LARGEST
+from lightning_meta.datamodules import TaskDataModule, TwoMoons
 from lightning_meta.modules import MetaModule
-from lightning_meta.reports import ArchitecturePath, DecayMap, ExampleWeights, LearnedAugmentation, LearnedImages
+from lightning_meta.reports import (
+    ArchitecturePath,
+    DecayMap,
+    DecisionBoundary,
+    ExampleWeights,
+    LearnedAugmentation,
+    LearnedImages,
+)
 from lightning_meta.reports.base import Report
 from lightning_meta.reports.decay_map import first_decays
+from lightning_meta.reports.decision_boundary import decision_boundary
 from tests.algorithms.bilevel_cases import cell, held_out, network
 from tests.conftest import SIZE
 
 
-def run(module: MetaModule, report: Report, folder: Path, **settings: Any) -> Path:
+def run(module: MetaModule, report: Report, folder: Path, data: TaskDataModule | None = None, **settings: Any) -> Path:
     trainer = pl.Trainer(
         accelerator="cpu", max_steps=4, inference_mode=False, enable_progress_bar=False, enable_model_summary=False,
         logger=pl.loggers.CSVLogger(folder), callbacks=[report], enable_checkpointing=False, num_sanity_val_steps=0,
     )  # fmt: skip
-    data = held_out(**settings)
+    data = data or held_out(**settings)
     trainer.fit(module, datamodule=data)
     trainer.test(module, datamodule=data, verbose=False)
     return Path(trainer.log_dir)
@@ -64,8 +85,22 @@ def test_the_path_of_a_search_is_drawn_and_written(tmp_path: Path) -> None:
         assert [row["update"] for row in csv.DictReader(file)] == ["2"] * 3 + ["4"] * 3
 
 
+def test_the_boundary_is_where_the_classes_are_as_likely(tmp_path: Path) -> None:
+    """Of a plane whose probability is known: the line of one half, through points on both sides."""
+    axis = torch.linspace(0, 1, 11)
+    plane = axis.expand(11, 11)  # as likely as it is far to the right
+    labelled = Batch(torch.tensor([[0.1, 0.2], [0.9, 0.3]]), torch.tensor([0, 1]))
+    figure = decision_boundary(axis, axis, plane, torch.rand(4, 2), labelled, "MetaPseudoLabels on TwoMoons")
+    lines = figure.axes[0].collections[1].get_paths()
+    assert torch.tensor(lines[0].vertices)[:, 0].tolist() == [0.5] * len(lines[0].vertices)
+    report, data = DecisionBoundary(resolution=20), TwoMoons(val_per_class=5, test_per_class=5, support_per_class=5)
+    run(MetaPseudoLabels(MLP(2, [8]), 2), report, tmp_path, data)
+    assert [path.name for path in report.paths] == ["decision_boundary.png"]
+
+
 def test_others_have_none_of_them(tmp_path: Path) -> None:
-    for report in (ExampleWeights(), LearnedImages(), ArchitecturePath(), DecayMap(), LearnedAugmentation()):
+    drawn = ExampleWeights, LearnedImages, ArchitecturePath, DecisionBoundary, DecayMap, LearnedAugmentation
+    for report in (cls() for cls in drawn):
         run(FixedWeights(network(), 4), report, tmp_path)
         assert report.paths == []
 

@@ -25,6 +25,7 @@ from lightning_meta.algorithms import (
     Hyperparameters,
     LSTMLearner,
     LSTMOptimizer,
+    MetaPseudoLabels,
     MetaWeightNet,
     ProtoDetection,
     ProtoNet,
@@ -32,7 +33,7 @@ from lightning_meta.algorithms import (
 )
 from lightning_meta.backbones import MLP
 from lightning_meta.callbacks import EpisodeTable, RunSummary, Throughput
-from lightning_meta.datamodules import GaussianProcess, ImageCompletion, QuadraticOptimizees, Quadratics
+from lightning_meta.datamodules import GaussianProcess, ImageCompletion, QuadraticOptimizees, Quadratics, TwoMoons
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicMSE
 from tests.algorithms.bilevel_cases import cell, held_out, network
@@ -78,6 +79,17 @@ def searched() -> DARTS:
     return module
 
 
+def moons() -> TwoMoons:
+    return TwoMoons(support_per_class=9, val_per_class=2, test_per_class=3, **FEW)
+
+
+def taught() -> MetaPseudoLabels:
+    """With a student at its beginning."""
+    module = MetaPseudoLabels(MLP(2, (8,)), 2)
+    module.carried = module.begin(moons().dataset("train").__getitems__([0]))
+    return module
+
+
 # What is drawn, and logged beside the hooks' own numbers.
 RUNS: dict[str, tuple[Callable[[], Any], Callable[[], Any], set[str], set[str]]] = {
     "MAML on images": (
@@ -115,6 +127,7 @@ RUNS: dict[str, tuple[Callable[[], Any], Callable[[], Any], set[str], set[str]]]
         lambda: begun(DADA(network(), 4)), lambda: held_out(moved={"rotate": 30.0}),
         {"augmentation", "augmented_images"}, set(),
     ),
+    "pseudo labels in the plane": (taught, moons, {"decision_boundary"}, set()),
     "learned images": (
         lambda: KIP(in_shape=(1, SIZE, SIZE), n_classes=4), held_out, {"learned_images"}, set(),
     ),

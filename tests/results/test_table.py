@@ -47,6 +47,14 @@ def test_row_states_score_interval_and_protocol(experiment: Path) -> None:
     assert "| 0.5662 ± 0.0405 mse | - | 600 episodes, 1-shot, 15 query points |" in row(regression, experiment)
 
 
+def test_row_of_a_bilevel_problem_says_what_was_judged(experiment: Path) -> None:
+    shape = ("n_way", "k_shot", "n_query")
+    carried = {name: value for name, value in RESULT.items() if name not in shape}
+    carried |= {"data": "TwoMoons", "episodes": 10, "judged_on": 1000, "inner_steps": None}
+    assert "| 1000 examples of TwoMoons, 10 parts | transductive |" in row(carried, experiment)
+    assert "| 1000 examples of TwoMoons, 10 trainings of 200 steps |" in row(carried | {"inner_steps": 200}, experiment)
+
+
 def test_steps_are_those_of_the_training_not_of_its_best_checkpoint(experiment: Path) -> None:
     assert "| 1,500 of 60,000 |" in row(RESULT | {"trained_steps": 1500}, experiment)
     assert "| 3 | - | 2 min |" in row(RESULT | {"outer_steps": None, "trained_steps": None}, experiment), "untrained"

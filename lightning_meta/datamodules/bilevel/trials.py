@@ -178,11 +178,20 @@ class TrialDataset(TaskDataset):
         # Training keys and those of their segments are two streams of one split.
         keys = episode_keys(self.seed, stream, trainings)
         steps = first[:, None] + np.arange(length)
-        support, right = data.steps(keys, steps)
+        support, right = self.steps(trainings, keys, steps)
         dice = torch.from_numpy(subkeys(subkeys(keys, [DICE])[:, 0], steps).view(np.int64))
-        query = data.held_out(episode_keys(self.seed, stream + len(STREAM), numbers)) if self.split == "train" else None
+        segment_keys = episode_keys(self.seed, stream + len(STREAM), numbers)
+        query = self.held_out(trainings, segment_keys) if self.split == "train" else None
         start, of_weights = torch.from_numpy(first), torch.from_numpy(keys.view(np.int64))
         return Trial(start, of_weights, support, right, query or self._judges(ids), dice)
+
+    def steps(self, trainings: Steps, keys: Keys, steps: Steps) -> tuple[Batch, Tensor]:
+        """What is learned from in steps `(T, S)` of the trainings `(T,)`."""
+        return self.data.steps(keys, steps)
+
+    def held_out(self, trainings: Steps, keys: Keys) -> Batch:
+        """What judges a segment of each of the trainings `(T,)` in meta-training."""
+        return self.data.held_out(keys)
 
     def _judges(self, ids: Sequence[int]) -> Batch:
         """All examples of the split for each trial, or its part of them."""
