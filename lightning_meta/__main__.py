@@ -21,7 +21,7 @@ commands:
              under bf16-mixed against fp32; benchmark optimizer_cost EXPERIMENT, a learned optimizer against Adam;
              benchmark heads RUN, all heads for frozen features on one trained backbone; benchmark domains RUN ..., runs
              on the data sets that they were and were not trained on; benchmark cells, searches for an architecture on a
-             table of all
+             table of all; benchmark outer_cost EXPERIMENT, an update of a bilevel problem against plain training
 
 examples:
   python -m lightning_meta fit --config maml_glyphs_5w1s
@@ -63,6 +63,7 @@ TOOLS = {  # modules of lightning_meta
     ("benchmark", "heads"): "benchmark.heads",
     ("benchmark", "domains"): "benchmark.domains",
     ("benchmark", "cells"): "benchmark.cells",
+    ("benchmark", "outer_cost"): "benchmark.outer_cost",
 }
 
 
