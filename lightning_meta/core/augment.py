@@ -126,5 +126,6 @@ def check_ranges(setting: str, ranges: Mapping[str, float]) -> None:
         if name not in LARGEST or not 0 <= largest <= 3 * LARGEST[name]:
             most = ", ".join(f"{known} to {3 * strongest:g}" for known, strongest in LARGEST.items())
             raise ConfigError(
-                f"{setting} has {name}={largest:g}; it says how strong an operation may be, from 0 on, and there are {most}."
+                f"{setting} has {name}={largest:g}; it says how strong an operation may be, from 0 on, and there are "
+                f"{most}."
             )
