@@ -59,8 +59,9 @@ class EpisodeTable(pl.Callback):
         ids = loader.ids_of_batch(batch_idx)
         self.batches.append((ids, values))
         self.digests.update(zip(ids, task_digests(played_inputs(loader.dataset, ids, batch)), strict=True))
-        images = isinstance(batch, Episode) and batch.query.x.ndim == 5 and not batch.query.y.is_floating_point()
-        if not (images and trainer.is_global_zero and _wandb_loggers(trainer)):
+        images = isinstance(batch, Episode) and batch.query.x.ndim == 5
+        classified = images and batch.query.y.ndim == 2 and not batch.query.y.is_floating_point()  # not masks, boxes
+        if not (classified and trainer.is_global_zero and _wandb_loggers(trainer)):
             return
         for task, episode in enumerate(ids[: self.pictured - len(self.pictures)]):
             support, query = (Batch(part.x[task], part.y[task]) for part in (batch.support, batch.query))

@@ -102,7 +102,7 @@ def load_run(run: Path, checkpoint: Path | None = None) -> tuple[EpisodicModule[
         datamodule.restore(state[type(datamodule).__qualname__])
     elif not (classifies and isinstance(datamodule, ClassificationDataModule)):
         raise ConfigError(
-            f"{run} is {name} on {datamodule.name}; predict is for images and texts by class, and for tables."
+            f"{run} is {name} on {datamodule.name}; this command is for images and texts by class, and for tables."
         )
     return module, datamodule, checkpoint
 

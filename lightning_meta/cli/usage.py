@@ -119,7 +119,11 @@ def explain(message: str, command: str, options: Sequence[str]) -> str:
         before = re.findall(
             r"(?:Problem with given class_path '|Expected a path but )([^' ]+)", message[: match.start()]
         )
-        return no_such(keys, before[-1] if match["of_class"] else next(filter(None, match.groups())))
+        name = before[-1] if match["of_class"] else next(filter(None, match.groups()))
+        kind = KIND.get(keys.rpartition(".")[-1])
+        if classes and kind and name in named(kind):
+            return f"{keys}={name} is not of the kind that {classes[-1].rpartition('.')[-1]} takes. {see}"
+        return no_such(keys, name)
     got = re.search(r"(?:Got value|Given value): (.*)", message)
     place = f"{keys}{f'={got[1]}' if got else ''}"
     if match := re.search(r"does not conform to restriction v(\S+)", message):

@@ -118,10 +118,14 @@ def _middles(x: Tensor) -> Tensor:
 
 
 def check_ranges(setting: str, ranges: Mapping[str, float]) -> None:
-    """Raise `ConfigError` unless these are strengths of operations that there are."""
+    """Raise `ConfigError` unless these are strengths of operations that there are, and leave something of an image.
+
+    Three times the largest is half a turn, or nine tenths of the width; far beyond, `scale` is no finite number.
+    """
     for name, largest in ranges.items():
-        if name not in LARGEST or not largest >= 0:
+        if name not in LARGEST or not 0 <= largest <= 3 * LARGEST[name]:
+            most = ", ".join(f"{known} to {3 * strongest:g}" for known, strongest in LARGEST.items())
             raise ConfigError(
-                f"{setting} has {name}={largest}; it says how strong an operation may be, at least 0, and there are "
-                f"{', '.join(LARGEST)}."
+                f"{setting} has {name}={largest:g}; it says how strong an operation may be, from 0 on, and there are "
+                f"{most}."
             )

@@ -51,3 +51,5 @@ def test_what_cannot_be_is_told() -> None:
         RandAugment(network(), 4, per_image=3, ranges={"rotate": 30})
     with pytest.raises(ConfigError, match="ranges has turn=30"):
         RandAugment(network(), 4, ranges={"turn": 30})
+    with pytest.raises(ConfigError, match="magnitude=90 a part of their ranges, between 0 and 1"):
+        RandAugment(network(), 4, magnitude=90)

@@ -151,6 +151,7 @@ def test_the_newest_run_of_an_experiment(tmp_path: Path, monkeypatch: pytest.Mon
         ("--data omniglott", ["data=omniglott", "Did you mean omniglot?"]),
         ("--model.backbone Conv5", ["model.backbone=Conv5", "Did you mean Conv4?", "list backbones"]),
         ("--model.backbone lightning_meta.backbones.Conv5", ["Did you mean Conv4?"]),
+        ("--model darts --model.backbone MLP", ["backbone=MLP is not of the kind that DARTS takes", "--model.help"]),
         ("--config maml_glyph_5w1s", ["Did you mean maml_glyphs_5w1s"]),
         ("--config none.yaml", ["config=none.yaml", "list experiments"]),
         ("--trainer.logger wandbb", ["Did you mean wandb?", "csv"]),

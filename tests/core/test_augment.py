@@ -125,7 +125,17 @@ def test_it_is_mapped_with_its_derivatives() -> None:
 
 
 def test_an_unknown_operation_is_told() -> None:
-    with pytest.raises(ConfigError, match=r"data.moved has turn=3.*there are rotate, shift_x"):
+    with pytest.raises(ConfigError, match=r"data.moved has turn=3.*there are rotate to 180, shift_x to 0.9,"):
         check_ranges("data.moved", {"turn": 3.0})
     with pytest.raises(ConfigError, match="rotate=-1"):
         check_ranges("data.moved", {"rotate": -1.0})
+
+
+def test_no_range_is_so_large_that_images_are_not_finite() -> None:
+    x, corners = torch.rand(4, 1, 28, 28), torch.tensor([1.0, 1.0, -1.0, -1.0])
+    for name, largest in LARGEST.items():
+        check_ranges("ranges", {name: 3 * largest})
+        assert augment(x, {name: 3 * largest * corners}).isfinite().all(), name
+        with pytest.raises(ConfigError, match=f"ranges has {name}=.*{name} to {3 * largest:g}"):
+            check_ranges("ranges", {name: 3.01 * largest})
+    assert not augment(x, {"scale": 90.0 * corners}).isfinite().all(), "what is refused"

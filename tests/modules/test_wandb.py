@@ -13,12 +13,18 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 from time import monotonic
+from types import SimpleNamespace
 
 import pytest
+import pytorch_lightning as pl
 import torch
 import wandb
 from PIL import Image
+from pytorch_lightning.loggers import CSVLogger
 
+from lightning_meta.algorithms import ProtoSegmentation
+from lightning_meta.backbones import Conv4
+from lightning_meta.callbacks import EpisodeTable, episode_table
 from lightning_meta.callbacks.episode_table import _by_class
 from lightning_meta.cli import main
 from lightning_meta.datamodules import Glyphs
@@ -31,6 +37,7 @@ from lightning_meta.loggers import (
     _must_be_offline,
 )
 from tests import wandb_file
+from tests.conftest import SIZE, scenes
 from tests.wandb_file import BLOCK, FILE_HEADER, WandbRun
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -169,6 +176,20 @@ def test_the_table_of_test_episodes_has_images_and_predictions(run: WandbRun, fi
 def test_rows_of_the_table_are_classes_in_any_order_of_examples() -> None:
     """Streams read the support in random order."""
     assert _by_class(torch.tensor([2, 0, 2, 0]), torch.arange(4)).tolist() == [[1, 3], [0, 2]]
+
+
+def test_scenes_are_in_the_table_without_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mask has a class for each pixel: there are no rows of classes to picture."""
+    tables: list[tuple[list[str], list[list[float]]]] = []
+    log_table = SimpleNamespace(log_table=lambda name, columns, cells: tables.append((columns, cells)))
+    monkeypatch.setattr(episode_table, "_wandb_loggers", lambda trainer: [log_table])
+    backbone = Conv4(hidden=6, image_size=2 * SIZE, halvings=2, norm="transductive")
+    logger = CSVLogger(tmp_path, name="", version="")
+    trainer = pl.Trainer(accelerator="cpu", logger=logger, callbacks=[EpisodeTable()], inference_mode=False)
+    trainer.test(ProtoSegmentation(backbone), scenes("masks"), verbose=False)
+    ((columns, cells),) = tables
+    assert columns[0] == "episode" and "iou" in columns and "support" not in columns
+    assert [row[0] for row in cells] == list(range(7))
 
 
 def test_adaptation_curves_have_an_axis_of_their_own(run: WandbRun, first: Path) -> None:

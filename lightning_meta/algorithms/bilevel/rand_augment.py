@@ -47,10 +47,10 @@ class RandAugment(BilevelModule):
         super().__init__(backbone, n_classes, **kwargs)
         self.ranges = dict(LARGEST if ranges is None else ranges)
         check_ranges("ranges", self.ranges)
-        if not 0 <= per_image <= len(self.ranges) or not magnitude >= 0:
+        if not 0 <= per_image <= len(self.ranges) or not 0 <= magnitude <= 1:
             raise ConfigError(
                 f"per_image={per_image} must be between 0 and the {len(self.ranges)} operations of ranges, and "
-                f"magnitude={magnitude} not negative."
+                f"magnitude={magnitude} a part of their ranges, between 0 and 1."
             )
         self.per_image, self.magnitude = per_image, magnitude
 
