@@ -28,6 +28,14 @@ def uniform(key: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tenso
     return unit.to(dtype or torch.get_default_dtype())
 
 
+def normal(key: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Standard normal draws from a key `()`: `sampling.normal`, rounded to `dtype`."""
+    radius_key, angle_key = subkey(key, torch.arange(2, device=key.device))
+    radius = (-2 * (-uniform(radius_key, *shape, dtype=torch.float64)).log1p()).sqrt()
+    draws = radius * (2 * math.pi * uniform(angle_key, *shape, dtype=torch.float64)).cos()
+    return draws.to(dtype or torch.get_default_dtype())
+
+
 def _shifted(x: Tensor, bits: int) -> Tensor:
     """To the right, as an unsigned word."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)

@@ -11,7 +11,7 @@ AS_TENSORS = torch.from_numpy(KEYS.view(np.int64))
 
 
 def test_they_are_the_numbers_of_sampling() -> None:
-    """Words and uniform numbers, bit for bit, for indices of any shape."""
+    """Words and uniform numbers bit for bit, for indices of any shape; normal ones as two libraries have the cosine."""
     for key, word in zip(AS_TENSORS, KEYS, strict=True):
         found = dice.subkey(key, torch.arange(6).view(2, 3))
         assert torch.equal(
@@ -19,6 +19,8 @@ def test_they_are_the_numbers_of_sampling() -> None:
         )
         drawn = dice.uniform(key, 2, 50, dtype=torch.float64)
         assert torch.equal(drawn.view(-1), torch.from_numpy(sampling.uniform(word[None], 100)[0]))
+        bell = dice.normal(key, 2, 50, dtype=torch.float64).view(-1)
+        torch.testing.assert_close(bell, torch.from_numpy(sampling.normal(word[None], 100)[0]), rtol=1e-12, atol=1e-12)
 
 
 def test_mapped_keys_draw_what_each_draws_alone() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_meta.backbones import Backbone
 from lightning_meta.core import Batch, Params
+from lightning_meta.core.dice import normal
 from lightning_meta.datamodules.bilevel.held_out_images import HeldOutImages
 from lightning_meta.datamodules.bilevel.trials import BilevelDataModule
 from lightning_meta.errors import ConfigError
@@ -41,8 +42,10 @@ class FixedWeights(BilevelModule):
         losses_B = self.losses(weights, batch)
         if self.weights == "balanced":
             count_B = 1 / self.get_buffer("counts_C")[batch.y]
+        elif self.weights == "random":
+            count_B = normal(self.key, len(losses_B), dtype=losses_B.dtype).relu()
         else:
-            count_B = torch.randn_like(losses_B).relu() if self.weights == "random" else torch.ones_like(losses_B)
+            count_B = torch.ones_like(losses_B)
         return (count_B * losses_B).sum() / count_B.sum().clamp_min(torch.finfo(losses_B.dtype).tiny)
 
     def check_trials(self, data: BilevelDataModule) -> None:

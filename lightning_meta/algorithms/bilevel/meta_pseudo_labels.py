@@ -17,12 +17,12 @@ with RandAugment) is consistency under normal noise. The student has no last tra
 from copy import deepcopy
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_meta.backbones import Backbone
 from lightning_meta.core import Batch, Params, TaskOutput
+from lightning_meta.core.dice import normal
 from lightning_meta.datamodules.bilevel.trials import Trial
 from lightning_meta.errors import ConfigError
 from lightning_meta.modules.bilevel import BilevelModule
@@ -73,16 +73,16 @@ class MetaPseudoLabels(BilevelModule):
         loss = student.loss + F.cross_entropy(scores_QC, query.y)
         return TaskOutput(loss, student.preds, {"teacher_acc": right})
 
-    def inconsistency(self, support: Batch) -> Tensor:
+    def inconsistency(self, support: Batch, dice_S: Tensor) -> Tensor:
         """How far the teacher's words on unlabelled examples change under noise, mean over those of S steps."""
         x = support.x.flatten(0, 1)
         said_BC = (self.teacher(x) / self.temperature).log_softmax(1).detach()
-        then_BC = self.teacher(x + self.noise * torch.randn_like(x)).log_softmax(1)
+        then_BC = self.teacher(x + self.noise * normal(dice_S[0], *x.shape, dtype=x.dtype)).log_softmax(1)
         return (said_BC.exp() * (said_BC - then_BC)).sum(1).mean()  # vmap has no rule for F.kl_div
 
     def measure(self, tasks: Trial) -> tuple[dict[str, Tensor], dict[str, Any]]:
         values, others = super().measure(tasks)
         if self.training and self.consistency:
-            loss = values["loss"] + self.consistency * self._map(self.inconsistency, tasks, tasks.support)
+            loss = values["loss"] + self.consistency * self._map(self.inconsistency, tasks, tasks.support, tasks.dice)
             values = {**values, "loss": loss}
         return values, others
