@@ -1,0 +1,9 @@
+"""Environments as pure functions of tensors: no Lightning, no generators, no state of their own."""
+
+from lightning_meta.worlds.actions import Actions, Continuous, Discrete
+from lightning_meta.worlds.bandits import Bandits
+from lightning_meta.worlds.base import World
+from lightning_meta.worlds.navigation import Navigation
+from lightning_meta.worlds.tabular_mdp import TabularMDP
+
+__all__ = ["Actions", "Bandits", "Continuous", "Discrete", "Navigation", "TabularMDP", "World"]

@@ -1,0 +1,48 @@
+"""A world: a distribution of tasks, and what happens in one of them, as functions without state.
+
+All that chance decides comes with the call, as dice: numbers uniform in (0, 1). So a rollout is a function of who acts,
+of the task and of the dice, and it can be mapped over tasks, repeated, and shared out over processes.
+
+Shapes: `T` tasks, `B` trajectories of one task, `O` numbers that are seen, `D` dice of a step.
+"""
+
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from lightning_meta.core.sampling import Keys
+from lightning_meta.worlds.actions import Actions
+
+
+@runtime_checkable  # the command line checks that a class is one
+class World(Protocol):
+    """What one writes to add a world. `start`, `seen` and `step` run under vmap: no `.item()`, no branch on values.
+
+    Attributes:
+        name: in results.
+        horizon: steps of a trajectory, at most.
+        seen_size: O.
+        actions: which ones there are.
+        dice: D, how many numbers chance decides of a step; at the start it has those of the first step.
+    """
+
+    name: str
+    horizon: int
+    seen_size: int
+    actions: Actions
+    dice: int
+
+    def draw(self, keys: Keys) -> Any:
+        """One task for each key: a pytree of tensors with a leading axis T, such as goals `(T, 2)`."""
+
+    def start(self, task: Any, dice: Tensor) -> Any:
+        """The states `(B, ...)`, any pytree, in which trajectories begin; `dice` are `(B, D)`."""
+
+    def seen(self, state: Any) -> Tensor:
+        """What is seen of the states, `(B, O)`."""
+
+    def step(self, task: Any, state: Any, action: Tensor, dice: Tensor) -> tuple[Any, Tensor, Tensor]:
+        """The next states, the rewards `(B,)`, and whether it was the last step of the trajectory `(B,)`, 0 or 1."""
+
+    def best(self, task: Any, seen: Tensor, left: int) -> Tensor:
+        """The actions `(B, ...)` of somebody who knows the task, with so many steps left. Only `Oracle` asks."""
