@@ -143,6 +143,16 @@ class EpisodicLogLikelihood(EpisodicMetric):
         return log_density(targets.double(), prediction).sum(-1).mean(-1)
 
 
+class Return(EpisodicMetric):
+    """Sum of the rewards of a trajectory, mean over those of a task. Predictions are the sums `(T, B)`."""
+
+    name, mode, digits = "return", "max", 2
+
+    @staticmethod
+    def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
+        return preds.double().mean(-1)
+
+
 class EpisodicIoU(EpisodicMetric):
     """Intersection over union of the predicted and the true pixels of a class, over the queries of an episode.
 

@@ -28,6 +28,7 @@ from lightning_meta.datamodules.tables.array_tables import ArrayTables, SklearnT
 from lightning_meta.datamodules.tables.school import School
 from lightning_meta.datamodules.tables.tables import Tables
 from lightning_meta.datamodules.text.text_classes import CLINC150, HuffPost, TextClasses
+from lightning_meta.datamodules.trials.rollouts import Rollouts, RolloutTrial
 from lightning_meta.datamodules.variable import MetaDatasetTasks, UniformTasks, VariableTasks
 
 __all__ = [
@@ -59,6 +60,8 @@ __all__ = [
     "QuadraticOptimizees",
     "Quadratics",
     "Rotations",
+    "RolloutTrial",
+    "Rollouts",
     "Scenes",
     "School",
     "Sinusoid",

@@ -11,6 +11,7 @@ from lightning_meta.modules.fixed_way import FixedWayModule
 from lightning_meta.modules.learned_rates import LearnedRates
 from lightning_meta.modules.naming import NamingModule
 from lightning_meta.modules.pretrained import PretrainedModule, TransductiveModule
+from lightning_meta.modules.rollout import RolloutModule
 from lightning_meta.modules.stream import StreamModule
 from lightning_meta.modules.taught import TaughtModule
 from lightning_meta.modules.truncated import TruncatedModule
@@ -29,6 +30,7 @@ __all__ = [
     "NamingModule",
     "PretrainedModule",
     "SelectionModule",
+    "RolloutModule",
     "StreamModule",
     "TaughtModule",
     "TransductiveModule",

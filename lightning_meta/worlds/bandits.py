@@ -6,7 +6,7 @@ section 3.1, and the dependent arms of Wang et al.: "Learning to Reinforcement L
 Shapes: `K` arms.
 """
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
@@ -65,7 +65,7 @@ def bayes_optimal_return(arms: int, pulls: int) -> float:
     """
     require_at_least(1, arms=arms, pulls=pulls)
 
-    @lru_cache(maxsize=None)
+    @cache
     def value(arms: tuple[tuple[int, int], ...], left: int) -> float:
         if not left:
             return 0.0

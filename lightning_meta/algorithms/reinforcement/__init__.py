@@ -1,0 +1,1 @@
+"""Reinforcement learning: act, be told rewards, and act better in the task at hand."""
