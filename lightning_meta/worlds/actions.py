@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -11,54 +10,51 @@ from torch.nn import functional as F
 from lightning_meta.errors import require_at_least
 
 
-@runtime_checkable
-class Actions(Protocol):
-    """A kind of action, of which a policy's `scores` `(..., S)` make a distribution.
+class Actions:
+    """Base of kinds of actions. Of a policy's `scores` `(..., S)` one makes a distribution."""
 
-    Attributes:
-        size: numbers that `encode` an action for a network.
-        scores: S.
-        dice: uniform numbers that decide an action.
-    """
+    n: int
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """Numbers that `encode` an action for a network."""
+        return self.n
 
     @property
-    def scores(self) -> int: ...
+    def scores(self) -> int:
+        """S."""
+        return self.n
 
     @property
-    def dice(self) -> int: ...
+    def dice(self) -> int:
+        """Uniform numbers that decide an action."""
+        return self.n
 
     def draw(self, scores: Tensor, dice: Tensor) -> Tensor:
         """The actions that the dice `(..., D)` decide on."""
+        raise NotImplementedError
 
     def log_prob(self, scores: Tensor, actions: Tensor) -> Tensor:
         """Logarithm of the probability, or density, of actions `(...)`."""
+        raise NotImplementedError
 
     def entropy(self, scores: Tensor) -> Tensor:
         """Of the distributions, in nats."""
+        raise NotImplementedError
 
     def encode(self, actions: Tensor) -> Tensor:
         """As `(..., size)` numbers, none of which is needed for no action: all are 0."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Discrete:
+class Discrete(Actions):
     """One of `n` actions; the scores are logits."""
 
     n: int
 
     def __post_init__(self) -> None:
         require_at_least(2, **{"Discrete.n": self.n})
-
-    @property
-    def size(self) -> int:
-        return self.n
-
-    @property
-    def scores(self) -> int:
-        return self.n
 
     @property
     def dice(self) -> int:
@@ -80,7 +76,7 @@ class Discrete:
 
 
 @dataclass(frozen=True)
-class Continuous:
+class Continuous(Actions):
     """`n` real numbers; the scores are the means and the logarithms of the standard deviations of normal ones."""
 
     n: int
@@ -89,16 +85,8 @@ class Continuous:
         require_at_least(1, **{"Continuous.n": self.n})
 
     @property
-    def size(self) -> int:
-        return self.n
-
-    @property
     def scores(self) -> int:
         return 2 * self.n
-
-    @property
-    def dice(self) -> int:
-        return self.n
 
     def draw(self, scores: Tensor, dice: Tensor) -> Tensor:
         mean, log_std = scores.chunk(2, dim=-1)

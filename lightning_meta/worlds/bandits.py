@@ -15,12 +15,13 @@ from torch import Tensor
 from lightning_meta.core.sampling import Keys, uniform
 from lightning_meta.errors import ConfigError, require_at_least
 from lightning_meta.worlds.actions import Discrete
+from lightning_meta.worlds.base import World
 
 GRID = 1001  # retirement rewards that are tried
 LIFE = 10.0  # pulls after which a Gittins index stops to look ahead, in units of 1 / (1 - discount)
 
 
-class Bandits:
+class Bandits(World):
     """Arms whose chances are uniform in [0, 1]; nothing is seen but what they pay.
 
     Args:

@@ -6,17 +6,19 @@ of the task and of the dice, and it can be mapped over tasks, repeated, and shar
 Shapes: `T` tasks, `B` trajectories of one task, `O` numbers that are seen, `D` dice of a step.
 """
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from torch import Tensor
 
 from lightning_meta.core.sampling import Keys
+from lightning_meta.errors import ConfigError
 from lightning_meta.worlds.actions import Actions
 
 
-@runtime_checkable  # the command line checks that a class is one
-class World(Protocol):
-    """What one writes to add a world. `start`, `seen` and `step` run under vmap: no `.item()`, no branch on values.
+class World:
+    """Base of worlds. A subclass writes all of it, but `best` where nobody knows how to act best.
+
+    `start`, `seen` and `step` run under vmap: no `.item()`, no branch on values.
 
     Attributes:
         name: in results.
@@ -34,15 +36,20 @@ class World(Protocol):
 
     def draw(self, keys: Keys) -> Any:
         """One task for each key: a pytree of tensors with a leading axis T, such as goals `(T, 2)`."""
+        raise NotImplementedError
 
     def start(self, task: Any, dice: Tensor) -> Any:
         """The states `(B, ...)`, any pytree, in which trajectories begin; `dice` are `(B, D)`."""
+        raise NotImplementedError
 
     def seen(self, state: Any) -> Tensor:
         """What is seen of the states, `(B, O)`."""
+        raise NotImplementedError
 
     def step(self, task: Any, state: Any, action: Tensor, dice: Tensor) -> tuple[Any, Tensor, Tensor]:
         """The next states, the rewards `(B,)`, and whether it was the last step of the trajectory `(B,)`, 0 or 1."""
+        raise NotImplementedError
 
     def best(self, task: Any, seen: Tensor, left: int) -> Tensor:
         """The actions `(B, ...)` of somebody who knows the task, with so many steps left. Only `Oracle` asks."""
+        raise ConfigError(f"nobody knows how to act best in {type(self).__name__}; write its method `best`.")

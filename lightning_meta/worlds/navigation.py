@@ -11,12 +11,13 @@ from torch import Tensor
 from lightning_meta.core.sampling import Keys, uniform
 from lightning_meta.errors import require_at_least
 from lightning_meta.worlds.actions import Continuous
+from lightning_meta.worlds.base import World
 
 STRIDE = 0.1
 NEAR = 0.01  # of the goal in both coordinates ends the walk
 
 
-class Navigation:
+class Navigation(World):
     """From the origin to a goal that is uniform in [-0.5, 0.5]^2; what is seen is the place.
 
     Args:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from lightning_meta.core.sampling import Keys, normal, subkeys, uniform
 from lightning_meta.errors import require_at_least
 from lightning_meta.worlds.actions import Discrete
+from lightning_meta.worlds.base import World
 
 
 class Process(NamedTuple):
@@ -26,7 +27,7 @@ class Process(NamedTuple):
     rewards: Tensor
 
 
-class TabularMDP:
+class TabularMDP(World):
     """Next states by chances from a flat Dirichlet distribution, rewards normal about means that are normal about 1.
 
     Every episode starts in the first state.

@@ -38,8 +38,7 @@ def test_what_was_read_again_is_what_acted_and_the_state_outlives_episodes() -> 
     module, data = RL2(4, Discrete(3), hidden=6), processes()
     module.world = data.world
     task, support, query = (
-        torch.utils._pytree.tree_map(lambda leaf: leaf[0], part)
-        for part in data.dataset("train").__getitems__([2])
+        torch.utils._pytree.tree_map(lambda leaf: leaf[0], part) for part in data.dataset("train").__getitems__([2])
     )
     rounds = module.play_rounds(module.start(query), task, support, query)[1]
     state, log_probs = torch.zeros(3, 6), []

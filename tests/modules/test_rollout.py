@@ -177,7 +177,7 @@ def test_dice_are_uniform_and_those_of_splits_rounds_and_actors_differ() -> None
     firsts = torch.cat([leaf.flatten()[:50] for leaf in leaves])
     assert len(firsts.unique()) > 0.99 * len(firsts)
     everything = torch.cat([leaf.flatten() for leaf in leaves])
-    assert 0 < everything.min() and everything.max() < 1
+    assert everything.min() > 0 and everything.max() < 1
     assert everything.mean().item() == pytest.approx(0.5, abs=4 * (1 / 12 / len(everything)) ** 0.5)
     assert torch.special.ndtri(everything).isfinite().all()
 
