@@ -101,12 +101,17 @@ class RolloutModule(MetaModule):
 
     # ---- owned here ----------------------------------------------------------------------------------------------
 
+    def begin(self, task: Any, dice: Dice) -> Any:
+        """Who acts in the first round. To look at the task would be to cheat, as `Oracle` does."""
+        return self.start(dice)
+
     def play_task(self, task: Any, support: Dice, query: Dice) -> TaskOutput:
         """The rounds of one trial."""
-        return self.play_rounds(self.start(query), task, support, query)[0]
+        return self.play_rounds(task, support, query)[0]
 
-    def play_rounds(self, actor: Any, task: Any, support: Dice, query: Dice) -> tuple[TaskOutput, list[Trajectories]]:
-        """The same, begun by `actor`, and what was recorded of every round."""
+    def play_rounds(self, task: Any, support: Dice, query: Dice) -> tuple[TaskOutput, list[Trajectories]]:
+        """The same, and what was recorded of every round."""
+        actor = self.begin(task, query)
         rounds: list[Trajectories] = []
         for dice in zip(*support, strict=True):
             rounds.append(self.collect(actor, task, Dice(*dice), rounds[-1] if rounds else None))

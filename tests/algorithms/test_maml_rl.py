@@ -34,7 +34,7 @@ def test_a_step_is_that_of_plain_autograd() -> None:
     module, data = MAMLRL(2, Continuous(2), **SMALL, inner_lr=0.3).double(), navigation()
     module.world = data.world
     trial = first_trial(data)
-    played = module.play_rounds(module.theta(), *trial)[1][0]
+    played = module.play_rounds(*trial)[1][0]
     phi = module.adapt(played)
     returns = returns_to_go(played.rewards, 0.99)
     estimates = returns - linear_baseline(played.told.seen, returns, played.alive)
@@ -52,7 +52,7 @@ def test_every_round_is_played_by_the_policy_that_the_one_before_led_to() -> Non
     module, data = MAMLRL(2, Continuous(2), **SMALL, inner_lr=0.3).double(), navigation()
     module.world = data.world
     task, support, query = first_trial(data)
-    rounds = module.play_rounds(module.theta(), task, support, query)[1]
+    rounds = module.play_rounds(task, support, query)[1]
     phi = module.theta()
     for played, world, actor in zip(rounds, [*support.world, query.world], [*support.actor, query.actor], strict=True):
         alone = module.collect(phi, task, type(query)(world, actor))
@@ -91,6 +91,6 @@ def test_a_policy_of_one_step_adapts_alike_by_any_surrogate() -> None:
         torch.manual_seed(0)
         module, data = MAMLRL(2, Continuous(2), surrogate=surrogate, **SMALL).double(), navigation()
         module.world = data.world
-        moved.append(module.adapt(module.play_rounds(module.theta(), *first_trial(data))[1][0]))
+        moved.append(module.adapt(module.play_rounds(*first_trial(data))[1][0]))
     torch.testing.assert_close(moved[0], moved[1])
     torch.testing.assert_close(moved[0], moved[2])

@@ -40,7 +40,7 @@ def test_what_was_read_again_is_what_acted_and_the_state_outlives_episodes() -> 
     task, support, query = (
         torch.utils._pytree.tree_map(lambda leaf: leaf[0], part) for part in data.dataset("train").__getitems__([2])
     )
-    rounds = module.play_rounds(module.start(query), task, support, query)[1]
+    rounds = module.play_rounds(task, support, query)[1]
     state, log_probs = torch.zeros(3, 6), []
     for played in rounds:
         for step, told in enumerate(zip(*played.told, strict=True)):

@@ -96,8 +96,7 @@ def test_a_trial_alone_is_the_trial_in_a_batch(make: Make, data: Rollouts) -> No
     module = make()
 
     def actions(task: Any, support: Dice, query: Dice) -> list[Tensor]:
-        actor = module.start(query)
-        return [played.actions for played in module.play_rounds(actor, task, support, query)[1]]
+        return [played.actions for played in module.play_rounds(task, support, query)[1]]
 
     together = torch.vmap(actions)(*trials_of(data, [0, 5, 9]))
     for place, number in enumerate((0, 5, 9)):
@@ -115,7 +114,7 @@ def test_the_hooks_change_nothing_and_play_the_same_again(make: Make, data: Roll
 def test_no_reward_is_differentiated_by_what_led_to_it(make: Make, data: Rollouts) -> None:
     """A gradient through `mean + deviation * dice` into the world would be another, silent one."""
     module, (task, support, query) = make(), tree_map(lambda leaf: leaf[0], trials_of(data, [0]))
-    for played in module.play_rounds(module.start(query), task, support, query)[1]:
+    for played in module.play_rounds(task, support, query)[1]:
         recorded = (played.told, played.actions, played.rewards, played.alive)
         assert not any(leaf.requires_grad for leaf in tree_leaves(recorded))
 
