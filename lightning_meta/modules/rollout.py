@@ -7,6 +7,7 @@ they are everywhere.
 Shapes: `H` steps, `B` trajectories of one task, `O` numbers that are seen, `R` rounds of adaptation.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -152,10 +153,20 @@ class RolloutModule(MetaModule):
         return self.world
 
     def measure(self, tasks: RolloutTrial) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        out = self._map(self.play_task, tasks)
+        self._check_rewards(out.preds)
+        values = {"loss": out.loss, self.metric.name: self.metric.per_episode(out.preds, out.preds), **out.logs}
+        return values, {"preds": out.preds}
+
+    def record(self, tasks: RolloutTrial) -> list[Trajectories]:
+        """What was recorded of every round of T trials, `(T, H, B, ...)`, but for who acted."""
+        return self._map(lambda *trial: [played._replace(actor=()) for played in self.play_rounds(*trial)[1]], tasks)
+
+    def _map(self, fn: Callable[..., Any], tasks: RolloutTrial) -> Any:
         mode = "vmap" if self.task_mode == "auto" else self.task_mode
         try:
             with repaired(self):
-                out = map_tasks(self.play_task, *tasks, mode=mode, chunk_size=self.task_chunk_size)
+                return map_tasks(fn, *tasks, mode=mode, chunk_size=self.task_chunk_size)
         except RuntimeError as error:
             if mode == "vmap" and str(error).startswith("vmap:"):
                 raise ConfigError(
@@ -163,10 +174,6 @@ class RolloutModule(MetaModule):
                     f"model.task_mode to loop, or do without: {str(error).partition('. ')[0]}."
                 ) from error
             raise
-        self._check_rewards(out.preds)
-        return {"loss": out.loss, self.metric.name: self.metric.per_episode(out.preds, out.preds), **out.logs}, {
-            "preds": out.preds
-        }
 
     def _check_rewards(self, returns_TB: Tensor) -> None:
         if not returns_TB.isfinite().all():

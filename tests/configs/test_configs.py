@@ -25,6 +25,7 @@ from lightning_meta.datamodules import (
     Glyphs,
     MNISTTest,
     Omniglot,
+    Rollouts,
     School,
     TextClasses,
 )
@@ -66,6 +67,7 @@ QUICK_DATA = {
     "QuadraticOptimizees": QUICK_OPTIMIZEES, "ImageOptimizees": QUICK_IMAGES, "HeldOutImages": QUICK_HELD_OUT,
     "TwoMoons": QUICK_HELD_OUT, "HeldOutDomains": QUICK_DOMAINS,
     "Domains": [*QUICK_EPISODES, *QUICK_ROTATIONS],
+    "Rollouts": ["--data.trajectories", "1"],
 }  # fmt: skip
 
 
@@ -254,7 +256,8 @@ def test_an_experiment_runs_as_its_header_says_and_is_what_its_name_says(
         assert (CONFIGS / "model" / f"{name['algorithm']}.yaml") in MODELS
     else:
         names = {path.stem.removeprefix(f"{model.stem}_") for model in MODELS} - {path.stem}
-        kind = "held_out" if isinstance(cli.datamodule, BilevelDataModule) else "optimizees"
+        kinds = {BilevelDataModule: "held_out", Rollouts: "world"}
+        kind = next((kind for data, kind in kinds.items() if isinstance(cli.datamodule, data)), "optimizees")
         assert any((CONFIGS / "data" / f"{kind}_{data}.yaml").is_file() for data in names), (
             f"{path.name} is not <algorithm>_<data>.yaml with a configs/data/{kind}_<data>.yaml"
         )

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from lightning_meta.algorithms import (
     DADA,
     MAML,
+    MAMLRL,
     MANN,
     AutoAugment,
     LSTMOptimizer,
@@ -34,7 +35,9 @@ from lightning_meta.core import Momentum
 from lightning_meta.datamodules import QuadraticOptimizees, TaskDataModule, UniformTasks
 from lightning_meta.modules import BilevelModule, CarriedModule, ChildrenModule, MetaModule
 from lightning_meta.reports import Calibration, LearningCurves
+from lightning_meta.worlds import Continuous, Navigation
 from tests.algorithms.bilevel_cases import cell, held_out, network, whole_trainings
+from tests.algorithms.rollout_cases import rollouts
 from tests.conftest import SIZE, blobs, conv4
 
 STEPS, META_BATCH, TEST_EPISODES = 8, 4, 7
@@ -49,6 +52,7 @@ ALGORITHMS: dict[str, Callable[[], MetaModule]] = {
     "lstm_optimizer": lambda: LSTMOptimizer(hidden=4),
     "nas_reinforce": lambda: NASReinforce(cell(), 4),
     "regularized_evolution": lambda: RegularizedEvolution(cell(), 4, population=8, sample=3),
+    "maml_rl": lambda: MAMLRL(2, Continuous(2), hidden=[8], activation="tanh"),
     "meta_weight_net": lambda: MetaWeightNet(network(), 4, hidden=5, inner_optimizer=Momentum),
     "dada": lambda: DADA(network(), 4),  # draws at random in every inner step
     "autoaugment": lambda: AutoAugment(network(), 4),  # compares the trainings of all processes
@@ -102,6 +106,8 @@ def play(name: str, folder: Path, **how: Any) -> dict[str, Any]:
         parts = dict(support_per_class=3, held_out_per_class=1, val_per_class=1, test_per_class=TEST_EPISODES)
         whole = dict(unroll_steps=2, evaluate="retrained") if name == "autoaugment" else {}
         data = held_out(truncation=2, **whole, **parts, **sizes)
+    elif isinstance(module, MAMLRL):
+        data = rollouts(Navigation(6), **sizes)
     table = next(callback for callback in trainer.callbacks if isinstance(callback, EpisodeTable))
     trainer.fit(module, datamodule=data)
     seen = {"weights": module.state_dict(), "episodes": diary.episodes}

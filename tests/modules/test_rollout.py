@@ -94,14 +94,10 @@ def test_vmap_is_the_loop(make: Make, data: Rollouts, chunk_size: int | None) ->
 def test_a_trial_alone_is_the_trial_in_a_batch(make: Make, data: Rollouts) -> None:
     """Action by action, whatever it is drawn and played beside."""
     module = make()
-
-    def actions(task: Any, support: Dice, query: Dice) -> list[Tensor]:
-        return [played.actions for played in module.play_rounds(task, support, query)[1]]
-
-    together = torch.vmap(actions)(*trials_of(data, [0, 5, 9]))
+    together = module.record(trials_of(data, [0, 5, 9]))
     for place, number in enumerate((0, 5, 9)):
-        for ours, theirs in zip(torch.vmap(actions)(*trials_of(data, [number])), together, strict=True):
-            torch.testing.assert_close(ours[0], theirs[place], rtol=1e-10, atol=1e-12)
+        for ours, theirs in zip(module.record(trials_of(data, [number])), together, strict=True):
+            torch.testing.assert_close(ours.actions[0], theirs.actions[place], rtol=1e-10, atol=1e-12)
 
 
 def test_the_hooks_change_nothing_and_play_the_same_again(make: Make, data: Rollouts) -> None:

@@ -20,6 +20,8 @@ from lightning_meta.algorithms import (
     DARTS,
     KIP,
     MAML,
+    MAMLRL,
+    RL2,
     ActiveLearning,
     ConditionalNeuralProcess,
     Hyperparameters,
@@ -36,7 +38,9 @@ from lightning_meta.callbacks import EpisodeTable, RunSummary, Throughput
 from lightning_meta.datamodules import GaussianProcess, ImageCompletion, QuadraticOptimizees, Quadratics, TwoMoons
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicMSE
+from lightning_meta.worlds import Continuous, Discrete
 from tests.algorithms.bilevel_cases import cell, held_out, network
+from tests.algorithms.rollout_cases import arms, navigation
 from tests.algorithms.test_proto_segmentation import maps
 from tests.conftest import SIZE, blobs, conv4, scenes, sinusoids
 from tests.reports.conftest import run_test
@@ -131,6 +135,10 @@ RUNS: dict[str, tuple[Callable[[], Any], Callable[[], Any], set[str], set[str]]]
     "learned images": (
         lambda: KIP(in_shape=(1, SIZE, SIZE), n_classes=4), held_out, {"learned_images"}, set(),
     ),
+    "walks": (
+        lambda: MAMLRL(2, Continuous(2), hidden=[4]), navigation, {"return_by_round", "walks"}, set(),
+    ),
+    "arms": (lambda: RL2(1, Discrete(3), hidden=4), arms, set(), set()),
     "masks": (lambda: ProtoSegmentation(maps()), lambda: scenes("masks"), {"scene_gallery"}, set()),
     "boxes": (lambda: ProtoDetection(maps()), lambda: scenes("boxes"), {"scene_gallery"}, set()),
     "learned optimizer": (
