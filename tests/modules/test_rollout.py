@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from lightning_meta import algorithms
-from lightning_meta.algorithms import MAMLRL, RL2
+from lightning_meta.algorithms import MAMLRL, RL2, Oracle
 from lightning_meta.compat import tree_leaves, tree_map
 from lightning_meta.datamodules import Rollouts, RolloutTrial
 from lightning_meta.datamodules.trials.rollouts import Dice
@@ -225,6 +225,22 @@ def test_only_what_is_alive_counts_in_training() -> None:
             module.query_loss(played.actor, changed).loss.backward()
             gradients.append([p.grad.clone() for p in module.parameters()])
         torch.testing.assert_close(*gradients)
+
+
+def test_the_world_of_the_docs_is_learned(tmp_path: Path) -> None:
+    """RL^2 tries an end in the first walk, which pays in one of two, and knows in the second."""
+    page = (Path(__file__).parents[2] / "docs" / "reinforcement.md").read_text()
+    blocks = [part.partition("```")[0] for part in page.split("```python\n")[1:]]
+    scope: dict[str, Any] = {}
+    exec(blocks[0], scope)
+    settings = 'accelerator="cpu", enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0'
+    torch.manual_seed(0)
+    exec(blocks[1].replace("pl.Trainer(", f"pl.Trainer({settings}, "), scope)
+    assert abs(scope["tested"]["test/return_0"] - 0.5) < 0.1
+    assert scope["tested"]["test/return_1"] > 0.9
+    oracle = Oracle(1, Discrete(2))
+    (best,) = trainer().test(oracle, datamodule=scope["data"], verbose=False)
+    assert best["test/return_0"] > 0.99, "somebody who knows it needs no trial"
 
 
 # ---- refusals -------------------------------------------------------------------------------------------------------
