@@ -15,7 +15,7 @@ from lightning_meta.modules.rollout import RolloutModule, Told, Trajectories
 from lightning_meta.worlds import Bandits, Discrete, World
 
 
-class Player(RolloutModule):
+class PlayerModule(RolloutModule):
     """Base of players without parameters: round after round they do the same. A subclass writes `act`."""
 
     def start(self, dice: Dice) -> Tensor:
@@ -29,7 +29,7 @@ class Player(RolloutModule):
         return TaskOutput(-returns_B.mean(), returns_B)
 
 
-class BanditPlayer(Player):
+class BanditModule(PlayerModule):
     """Base of players that count what each arm paid. A subclass writes `scores`; the arm of the largest is pulled.
 
     Args:

@@ -39,6 +39,10 @@ def row(result: dict[str, Any], experiment: Path) -> str:
         examples, steps = f"{result['judged_on']} examples of {result['data']}", result["inner_steps"]
         many = f"{result['episodes']} trainings of {steps} steps" if steps else f"{result['episodes']} parts"
         tested_on = f"{examples}, {many}"
+    elif "world" in result:
+        rounds = f"{result['rounds']} of adaptation, " if result["rounds"] else ""
+        sizes = f"{result['trajectories']} x {result['horizon']} steps"
+        tested_on = f"{result['episodes']} tasks, {result['world']}, {rounds}{sizes}"
     else:
         tested_on = f"{result['episodes']} optimizees, {result['data']}, {result['unroll_steps']} steps"
     cells = [

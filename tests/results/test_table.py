@@ -55,6 +55,14 @@ def test_row_of_a_bilevel_problem_says_what_was_judged(experiment: Path) -> None
     assert "| 1000 examples of TwoMoons, 10 trainings of 200 steps |" in row(carried | {"inner_steps": 200}, experiment)
 
 
+def test_row_of_a_world_says_which_and_how_long(experiment: Path) -> None:
+    shape = ("n_way", "k_shot", "n_query")
+    played = {name: value for name, value in RESULT.items() if name not in shape}
+    played |= {"world": "5 arms", "episodes": 50, "rounds": 0, "trajectories": 1, "horizon": 10}
+    assert "| 50 tasks, 5 arms, 1 x 10 steps | transductive |" in row(played, experiment)
+    assert "| 50 tasks, 5 arms, 2 of adaptation, 1 x 10 steps |" in row(played | {"rounds": 2}, experiment)
+
+
 def test_steps_are_those_of_the_training_not_of_its_best_checkpoint(experiment: Path) -> None:
     assert "| 1,500 of 60,000 |" in row(RESULT | {"trained_steps": 1500}, experiment)
     assert "| 3 | - | 2 min |" in row(RESULT | {"outer_steps": None, "trained_steps": None}, experiment), "untrained"

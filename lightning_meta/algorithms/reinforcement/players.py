@@ -1,11 +1,6 @@
 """Players that learn nothing from trial to trial: what chance, good sense, and full knowledge of a task earn.
 
-They are the rows beside any meta-learner, on the same tasks and dice. Those of bandits:
-
-Thompson: "On the Likelihood that One Unknown Probability Exceeds Another in View of the Evidence of Two Samples"
-(1933).
-Auer, Cesa-Bianchi, Fischer: "Finite-time Analysis of the Multiarmed Bandit Problem" (2002), UCB1.
-Gittins: "Bandit Processes and Dynamic Allocation Indices" (1979).
+They are the rows beside any meta-learner, on the same tasks and dice; those that count what arms paid are for bandits.
 
 Deviations: Thompson sampling draws no chances. It takes each arm as often as that is the best under the posterior,
 which is the same, by integrals over a grid. UCB1 has a weight, since its authors' 1 explores far too much in short
@@ -21,21 +16,29 @@ from torch import Tensor
 
 from lightning_meta.datamodules.trials.rollouts import Dice
 from lightning_meta.errors import ConfigError, require_at_least
-from lightning_meta.modules.player import BanditPlayer, Player
+from lightning_meta.modules.player import BanditModule, PlayerModule
 from lightning_meta.modules.rollout import Told
 from lightning_meta.worlds import World
 from lightning_meta.worlds.bandits import gittins_indices
 
 
-class Random(Player):
-    """Any action, equally likely; continuous ones are standard normal."""
+class Random(PlayerModule):
+    """Any action, equally likely; continuous ones are standard normal.
+
+    As in Finn, Abbeel, Levine: "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks" (2017),
+    arXiv:1703.03400, figure 4.
+    """
 
     def act(self, actor: Tensor, memory: Any, told: Told, dice: Tensor) -> tuple[Tensor, Any]:
         return self.actions.draw(dice.new_zeros(len(dice), self.actions.scores), dice), memory
 
 
-class Oracle(Player):
-    """Knows the task: what nobody can earn more than who must find it out."""
+class Oracle(PlayerModule):
+    """Knows the task: what nobody can earn more than who must find it out.
+
+    As in Finn, Abbeel, Levine: "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks" (2017),
+    arXiv:1703.03400, figure 4.
+    """
 
     def begin(self, task: Any, dice: Dice) -> Any:
         return task
@@ -45,12 +48,15 @@ class Oracle(Player):
         return world.best(task, told.seen, world.horizon - step), step + 1
 
 
-class EpsilonGreedy(BanditPlayer):
+class EpsilonGreedy(BanditModule):
     """The arm of the largest mean, where each was seen to pay once of two times before; at times, any.
+
+    As in Duan, Schulman, Chen, Bartlett, Sutskever, Abbeel: "RL^2: Fast Reinforcement Learning via Slow Reinforcement
+    Learning" (2016), arXiv:1611.02779, table 1.
 
     Args:
         epsilon: how often it is any arm.
-        **kwargs: of `BanditPlayer`.
+        **kwargs: of `BanditModule`.
     """
 
     def __init__(self, arms: int, epsilon: float = 0.0, **kwargs: Any) -> None:
@@ -66,12 +72,14 @@ class EpsilonGreedy(BanditPlayer):
         return torch.where(dice < self.epsilon, any_arm_BK.to(mean_BK.dtype), mean_BK)
 
 
-class UCB(BanditPlayer):
+class UCB(BanditModule):
     """The arm of the largest mean plus what it may be more: `weight * sqrt(2 log t / pulls)`.
+
+    Auer, Cesa-Bianchi, Fischer: "Finite-time Analysis of the Multiarmed Bandit Problem" (2002), Machine Learning.
 
     Args:
         weight: 1 in UCB1.
-        **kwargs: of `BanditPlayer`.
+        **kwargs: of `BanditModule`.
     """
 
     def __init__(self, arms: int, weight: float = 0.2, **kwargs: Any) -> None:
@@ -84,12 +92,15 @@ class UCB(BanditPlayer):
         return (won_BK + 1) / pulls_BK + self.weight * more_BK
 
 
-class Thompson(BanditPlayer):
+class Thompson(BanditModule):
     """Each arm as often as it is the best under the posterior of chances that were uniform.
+
+    Thompson: "On the Likelihood that One Unknown Probability Exceeds Another in View of the Evidence of Two Samples"
+    (1933), Biometrika.
 
     Args:
         grid: points of the integrals.
-        **kwargs: of `BanditPlayer`.
+        **kwargs: of `BanditModule`.
     """
 
     def __init__(self, arms: int, grid: int = 256, **kwargs: Any) -> None:
@@ -112,13 +123,15 @@ class Thompson(BanditPlayer):
         return self.actions.encode(drawn_B)
 
 
-class Gittins(BanditPlayer):
+class Gittins(BanditModule):
     """The arm of the largest Gittins index: the best that can be done where later rewards count less and less.
+
+    Gittins: "Bandit Processes and Dynamic Allocation Indices" (1979), Journal of the Royal Statistical Society B.
 
     Args:
         pulls: of the world, for which indices are computed.
         discount: of later rewards.
-        **kwargs: of `BanditPlayer`.
+        **kwargs: of `BanditModule`.
     """
 
     indices: Tensor
