@@ -11,7 +11,7 @@ from lightning_meta.modules.rollout import RolloutModule, Trajectories
 from lightning_meta.reports.base import Report
 from lightning_meta.reports.style import BLUE, GREY, LABEL, VERMILLION, new_figure, tidy
 from lightning_meta.reports.tested import Tested
-from lightning_meta.worlds.navigation import Navigation
+from lightning_meta.worlds.navigation import STRIDE, Navigation
 
 
 class Walks(Report):
@@ -35,28 +35,30 @@ class Walks(Report):
     def draw(self, tested: Tested, log_dir: Path) -> dict[str, Figure]:
         trials = tested.to_device(tested.data.dataset("test").__getitems__(tested.first(self.tasks)))
         rounds = tested.module.record(trials)
-        chosen = {f"after {len(rounds) - 1} rounds of adaptation": rounds[-1]} if len(rounds) > 1 else {}
-        places = {
-            name: _places(played, self.walks) for name, played in {"before adaptation": rounds[0], **chosen}.items()
-        }
-        return {"walks": walks(trials.task.cpu(), places, tested.title)}
+        chosen = {"before adaptation": rounds[0]}
+        if (after := len(rounds) - 1) > 0:
+            chosen[f"after {after} round{'s' * (after > 1)} of adaptation"] = rounds[-1]
+        came_by = {name: places(played, self.walks) for name, played in chosen.items()}
+        return {"walks": walks(trials.task.cpu(), came_by, tested.title)}
 
 
-def _places(played: Trajectories, count: int) -> list[list[Tensor]]:
-    """Where each of T tasks' first walks came by, `(L, 2)` each."""
+def places(played: Trajectories, count: int) -> list[list[Tensor]]:
+    """Where each of T tasks' first walks came by, from the start to the end, `(L + 1, 2)` each."""
     seen_THB2, lengths_TB = played.told.seen.cpu(), played.alive.sum(1).long().cpu()
+    reached_THB2 = seen_THB2 + STRIDE * played.actions.cpu().clamp(-1, 1)
+    whole_THB2 = torch.cat([seen_THB2[:, :1], reached_THB2], dim=1)
     return [
-        [walk_HB2[:length, place] for place, length in enumerate(lengths[:count].tolist())]
-        for walk_HB2, lengths in zip(seen_THB2, lengths_TB, strict=True)
+        [walk_HB2[: length + 1, place] for place, length in enumerate(lengths[:count].tolist())]
+        for walk_HB2, lengths in zip(whole_THB2, lengths_TB, strict=True)
     ]
 
 
-def walks(goals: Tensor, places: dict[str, list[list[Tensor]]], title: str) -> Figure:
+def walks(goals: Tensor, came_by: dict[str, list[list[Tensor]]], title: str) -> Figure:
     """One panel for each of T tasks.
 
     Args:
         goals: `(T, 2)`.
-        places: for each of up to two rounds, for each task, its walks, each `(L, 2)`.
+        came_by: for each of up to two rounds, for each task, its walks, each `(L, 2)`.
         title: of the picture.
     """
     columns = min(len(goals), 3)
@@ -67,14 +69,14 @@ def walks(goals: Tensor, places: dict[str, list[list[Tensor]]], title: str) -> F
         if place >= len(goals):
             axes.set_axis_off()
             continue
-        for (name, of_tasks), colour in zip(places.items(), (GREY, BLUE), strict=False):
+        for (name, of_tasks), colour in zip(came_by.items(), (GREY, BLUE), strict=False):
             for number, walk_L2 in enumerate(of_tasks[place]):
                 axes.plot(*walk_L2.T.tolist(), color=colour, lw=1, alpha=0.8, label=name if not number else None)
         axes.plot(0, 0, "o", color="black", ms=4, label="start")
         axes.plot(*goals[place].tolist(), "*", color=VERMILLION, ms=13, label="goal")
         axes.set_aspect("equal")
         tidy(axes)
-    everywhere = torch.cat([walk for of_tasks in places.values() for task in of_tasks for walk in task])
+    everywhere = torch.cat([walk for of_tasks in came_by.values() for task in of_tasks for walk in task])
     reach = max(float(everywhere.abs().max()), 0.6)
     axes = figure.axes[0]
     axes.set_xlim(-reach, reach)
