@@ -179,8 +179,8 @@ class RolloutModule(MetaModule):
         if not returns_TB.isfinite().all():
             if all(parameter.isfinite().all() for parameter in self.parameters()):
                 raise ConfigError(
-                    f"{type(self.world).__name__} gave a reward that is not finite, of a policy whose weights are; "
-                    "mend its step."
+                    f"{type(self.world).__name__} gave a reward that is not finite, though the weights of "
+                    f"{type(self).__name__} are; mend the world's step, or lower the rate of an inner loop."
                 )
             raise DivergenceError(
                 f"the weights of {type(self).__name__} are not finite any more; lower its learning rate."

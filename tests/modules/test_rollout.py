@@ -258,6 +258,12 @@ class Unpaid(Bandits):
         return state, reward / 0 * 0, over
 
 
+class Endless(Bandits):
+    """One that was never told how long it is."""
+
+    horizon = property(lambda self: 0, lambda self, value: None)  # type: ignore[assignment]
+
+
 def fit(module: RolloutModule, world: Any, **settings: Any) -> None:
     trainer(enable_checkpointing=False, **settings).fit(module, datamodule=rollouts(world))
 
@@ -275,6 +281,7 @@ def test_what_cannot_be_played_is_told() -> None:
         (lambda: fit(rl2(), Bandits(3), precision="bf16-mixed"), "would round the ratios"),
         (lambda: rl2(discount=1.5), "discount=1.5 and gae_lambda=1.0 must lie between 0 and 1"),
         (lambda: rollouts(Navigation(4), rounds=-1), "rounds=-1 must be at least 0"),
+        (lambda: rollouts(Endless(3, 4)), "horizon=0 must be at least 1"),
         (lambda: rollouts(Navigation(4), trajectories=0), "trajectories=0 must be at least 1"),
         (lambda: rl2().measure(arms().dataset("train").__getitems__([0])), "give it a Trainer with Rollouts"),
     ]
