@@ -188,34 +188,37 @@ class EpisodicAveragePrecision(EpisodicMetric):
 
     @staticmethod
     def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
-        pairs = zip(preds.detach().double().cpu(), targets.double().cpu(), strict=True)
-        return torch.stack([_mean_average_precision(*pair) for pair in pairs]).to(preds.device)
+        hits_TX = _matched(preds.detach().double(), targets.double()).flatten(1)
+        labels_TX, scores_TX = preds[..., 0].flatten(1), preds[..., 1].detach().flatten(1)
+        rank_TX = scores_TX.argsort(dim=1, descending=True, stable=True).argsort(1)
+        alike_TXX = (labels_TX[:, :, None] == labels_TX[:, None]) & (scores_TX > 0)[:, None]
+        before_TXX = alike_TXX & (rank_TX[:, None] <= rank_TX[:, :, None])  # [x, y]: y is no later than x
+        precision_TX = (before_TXX * hits_TX[:, None]).sum(2) / before_TXX.sum(2).clamp_min(1)
+        later_TXX = alike_TXX & (rank_TX[:, None] >= rank_TX[:, :, None])
+        best_TX = torch.where(later_TXX, precision_TX[:, None], 0).amax(2)
+        objects_TY = targets[..., 0].flatten(1)
+        there_TY = objects_TY >= 0
+        of_class_TX = ((labels_TX[:, :, None] == objects_TY[:, None]) & there_TY[:, None]).sum(2).clamp_min(1)
+        of_class_TY = ((objects_TY[:, :, None] == objects_TY[:, None]) & there_TY[:, None]).sum(2).clamp_min(1)
+        classes_T = (there_TY / of_class_TY).sum(1)
+        return (best_TX * hits_TX / of_class_TX).sum(1) / classes_T.clamp_min(1)
 
 
-def _mean_average_precision(preds_QM6: Tensor, targets_QO5: Tensor) -> Tensor:
-    overlaps_QMO = box_overlaps(preds_QM6[..., 2:], targets_QO5[..., 1:])
-    overlaps_QMO = torch.where(preds_QM6[..., 0, None] == targets_QO5[:, None, :, 0], overlaps_QMO, 0)
-    labels_X, scores_X = preds_QM6[..., 0].flatten(), preds_QM6[..., 1].flatten()
-    image_X = torch.arange(len(preds_QM6)).repeat_interleave(preds_QM6.shape[1])
-    means = []
-    for label in targets_QO5[..., 0].unique().tolist():
-        if label < 0:
-            continue
-        objects = int((targets_QO5[..., 0] == label).sum())
-        mine = torch.nonzero((labels_X == label) & (scores_X > 0)).flatten()
-        ranked = mine[scores_X[mine].argsort(descending=True, stable=True)]
-        free_QO, right = torch.ones(targets_QO5.shape[:2], dtype=torch.bool), []
-        for place in ranked.tolist():
-            image = int(image_X[place])
-            left_O = overlaps_QMO.flatten(0, 1)[place] * free_QO[image]
-            best = int(left_O.argmax())
-            right.append(bool(left_O[best] >= 0.5))
-            free_QO[image, best] &= not right[-1]
-        hits_R = torch.tensor(right, dtype=torch.float64)
-        precision_R = hits_R.cumsum(0) / torch.arange(1, len(right) + 1)
-        best_from_here_R = precision_R.flip(0).cummax(0).values.flip(0) if right else precision_R
-        means.append((best_from_here_R * hits_R).sum() / objects)
-    return torch.stack(means).mean() if means else torch.zeros((), dtype=torch.float64)
+def _matched(preds_TQM6: Tensor, targets_TQO5: Tensor) -> Tensor:
+    """Which detections are right `(T, Q, M)`: in each image the best come first, and take the object away."""
+    order_TQM = preds_TQM6[..., 1].argsort(dim=-1, descending=True, stable=True)
+    ranked = preds_TQM6.gather(2, order_TQM[..., None].expand_as(preds_TQM6))
+    same = (ranked[..., :1] == targets_TQO5[..., None, :, 0]) & (ranked[..., :1] >= 0) & (ranked[..., 1:2] > 0)
+    overlaps_TQMO = torch.where(same, box_overlaps(ranked[..., 2:], targets_TQO5[..., 1:]), 0)
+    free_TQO = torch.ones_like(targets_TQO5[..., 0])
+    hits = []
+    for place in range(ranked.shape[2]):
+        best_TQ, object_TQ = (overlaps_TQMO[:, :, place] * free_TQO).max(-1)
+        hits.append(best_TQ >= 0.5)
+        free_TQO = free_TQO.scatter(
+            -1, object_TQ[..., None], free_TQO.gather(-1, object_TQ[..., None]) * ~hits[-1][..., None]
+        )
+    return torch.stack(hits, -1).gather(-1, order_TQM.argsort(-1)).double()
 
 
 def box_overlaps(a_M4: Tensor, b_O4: Tensor) -> Tensor:

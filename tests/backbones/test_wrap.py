@@ -503,7 +503,15 @@ def test_data_that_the_network_cannot_take_are_known_before_training() -> None:
 
 # ---- who takes them -------------------------------------------------------------------------------------------------
 
-MAPS = ("CAN", "CPEA", "CovaMNet", "DeepEMD", "RENet")  # which need maps, not features
+MAPS = (
+    "CAN",
+    "CPEA",
+    "CovaMNet",
+    "DeepEMD",
+    "ProtoDetection",
+    "ProtoSegmentation",
+    "RENet",
+)  # which need maps, not features
 TAKING = [
     name
     for name in algorithms.__all__

@@ -119,12 +119,10 @@ class ProtoDetection(EmbeddingModule[Detector]):
         scores, order_QM = torch.where(at_peak, maps, 0).flatten(1).topk(min(self.detections, maps[0].numel()))
         places = self.map_shape[1] * self.map_shape[2]
         labels, place = order_QM // places, order_QM % places
-        centres = (torch.stack([place // self.map_shape[2], place % self.map_shape[2]], -1) + 0.5) * maps.new_tensor(
-            self.stride
-        )
+        rows, columns = place // self.map_shape[2] + 0.5, place % self.map_shape[2] + 0.5
+        centres = torch.stack([rows * self.stride[0], columns * self.stride[1]], -1)
         half = sizes_C2[labels] / 2
-        found = torch.cat([labels[..., None].to(scores), scores[..., None], centres - half, centres + half], -1)
-        return found
+        return torch.cat([labels[..., None].to(scores), scores[..., None], centres - half, centres + half], -1)
 
     def unknown_targets(self, x: Tensor, outputs: int) -> Tensor:
         return x.new_full((x.shape[0], 1, 5), -1.0)
