@@ -55,7 +55,7 @@ QUICK_IMAGES = [*QUICK_OPTIMIZEES, "--data.batch_size", "2"]
 QUICK_STEPS = {"TIM": ["--model.steps", "5"], "PMF": ["--model.finetune_steps", "1"]}
 COMPARED = {
     "PBA": ["--data.meta_batch_size", "4"],
-    "ActiveLearning": ["--model.labels", "30", "--model.inner_steps", "2"],
+    "ActiveLearning": ["--data.support_per_class", "20"],
     "AutoAugment": ["--data.meta_batch_size", "2", *QUICK_OPTIMIZEES, "--data.evaluate", "retrained"],
 }
 QUICK_HELD_OUT = shlex.split("--data.support_per_class 10 --data.held_out_per_class 2 --data.val_per_class 2")
