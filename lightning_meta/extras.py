@@ -15,7 +15,7 @@ EXTRAS = {  # as in pyproject.toml and in requirements-<extra>.txt
     "networks": ("timm>=1.0", "safetensors>=0.4"),
     "export": ("safetensors>=0.4", "onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.22"),
     "serve": ("gradio>=6.31",),
-    "tables": ("pyarrow>=18.0", "scipy>=1.14", "scikit-learn>=1.5"),
+    "tables": ("pyarrow>=18.0", "scipy>=1.14"),
     "transport": ("POT>=0.9.5",),
 }
 OTHERS = {"mlflow": ("mlflow-skinny>=3.0",), "tensorboard": ("tensorboardX>=2.2",)}  # which serve as well

@@ -29,20 +29,25 @@ from lightning_meta.datamodules.tables.school import School
 from lightning_meta.datamodules.tables.tables import Tables
 from lightning_meta.datamodules.text.text_classes import CLINC150, HuffPost, TextClasses
 from lightning_meta.datamodules.trials.rollouts import Rollouts, RolloutTrial
+from lightning_meta.datamodules.unsupervised import AAL, UMTRA, CACTUs, Features, OfBackbone, Pixels, UnsupervisedTasks
 from lightning_meta.datamodules.variable import MetaDatasetTasks, UniformTasks, VariableTasks
 
 __all__ = [
+    "AAL",
     "CIFAR10",
     "CIFARFS",
     "CLINC150",
     "FC100",
     "MNIST",
+    "UMTRA",
     "ArrayTables",
     "BilevelDataModule",
+    "CACTUs",
     "ClassSplit",
     "ClassificationDataModule",
     "Domains",
     "EpisodicDataModule",
+    "Features",
     "GaussianProcess",
     "Glyphs",
     "HeldOutDomains",
@@ -55,8 +60,10 @@ __all__ = [
     "MNISTTest",
     "MetaDatasetTasks",
     "Mixed",
+    "OfBackbone",
     "Omniglot",
     "OptimizeeDataModule",
+    "Pixels",
     "QuadraticOptimizees",
     "Quadratics",
     "RolloutTrial",
@@ -74,5 +81,6 @@ __all__ = [
     "Trial",
     "TwoMoons",
     "UniformTasks",
+    "UnsupervisedTasks",
     "VariableTasks",
 ]

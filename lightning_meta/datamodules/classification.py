@@ -15,9 +15,11 @@ their numbers differ by one at most. Two classes are mixed with equal weights, w
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import torch
 from torch import Tensor
 
 from lightning_meta.core.episode import EpisodeShape, Split
@@ -25,6 +27,7 @@ from lightning_meta.datamodules.base import EpisodicDataModule
 from lightning_meta.datamodules.class_bank import ClassBank, Drawn, EmbeddedBank, Labels, TaskAugmentation
 from lightning_meta.datamodules.class_split import SPLITS
 from lightning_meta.datamodules.episodes import EpisodeDataset, TaskSource
+from lightning_meta.datamodules.unsupervised import UnsupervisedTasks
 from lightning_meta.datamodules.variable import VariableBank, VariableDataset, VariableTasks
 from lightning_meta.errors import ConfigError
 
@@ -37,6 +40,8 @@ class ClassificationDataModule(EpisodicDataModule):
             `n_way`, `k_shot` and `n_query`. For algorithms that read the way from the episode (see
             `datamodules/variable.py`).
         variable_splits: in which splits; the others have episodes of one shape.
+        unsupervised: makes the episodes of meta-training without their labels: `UMTRA`, `AAL` or `CACTUs` (see
+            `datamodules/unsupervised.py`).
         labels: `shuffled`: the label of a class is its position in the episode's random order. `fixed`: each class of
             a split keeps one of the labels 0..n_way-1 in all episodes, and an episode draws one class for each label.
         task_augmentation: makes new classes, in meta-training only. `rotate`: each class drawn is turned by 0, 90, 180
@@ -59,6 +64,7 @@ class ClassificationDataModule(EpisodicDataModule):
         train_split: Literal["train", "trainval"] = "train",
         variable: VariableTasks | None = None,
         variable_splits: Sequence[Split] = SPLITS,
+        unsupervised: UnsupervisedTasks | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -75,6 +81,12 @@ class ClassificationDataModule(EpisodicDataModule):
         if train_split not in ("train", "trainval"):
             raise ConfigError(f"train_split={train_split!r} must be train or trainval.")
         self.train_split = train_split
+        self.unsupervised = unsupervised
+        if unsupervised and (self.varies("train") or labels == "fixed" or task_augmentation):
+            raise ConfigError(
+                f"unsupervised={type(unsupervised).__name__} makes training episodes of one shape from images without "
+                "labels; leave labels and task_augmentation out, and train out of variable_splits."
+            )
         self.embedding: Callable[[Tensor], Tensor] | None = None
 
     def load_source(self, split: Split) -> ClassBank:
@@ -85,7 +97,7 @@ class ClassificationDataModule(EpisodicDataModule):
         return self.variable is not None and split in self.variable_splits
 
     def check_episodes(self, split: Split) -> None:
-        if self.varies(split):
+        if self.varies(split) or self._without_labels(split):
             self.dataset(split)  # which checks its source
         else:
             super().check_episodes(split)
@@ -114,7 +126,8 @@ class ClassificationDataModule(EpisodicDataModule):
         return own.joined(self.load_source("val")) if (split, self.train_split) == ("train", "trainval") else own
 
     def trained_on(self) -> str:
-        return self.name if self.train_split == "train" else f"{self.name} (training and validation classes)"
+        classes = "" if self.train_split == "train" else " (training and validation classes)"
+        return self.name + classes + (f", without labels ({self.unsupervised!r})" if self.unsupervised else "")
 
     def prepare_image(self, path: Path) -> Tensor:
         """An image file of a user's, made like the images of this data set: `(C, H, W)` uint8. For `predict`.
@@ -131,6 +144,11 @@ class ClassificationDataModule(EpisodicDataModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         self.embedding = None  # the next algorithm may want ordinary episodes
+        if stage == "fit" and "class_labels" in self.needs and self.unsupervised:
+            raise ConfigError(
+                "this algorithm learns to name the classes of meta-training, but data.unsupervised makes episodes "
+                "without them; leave it out, or take an algorithm that learns from episodes, such as ProtoNet."
+            )
         if stage == "fit" and "class_labels" in self.needs and self.task_augmentation:
             raise ConfigError(
                 f"this algorithm learns to name the {self.n_classes('train')} classes of meta-training, but "
@@ -154,10 +172,29 @@ class ClassificationDataModule(EpisodicDataModule):
         self.embedding = embedding
 
     def dataset(self, split: Split) -> EpisodeDataset:
+        if self._without_labels(split):
+            if self.embedding:
+                raise ConfigError(
+                    "the algorithm has a frozen backbone, whose features of labelled classes are computed once, but "
+                    "data.unsupervised makes new images for each episode; train the backbone, or leave it out."
+                )
+            return self.dataset_of(EpisodeDataset, self._unsupervised_source, split)
         bank = self.source(split)
         source = self.varied(bank if self.embedding is None else EmbeddedBank(bank, self.embedding), split)
         kind = VariableDataset if self.varies(split) else EpisodeDataset
         return self.dataset_of(kind, source, split)
+
+    def _without_labels(self, split: Split) -> bool:
+        return self.unsupervised is not None and split == "train"
+
+    @cached_property
+    def _unsupervised_source(self) -> TaskSource:
+        """Made of the images alone."""
+        assert self.unsupervised is not None
+        images = self.training_inputs()
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise ConfigError(f"unsupervised is for images, but {self.name} has none; leave it out.")
+        return self.unsupervised.source(images, self.shapes["train"])
 
     def varied(self, source: ClassBank | EmbeddedBank, split: Split) -> TaskSource:
         """The source, or that of variable episodes where a split has them."""
@@ -177,7 +214,7 @@ class ClassificationDataModule(EpisodicDataModule):
     def names_in(self, split: Split, episode: int) -> dict[int, str] | None:
         """The names of an episode's classes by their labels; None where they have none."""
         names = self.class_names(split)
-        if names is None:
+        if names is None or self._without_labels(split):
             return None
         drawn: Drawn = self.dataset(split).draw([episode])[0]
         # The class of an example is the last that begins at its row or before.

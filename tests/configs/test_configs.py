@@ -42,6 +42,7 @@ EXPERIMENTS = sorted((CONFIGS / "experiment").rglob("*.yaml"))
 MODELS = sorted((CONFIGS / "model").glob("*.yaml"))
 NAME = re.compile(
     r"(?P<algorithm>[a-z0-9_]+?)_(?P<data>[a-z][a-z0-9]*)_(?:(?P<variable>variable)|(?:(?P<way>\d+)w)?(?P<shot>\d+)s)"
+    r"(?:_(?P<unsupervised>[a-z]+))?"
 )
 # One step of training, validation and test each, without files. Sizes change speed, not what is run.
 QUICK = shlex.split(
@@ -248,6 +249,8 @@ def test_an_experiment_runs_as_its_header_says_and_is_what_its_name_says(
     if isinstance(cli.datamodule, EpisodicDataModule):
         name = NAME.fullmatch(path.stem)
         assert name, f"{path.name} is not <algorithm>_<data>_<n>w<k>s.yaml or <algorithm>_<data>_variable.yaml"
+        unsupervised = getattr(cli.datamodule, "unsupervised", None)
+        assert name["unsupervised"] == (type(unsupervised).__name__.lower() if unsupervised else None)
         shape = cli.datamodule.shapes["test"]
         assert cli.datamodule.varies("test") == bool(name["variable"])
         if not name["variable"]:

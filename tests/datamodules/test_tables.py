@@ -345,7 +345,8 @@ def test_arrays_are_tables_too(file: Path) -> None:
 
 
 def test_tables_of_scikit_learn_are_cut_along_a_column() -> None:
-    datasets = pytest.importorskip("sklearn.datasets")
+    from sklearn import datasets
+
     data = ready(SklearnTables(split=HALVES, k_shot=5, n_query=5))
     bmi = np.sort(datasets.load_diabetes().data[:, 2])
     sizes = [len(data.rows[name]) for name in sorted(data.rows)]

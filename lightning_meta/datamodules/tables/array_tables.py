@@ -10,7 +10,6 @@ from lightning_meta.datamodules.rows import Row
 from lightning_meta.datamodules.tables.row_encoder import is_missing
 from lightning_meta.datamodules.tables.tables import Tables
 from lightning_meta.errors import ConfigError, require_at_least
-from lightning_meta.extras import check
 
 SklearnTable = Literal["diabetes", "breast_cancer", "wine", "iris", "digits"]
 TABLES = get_args(SklearnTable)
@@ -77,7 +76,7 @@ class ArrayTables(Tables):
 
 
 class SklearnTables(ArrayTables):
-    """A table of scikit-learn, without a download, cut into tasks along one of its columns: needs `scikit-learn`.
+    """A table of scikit-learn, without a download, cut into tasks along one of its columns.
 
     Tasks are groups of rows next to each other in the order of that column, equally many, up to one: of `diabetes` by
     `bmi`, say, people of about the same body mass index. The column remains an input.
@@ -96,8 +95,7 @@ class SklearnTables(ArrayTables):
         tasks: int = 20,
         **kwargs: Any,
     ) -> None:
-        check("scikit-learn", "SklearnTables")
-        from sklearn import datasets
+        from sklearn import datasets  # a second, which other data do not pay
 
         require_at_least(3, tasks=tasks)
         if table not in TABLES:
