@@ -16,8 +16,8 @@ def rollouts(world: World, **overrides: Any) -> Rollouts:
     return Rollouts(world, **(several | SIZES | overrides))
 
 
-def navigation() -> Rollouts:
-    return rollouts(Navigation(6))
+def navigation(**overrides: Any) -> Rollouts:
+    return rollouts(Navigation(6), **overrides)
 
 
 def arms() -> Rollouts:

@@ -91,27 +91,33 @@ class MAMLRL(RolloutModule):
         """Where the inner loop starts."""
         return trainable(self.policy)
 
-    def start(self, dice: Dice) -> Params:
+    def start(self, dice: Dice) -> Any:
         return self.theta()
 
-    def act(self, phi: Params, memory: Any, told: Told, dice: Tensor) -> tuple[Tensor, Any]:
+    def act(self, phi: Any, memory: Any, told: Told, dice: Tensor) -> tuple[Tensor, Any]:
         return self.actions.draw(functional_call(self.policy, phi, (told.seen,)), dice), memory
 
     def loss(self, phi: Params, played: Trajectories) -> Tensor:
         """Minus the surrogate of the expected return, per step."""
+        summed_B = surrogate(self.surrogate, self.log_probs(phi, played), self.advantages(played))
+        return -summed_B.sum() / played.alive.sum()
+
+    def log_probs(self, phi: Params, played: Trajectories) -> Tensor:
+        """Of what was done `(H, B)`; 0 after the end."""
         scores = functional_call(self.policy, phi, (played.told.seen,))
-        log_probs_HB = self.actions.log_prob(scores, played.actions) * played.alive
-        values_HB = self.values(played)
-        estimates_HB = advantages(played.rewards, values_HB, self.discount, self.gae_lambda)
-        advantages_HB = standardised(estimates_HB, played.alive)
-        return -surrogate(self.surrogate, log_probs_HB, advantages_HB).sum() / played.alive.sum()
+        return self.actions.log_prob(scores, played.actions) * played.alive
+
+    def advantages(self, played: Trajectories) -> Tensor:
+        """How much better each step turned out than was expected, `(H, B)`; 0 after the end."""
+        estimates_HB = advantages(played.rewards, self.values(played), self.discount, self.gae_lambda)
+        return standardised(estimates_HB, played.alive)
 
     def values(self, played: Trajectories) -> Tensor:
         """What is expected of each step on `(H, B)`; nothing after the end."""
         returns_HB = returns_to_go(played.rewards, self.discount)
         return linear_baseline(played.told.seen, returns_HB, played.alive) * played.alive
 
-    def adapt(self, support: Trajectories) -> Params:
+    def adapt(self, support: Trajectories) -> Any:
         phi: Params = support.actor
         moved, *_ = take_step(
             lambda params: self.loss(params, support), phi, self.inner_optimizer, self.inner_optimizer.init(phi),
@@ -119,5 +125,5 @@ class MAMLRL(RolloutModule):
         )  # fmt: skip
         return moved
 
-    def query_loss(self, phi: Params, query: Trajectories) -> TaskOutput:
+    def query_loss(self, phi: Any, query: Trajectories) -> TaskOutput:
         return TaskOutput(self.loss(phi, query), query.rewards.sum(0))
