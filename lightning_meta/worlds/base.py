@@ -6,7 +6,7 @@ of the task and of the dice, and it can be mapped over tasks, repeated, and shar
 Shapes: `T` tasks, `B` trajectories of one task, `O` numbers that are seen, `D` dice of a step.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -26,6 +26,7 @@ class World:
         seen_size: O.
         actions: which ones there are.
         dice: D, how many numbers chance decides of a step; at the start it has those of the first step.
+        task_mode: how tasks are mapped where `auto` is asked for: `loop` where one cannot be stepped beside another.
     """
 
     name: str
@@ -33,6 +34,7 @@ class World:
     seen_size: int
     actions: Actions
     dice: int
+    task_mode: Literal["vmap", "loop"] = "vmap"
 
     def draw(self, keys: Keys) -> Any:
         """One task for each key: a pytree of tensors with a leading axis T, such as goals `(T, 2)`."""
