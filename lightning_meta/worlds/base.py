@@ -8,6 +8,7 @@ Shapes: `T` tasks, `B` trajectories of one task, `O` numbers that are seen, `D` 
 
 from typing import Any, Literal
 
+import numpy as np
 from torch import Tensor
 
 from lightning_meta.core.sampling import Keys
@@ -55,3 +56,11 @@ class World:
     def best(self, task: Any, seen: Tensor, left: int) -> Tensor:
         """The actions `(B, ...)` of somebody who knows the task, with so many steps left. Only `Oracle` asks."""
         raise ConfigError(f"nobody knows how to act best in {type(self).__name__}; write its method `best`.")
+
+    def with_pictures(self) -> "World":
+        """The same world, of which `picture` is to be asked."""
+        return self
+
+    def picture(self, task: Any, state: Any) -> np.ndarray | None:
+        """What the first of the states `(B, ...)` looks like, `(height, width, 3)` in 0..255; None: nobody drew it."""
+        return None

@@ -7,7 +7,9 @@ Yang: "Learning to Learn: Meta-Critic Networks for Sample Efficient Learning" (2
 
 import math
 
+import numpy as np
 import torch
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from lightning_meta.core.sampling import Keys, uniform
@@ -18,6 +20,7 @@ from lightning_meta.worlds.base import World
 GRAVITY, FORCE, TICK = 9.8, 10.0, 0.02  # m/s^2, N, s
 CART, POLE = 1.0, 0.1  # masses in kg
 EDGE, LEAN = 2.4, 12 * 2 * math.pi / 360  # m of the track, and how far the pole may lean: beyond is the end
+SCALE, WIDTH, HEIGHT = 40, 240, 160  # of pictures: pixels per metre, and pixels
 APART = 0.05  # the four numbers of a state begin so near to 0, at most
 # Weights of somebody who can balance: of the place of the cart, of its speed, and of the time a pole takes to fall.
 HOME, BRAKE, FALL = 0.01, 0.08, 1.2
@@ -69,3 +72,15 @@ class CartPole(World):
         x, x_speed, angle, angle_speed = seen.unbind(-1)
         falling = angle + FALL * (4 / 3 * task / GRAVITY).sqrt() * angle_speed
         return (falling + HOME * x + BRAKE * x_speed > 0).long()
+
+    def picture(self, task: Tensor, state: Tensor) -> np.ndarray:
+        """The cart on its track, and the pole in its length; what is above the picture is cut."""
+        x, _, angle, _ = state[0].tolist()
+        image = Image.new("RGB", (WIDTH, HEIGHT), "white")
+        draw, ground = ImageDraw.Draw(image), HEIGHT - 20
+        middle, reach = WIDTH / 2 + SCALE * x, 2 * SCALE * float(task)
+        draw.line([WIDTH / 2 - SCALE * EDGE, ground, WIDTH / 2 + SCALE * EDGE, ground], fill="#8A8A8A", width=2)
+        draw.rectangle([middle - 14, ground - 14, middle + 14, ground], fill="#222222")
+        top = (middle + reach * math.sin(angle), ground - 14 - reach * math.cos(angle))
+        draw.line([middle, ground - 14, *top], fill="#D55E00", width=5)
+        return np.asarray(image)

@@ -58,7 +58,7 @@ class GymWorld(World):
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.settings, self.by_reset = dict(settings or {}), by_reset
-        self._make = _maker(environment)
+        self._environment, self._make = environment, _maker(environment)
         self.name = environment if isinstance(environment, str) else environment.__name__
         self.ranges = {keyword: _range(keyword, given) for keyword, given in tasks.items()}
         if not tasks:
@@ -68,6 +68,7 @@ class GymWorld(World):
         first = self._instances_for(1, {name: low_high[..., 0] for name, low_high in self.ranges.items()})[0]
         self.actions, self._bounds = _actions(first.action_space)
         self._first_action = int(getattr(first.action_space, "start", 0))
+        self._metadata = first.metadata
         self._shape, self._dtype = first.action_space.shape, first.action_space.dtype
         self.seen_size = _seen_size(first.observation_space)
         steps = getattr(first.spec, "max_episode_steps", None) if horizon is None else horizon
@@ -111,6 +112,18 @@ class GymWorld(World):
             over[place] = bool(terminated or truncated)
         ended = torch.tensor(over, device=dice.device)
         return Episodes(state.environments, torch.stack(rows), over), dice.new_tensor(rewards), ended
+
+    def with_pictures(self) -> World:
+        """With the environment's render mode `rgb_array`, where it has one."""
+        if "rgb_array" not in self._metadata.get("render_modes", ()):
+            return self
+        settings = self.settings | {"render_mode": "rgb_array"}
+        ranges = {name: low_high.tolist() for name, low_high in self.ranges.items()}
+        return GymWorld(self._environment, ranges, self.horizon, self.by_reset, settings)
+
+    def picture(self, task: dict[str, Tensor], state: Episodes) -> np.ndarray | None:
+        first = state.environments[0]
+        return np.asarray(first.render()) if getattr(first, "render_mode", None) == "rgb_array" else None
 
     def _taken(self, action: Tensor) -> list[Any]:
         """Actions `(B, ...)` as the environment takes them."""
