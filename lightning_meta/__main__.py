@@ -8,6 +8,7 @@ commands:
   test       evaluate a checkpoint on the test episodes
   predict    classify your own images, or rows of a table: predict RUN --support PLACE --query PLACE
   serve      the same as a page in the browser, where images are dropped or drawn: serve RUN [--port N]
+  play       let a trained policy adapt to tasks of its world, and watch it: play RUN [--world NAME] [--rounds R]
   export     write an adapted model for use without this package: export RUN --support PLACE --out FILE.pt2 | FILE.onnx
   reproduce  train and test every experiment that has no result yet: reproduce [NAME ...] [--jobs N] [--list]; what it
              has done on another machine: reproduce --export FILE there, reproduce --import FILE here
@@ -48,6 +49,7 @@ from lightning_meta.errors import UsageError, in_one_line
 TOOLS = {  # modules of lightning_meta
     ("predict",): "cli.predict",
     ("serve",): "cli.serve",
+    ("play",): "cli.play",
     ("export",): "cli.export",
     ("reproduce",): "reproduce.command",
     ("sweep",): "sweep.command",

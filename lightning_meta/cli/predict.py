@@ -79,16 +79,35 @@ def load_run(run: Path, checkpoint: Path | None = None) -> tuple[EpisodicModule[
         DataError: `run` has no config or no checkpoint.
         ConfigError: the checkpoint is damaged or not the run's, or the run learned nothing that is asked for by files.
     """
+    config = config_of(run)
+    if checkpoint is None and (run / shared_folder.WEIGHTS).is_file():
+        with shared_folder.checkpoint_of(run) as file:
+            return (*load_run(run, file)[:2], run / shared_folder.WEIGHTS)
+    checkpoint = checkpoint or checkpoints.best_or_last(run)
+    module, state = load_module(config["model"]["class_path"], checkpoint)
+    datamodule = data_of(config["data"])
+    classifies = isinstance(module.metric, EpisodicAccuracy)
+    if isinstance(datamodule, ReadsRows) and (classifies or isinstance(module.metric, NUMBERS)):
+        datamodule.restore(state[type(datamodule).__qualname__])
+    elif not (classifies and isinstance(datamodule, ClassificationDataModule)):
+        raise ConfigError(
+            f"{run} is {type(module).__name__} on {datamodule.name}; this command is for images and texts by class, "
+            "and for tables."
+        )
+    return module, datamodule, checkpoint
+
+
+def config_of(run: Path) -> dict[str, Any]:
+    """The `config.yaml` of a run; `DataError` where there is none."""
     if not (run / "config.yaml").is_file():
         lacks = "has no config.yaml" if run.is_dir() else "does not exist"
         near = "" if run.is_dir() else runs_like(run)
         raise DataError(f"{run} {lacks}; give the folder of a training run: runs/<experiment>/version_<n>.{near}")
-    if checkpoint is None and (run / shared_folder.WEIGHTS).is_file():
-        with shared_folder.checkpoint_of(run) as file:
-            return (*load_run(run, file)[:2], run / shared_folder.WEIGHTS)
-    config = yaml.safe_load((run / "config.yaml").read_text())
-    data, model = config["data"], config["model"]["class_path"]
-    checkpoint = checkpoint or checkpoints.best_or_last(run)
+    return yaml.safe_load((run / "config.yaml").read_text())
+
+
+def load_module(model: str, checkpoint: Path) -> tuple[Any, dict[str, Any]]:
+    """The module of a class path from its checkpoint, and what else that holds."""
     state = checkpoints.read_of(checkpoint, model)
     package, _, name = model.rpartition(".")
     try:
@@ -96,15 +115,12 @@ def load_run(run: Path, checkpoint: Path | None = None) -> tuple[EpisodicModule[
     except RuntimeError as error:
         reason = " ".join(map(str.strip, str(error).splitlines()[:2]))
         raise ConfigError(f"{checkpoint} does not fit {model} as it is now: {reason}") from error
-    datamodule = instantiate_module(TaskDataModule, {"_class_path": data["class_path"]} | data["init_args"])
-    classifies = isinstance(module.metric, EpisodicAccuracy)
-    if isinstance(datamodule, ReadsRows) and (classifies or isinstance(module.metric, NUMBERS)):
-        datamodule.restore(state[type(datamodule).__qualname__])
-    elif not (classifies and isinstance(datamodule, ClassificationDataModule)):
-        raise ConfigError(
-            f"{run} is {name} on {datamodule.name}; this command is for images and texts by class, and for tables."
-        )
-    return module, datamodule, checkpoint
+    return module, state
+
+
+def data_of(config: Mapping[str, Any]) -> Any:
+    """The data module of a config, without data."""
+    return instantiate_module(TaskDataModule, {"_class_path": config["class_path"]} | config["init_args"])
 
 
 def read_task(support: Path, query: Path | None, data: ClassificationDataModule, invert: bool = False) -> Task:

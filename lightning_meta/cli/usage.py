@@ -15,7 +15,9 @@ TRAINER = {  # commands of the Trainer, and what they do
     "validate": "Evaluate a checkpoint on the frozen validation episodes.",
     "test": "Evaluate a checkpoint on the frozen test episodes.",
 }
-TOOLS = ("predict", "serve", "export", "reproduce", "sweep", "dashboard", "compare", "results", "list", "benchmark")
+TOOLS = (
+    "predict", "serve", "play", "export", "reproduce", "sweep", "dashboard", "compare", "results", "list", "benchmark",
+)  # fmt: skip
 # What people call them who come from elsewhere.
 OTHER_WORDS = {
     "train": "fit",

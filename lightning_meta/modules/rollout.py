@@ -68,7 +68,8 @@ class RolloutModule(MetaModule):
     Args:
         seen_size: O, of the world.
         actions: of the world.
-        **kwargs: of `MetaModule`. `task_mode: auto` is `vmap`, which is the faster of the two however long rounds are.
+        **kwargs: of `MetaModule`. `task_mode: auto` is the world's: `vmap`, the faster of the two however long rounds
+            are, or `loop` where its tasks cannot be stepped together.
     """
 
     plays = Rollouts
@@ -163,7 +164,7 @@ class RolloutModule(MetaModule):
         return self._map(lambda *trial: [played._replace(actor=()) for played in self.play_rounds(*trial)[1]], tasks)
 
     def _map(self, fn: Callable[..., Any], tasks: RolloutTrial) -> Any:
-        mode = "vmap" if self.task_mode == "auto" else self.task_mode
+        mode = self.played_world().task_mode if self.task_mode == "auto" else self.task_mode
         try:
             with repaired(self):
                 return map_tasks(fn, *tasks, mode=mode, chunk_size=self.task_chunk_size)

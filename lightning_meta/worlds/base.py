@@ -6,8 +6,9 @@ of the task and of the dice, and it can be mapped over tasks, repeated, and shar
 Shapes: `T` tasks, `B` trajectories of one task, `O` numbers that are seen, `D` dice of a step.
 """
 
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 from torch import Tensor
 
 from lightning_meta.core.sampling import Keys
@@ -26,6 +27,7 @@ class World:
         seen_size: O.
         actions: which ones there are.
         dice: D, how many numbers chance decides of a step; at the start it has those of the first step.
+        task_mode: how tasks are mapped where `auto` is asked for: `loop` where one cannot be stepped beside another.
     """
 
     name: str
@@ -33,6 +35,7 @@ class World:
     seen_size: int
     actions: Actions
     dice: int
+    task_mode: Literal["vmap", "loop"] = "vmap"
 
     def draw(self, keys: Keys) -> Any:
         """One task for each key: a pytree of tensors with a leading axis T, such as goals `(T, 2)`."""
@@ -53,3 +56,11 @@ class World:
     def best(self, task: Any, seen: Tensor, left: int) -> Tensor:
         """The actions `(B, ...)` of somebody who knows the task, with so many steps left. Only `Oracle` asks."""
         raise ConfigError(f"nobody knows how to act best in {type(self).__name__}; write its method `best`.")
+
+    def with_pictures(self) -> "World":
+        """The same world, of which `picture` is to be asked."""
+        return self
+
+    def picture(self, task: Any, state: Any) -> np.ndarray | None:
+        """What the first of the states `(B, ...)` looks like, `(height, width, 3)` in 0..255; None: nobody drew it."""
+        return None
