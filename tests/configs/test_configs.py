@@ -177,10 +177,11 @@ def ids(paths: list[Path]) -> list[str]:
     return [path.relative_to(CONFIGS).as_posix() for path in paths]
 
 
-def size(path: Path) -> tuple[int, str]:
-    """Smaller ones first: those of a lower way, then of fewer shots."""
+def size(path: Path) -> tuple[int, bool, str]:
+    """Quicker ones first: those of a lower way, then of fewer shots, then other images than those of the CIFARs."""
     numbers = NAME.fullmatch(path.stem)
-    return int(numbers["way"] or 1) * int(numbers["shot"] or 1000) if numbers else 1, path.stem
+    examples = int(numbers["way"] or 1) * int(numbers["shot"] or 1000) if numbers else 1
+    return examples, "cifar" in path.stem, path.stem
 
 
 def sorts(path: Path) -> tuple[str, str]:
