@@ -12,6 +12,9 @@ Shape letters: `Q` rows that read, `S` rows that are read, `L` rows of a sequenc
 Axes before them are batches.
 """
 
+from collections.abc import Iterable
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -91,10 +94,11 @@ class CausalTransformer(nn.Module):
     def forward(self, x_LD: Tensor, memories: list[Memory] | None = None) -> tuple[Tensor, list[Memory]]:
         """Rows that follow those of `memories` (None: there are none); and the memories of all."""
         grown: list[Memory] = []
-        for place, layer in enumerate(self.layers):
+        for place, layer in enumerate(cast(Iterable[Layer], self.layers)):
             memory = layer.memory(x_LD)
             if memories is not None:
-                memory = tuple(torch.cat(parts, dim=-2) for parts in zip(memories[place], memory, strict=True))
+                keys, values = (torch.cat(parts, dim=-2) for parts in zip(memories[place], memory, strict=True))
+                memory = keys, values
             grown.append(memory)
             rows, read = x_LD.shape[-2], memory[0].shape[-2]
             x_LD = layer(x_LD, memory, x_LD.new_ones(rows, read).tril(read - rows))

@@ -1,4 +1,4 @@
-"""VariBAD: its bound is one, its beliefs are read once and no reward is decoded twice, and they become the posterior."""
+"""VariBAD: its bound is one, its beliefs are read once, no reward is evidence twice, and they become the posterior."""
 
 import pytest
 import pytorch_lightning as pl
@@ -59,7 +59,7 @@ def test_the_bound_is_that_of_torch_s_distributions(case: str) -> None:
                 code = module.code_of_step(torch.cat([told.seen[step, place], told.action[step, place]]))
                 pays, reward = module.code_of_latent(latent) @ code, told.reward[step, place]
                 of_reward = (
-                    torch.distributions.Normal(pays, module.log_std.exp()).log_prob(reward) if module.log_std is not None
+                    torch.distributions.Normal(pays, module.log_std.exp()).log_prob(reward) if module.pays_above is None
                     else torch.distributions.Bernoulli(logits=pays).log_prob((reward > 0).double())
                 )  # fmt: skip
                 total += of_reward

@@ -129,9 +129,9 @@ class DPT(RolloutModule):
             self.played_world().best(lesson.task, seen, len(support.alive) - step)
             for step, seen in enumerate(support.told.seen)
         ]
-        return Lesson(*tree_map(
-            lambda *parts: torch.cat(parts), lesson[:3], (support.told, torch.stack(best), support.alive)
-        ), lesson.task)  # fmt: skip
+        new = (support.told, torch.stack(best), support.alive)
+        told, best_LB, alive_LB = tree_map(lambda *parts: torch.cat(parts), lesson[:3], new)
+        return Lesson(told, best_LB, alive_LB, lesson.task)
 
     def query_loss(self, lesson: Lesson, query: Trajectories) -> TaskOutput:
         """Of the whole trial, after each step."""

@@ -90,7 +90,7 @@ class VariBAD(RolloutModule):
         self.policy = perceptron(seen_size + 2 * latent, width, actions.scores + 1)
         self.code_of_latent = perceptron(latent, width, width)
         self.code_of_step = perceptron(seen_size + actions.size, width, width)
-        self.log_std = nn.Parameter(torch.zeros(())) if pays_above is None else None  # of rewards
+        self.log_std = nn.Parameter(torch.zeros(()), requires_grad=pays_above is None)  # of rewards
 
     # ---- the belief ----------------------------------------------------------------------------------------------
 
@@ -127,12 +127,11 @@ class VariBAD(RolloutModule):
         )
         decoded_BLS = self.decoded(latent_BLZ, seen_BSO, action_BSA)
         reward_BLS = told.reward.T[:, None].expand_as(decoded_BLS)
-        if self.log_std is None:
-            fits_BLS = -F.binary_cross_entropy_with_logits(
-                decoded_BLS, (reward_BLS > self.pays_above).to(decoded_BLS.dtype), reduction="none"
-            )
-        else:
+        if self.pays_above is None:
             fits_BLS = log_density(reward_BLS, Gaussian(decoded_BLS, self.log_std.exp()))
+        else:
+            paid_BLS = (reward_BLS > self.pays_above).to(decoded_BLS.dtype)
+            fits_BLS = -F.binary_cross_entropy_with_logits(decoded_BLS, paid_BLS, reduction="none")
         # What is told in the first step of a trajectory is no step of it, and nothing is after its end.
         known_BS = (alive_LB * (1 - told.fresh)).T
         fits_LB = (fits_BLS * known_BS[:, None]).sum(-1).T
@@ -170,7 +169,8 @@ class VariBAD(RolloutModule):
             for row in zip(*support.told, strict=True):
                 state = self.read(Told(*row), state)
         new = (support.told, support.actions, support.rewards, support.alive)
-        return Life(state, *tree_map(lambda *parts: torch.cat(parts), life[1:5], new), key)
+        told, actions, rewards, alive = tree_map(lambda *parts: torch.cat(parts), life[1:5], new)
+        return Life(state, told, actions, rewards, alive, key)
 
     def query_loss(self, life: Life, query: Trajectories) -> TaskOutput:
         """Of the whole trial: the actor-critic's, and minus the evidence."""
