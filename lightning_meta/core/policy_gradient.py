@@ -83,3 +83,25 @@ def surrogate(kind: Surrogate, log_probs_HB: Tensor, advantages_HB: Tensor) -> T
         return (magic(log_probs_HB) * advantages_HB).sum(0)
     until_HB = log_probs_HB.cumsum(0)
     return ((magic(until_HB) - magic(until_HB - log_probs_HB)) * advantages_HB).sum(0)
+
+
+def actor_critic_loss(
+    log_probs_HB: Tensor,
+    entropies_HB: Tensor,
+    values_HB: Tensor,
+    rewards_HB: Tensor,
+    alive_HB: Tensor,
+    discount: float,
+    gae_lambda: float,
+    value_weight: float,
+    entropy_weight: float,
+) -> Tensor:
+    """Of the advantage actor-critic (Mnih et al.: "Asynchronous Methods for Deep Reinforcement Learning" (2016),
+    arXiv:1602.01783), per step that is alive: minus the plain surrogate and the entropy, and the squared errors of the
+    values, which are taught by the advantages that they lead to.
+    """
+    values_HB = values_HB * alive_HB
+    estimates_HB = advantages(rewards_HB, values_HB.detach(), discount, gae_lambda) * alive_HB
+    errors_HB = values_HB - (estimates_HB + values_HB).detach()
+    losses_HB = -log_probs_HB * estimates_HB + value_weight * errors_HB.square() - entropy_weight * entropies_HB
+    return (losses_HB * alive_HB).sum() / alive_HB.sum()

@@ -4,8 +4,20 @@ from lightning_meta.worlds.actions import Actions, Continuous, Discrete
 from lightning_meta.worlds.bandits import Bandits
 from lightning_meta.worlds.base import World
 from lightning_meta.worlds.cart_pole import CartPole
+from lightning_meta.worlds.grid import Grid
 from lightning_meta.worlds.gym_world import GymWorld
 from lightning_meta.worlds.navigation import Navigation
 from lightning_meta.worlds.tabular_mdp import TabularMDP
 
-__all__ = ["Actions", "Bandits", "CartPole", "Continuous", "Discrete", "GymWorld", "Navigation", "TabularMDP", "World"]
+__all__ = [
+    "Actions",
+    "Bandits",
+    "CartPole",
+    "Continuous",
+    "Discrete",
+    "Grid",
+    "GymWorld",
+    "Navigation",
+    "TabularMDP",
+    "World",
+]

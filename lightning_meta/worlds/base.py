@@ -54,7 +54,7 @@ class World:
         raise NotImplementedError
 
     def best(self, task: Any, seen: Tensor, left: int) -> Tensor:
-        """The actions `(B, ...)` of somebody who knows the task, with so many steps left. Only `Oracle` asks."""
+        """The actions `(B, ...)` of somebody who knows the task, with so many steps left. `Oracle` and teachers ask."""
         raise ConfigError(f"nobody knows how to act best in {type(self).__name__}; write its method `best`.")
 
     def with_pictures(self) -> "World":

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lightning_meta.algorithms import AttentiveNeuralProcess
-from lightning_meta.algorithms.processes.attentive_neural_process import attend
 from lightning_meta.core import Batch, Episode
+from lightning_meta.core.transformer import attend
 from lightning_meta.errors import ConfigError
 from tests.conftest import Make, random_functions
 
@@ -23,7 +23,7 @@ def features() -> tuple[torch.Tensor, ...]:
 def test_attention_equals_an_explicit_loop(features: tuple[torch.Tensor, ...]) -> None:
     queries, keys, values = features
     kept = torch.tensor([1, 0, 1, 1, 0]).double()
-    found = attend(queries, keys, values, kept, HEADS)
+    found = attend(queries, keys, values, kept[None], HEADS)
     size = WIDTH // HEADS
     for q in range(QUERIES):
         for head in range(HEADS):
@@ -39,7 +39,7 @@ def test_one_head_with_equal_keys_is_the_mean_of_a_conditional_neural_process(
     features: tuple[torch.Tensor, ...],
 ) -> None:
     queries, keys, values = features
-    found = attend(queries, keys[:1].expand(POINTS, -1), values, torch.ones(POINTS).double(), heads=1)
+    found = attend(queries, keys[:1].expand(POINTS, -1), values, torch.ones(1, POINTS).double(), heads=1)
     torch.testing.assert_close(found, values.mean(0).expand(QUERIES, -1))
 
 
@@ -49,7 +49,7 @@ def test_a_support_point_attracts_the_queries_at_its_place() -> None:
     queries = module.place_encoder(support.x[0])
     queries = 100 * torch.nn.functional.normalize(queries - queries.mean(0), dim=-1)
     memory = module.adapt(Batch(support.x[0], support.y[0])).code
-    found = attend(queries, queries, memory.values, memory.kept, heads=1)
+    found = attend(queries, queries, memory.values, memory.kept[None], heads=1)
     torch.testing.assert_close(found[0], memory.values[0], rtol=1e-3, atol=1e-3)
 
 

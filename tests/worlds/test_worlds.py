@@ -8,11 +8,13 @@ from torch import Tensor
 
 from lightning_meta.core.sampling import episode_keys, uniform
 from lightning_meta.errors import ConfigError
-from lightning_meta.worlds import Actions, Bandits, CartPole, Continuous, Discrete, Navigation, TabularMDP, World
+from lightning_meta.worlds import Actions, Bandits, CartPole, Continuous, Discrete, Grid, Navigation, TabularMDP, World
 from lightning_meta.worlds.bandits import bayes_optimal_return, gittins_indices
 from lightning_meta.worlds.tabular_mdp import action_values
 
-WORLDS: list[World] = [Bandits(3, 4), Bandits(2, 4, dependent=True), Navigation(6), TabularMDP(4, 3, 5), CartPole()]
+WORLDS: list[World] = [
+    Bandits(3, 4), Bandits(2, 4, dependent=True), Navigation(6), TabularMDP(4, 3, 5), CartPole(), Grid(4, 6),
+]  # fmt: skip
 
 
 def dice(count: int, size: int, seed: int = 0) -> Tensor:

@@ -8,12 +8,12 @@ attend to each other; the paper has both forms, with and without this self-atten
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from lightning_meta.algorithms.processes.cnp import dense, perceptron
 from lightning_meta.algorithms.processes.neural_process import NeuralProcess
 from lightning_meta.core import Batch
+from lightning_meta.core.transformer import attend
 from lightning_meta.errors import ConfigError
 
 
@@ -28,7 +28,7 @@ class Memory(NamedTuple):
 class AttentiveNeuralProcess(NeuralProcess):
     """A Neural Process that gives each query point a code of the support set of its own, by attention.
 
-    Shapes: as in `NeuralProcess`; `H` heads, `E` = D / H.
+    Shapes: as in `NeuralProcess`.
 
     Args:
         heads: of the attention; the width is a multiple of them.
@@ -49,18 +49,5 @@ class AttentiveNeuralProcess(NeuralProcess):
         return Memory(self.to_key(self.place_encoder(support.x)), values_SD, kept_S)
 
     def decoder_inputs(self, memory: Memory, x_QX: Tensor) -> tuple[Tensor, Tensor]:
-        queries_QD = self.to_query(self.place_encoder(x_QX))
-        return x_QX, self.to_code(attend(queries_QD, memory.keys, memory.values, memory.kept, self.heads))
-
-
-def attend(queries_QD: Tensor, keys_SD: Tensor, values_SD: Tensor, kept_S: Tensor, heads: int) -> Tensor:
-    """Scaled dot-product attention of each head on its share of the features, side by side `(Q, D)`.
-
-    In plain operations: fused attention has no second derivatives. Points with `kept` 0 are not seen.
-    """
-    queries_HQE, keys_HSE, values_HSE = (
-        features.unflatten(-1, (heads, -1)).transpose(-3, -2) for features in (queries_QD, keys_SD, values_SD)
-    )
-    scores_HQS = queries_HQE @ keys_HSE.mT / keys_HSE.shape[-1] ** 0.5
-    attention_HQS = torch.where(kept_S[..., None, None, :] > 0, scores_HQS, -torch.inf).softmax(-1)
-    return (attention_HQS @ values_HSE).transpose(-3, -2).flatten(-2)
+        queries_QD, seen_1S = self.to_query(self.place_encoder(x_QX)), memory.kept[..., None, :]
+        return x_QX, self.to_code(attend(queries_QD, memory.keys, memory.values, seen_1S, self.heads))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_meta.core import TaskOutput
-from lightning_meta.core.policy_gradient import advantages
+from lightning_meta.core.policy_gradient import actor_critic_loss
 from lightning_meta.datamodules.trials.rollouts import Dice
 from lightning_meta.errors import ConfigError
 from lightning_meta.modules.rollout import RolloutModule, Told, Trajectories
@@ -103,9 +103,5 @@ class RL2(RolloutModule):
     def query_loss(self, stream: Stream, query: Trajectories) -> TaskOutput:
         """Of the whole trial: what an early episode teaches pays in later ones."""
         whole = self.adapt(query)
-        alive_LB, values_LB = whole.alive, whole.values * whole.alive
-        estimates_LB = advantages(whole.rewards, values_LB.detach(), self.discount, self.gae_lambda) * alive_LB
-        errors_LB = values_LB - (estimates_LB + values_LB).detach()
-        losses_LB = -whole.log_probs * estimates_LB + self.value_weight * errors_LB.square()
-        loss = ((losses_LB - self.entropy_weight * whole.entropies) * alive_LB).sum() / alive_LB.sum()
+        loss = actor_critic_loss(*whole[1:], self.discount, self.gae_lambda, self.value_weight, self.entropy_weight)
         return TaskOutput(loss, query.rewards.sum(0))
