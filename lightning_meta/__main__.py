@@ -42,6 +42,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from lightning_meta.allocator import keep_freed_memory
 from lightning_meta.cli.names import suggestion
 from lightning_meta.cli.usage import PROGRAM, TRAINER, benchmark_help, unknown_command
 from lightning_meta.errors import UsageError, in_one_line
@@ -71,6 +72,7 @@ TOOLS = {  # modules of lightning_meta
 
 def main(words: Sequence[str]) -> None:
     """Run a command line. What needs neither torch nor Lightning is answered at once: importing them takes seconds."""
+    keep_freed_memory()  # whatever the command: most of them play episodes
     benchmarks = {tool[1]: module for tool, module in TOOLS.items() if tool[0] == "benchmark"}
     tool = next((tool for tool in TOOLS if tuple(words[: len(tool)]) == tool), None)
     if not words or words[0] in ("-h", "--help"):

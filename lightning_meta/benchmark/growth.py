@@ -18,7 +18,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
 
 from lightning_meta.algorithms import MAML
-from lightning_meta.allocator import keep_freed_memory
 from lightning_meta.backbones import Conv4
 from lightning_meta.benchmark.speed import machine, peak_memory, stopwatch
 from lightning_meta.core import Episode
@@ -152,7 +151,6 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/speed"), help="where the figure goes (%(default)s)")
     given = parser.parse_args(arguments)
-    keep_freed_memory()
     measured = curves()
     print(machine(), "", table(measured), sep="\n")
     given.out.mkdir(parents=True, exist_ok=True)
