@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from mkdocs.structure.files import File, Files
 
-from lightning_meta.results.table import short_table
+from lightning_meta.results.table import over_seeds, read, short_table
 
 ROOT = Path(__file__).parents[1]
 ALGORITHMS = ROOT / "lightning_meta" / "algorithms"
@@ -100,8 +100,7 @@ def section(path: Path) -> str:
     parts = [f"## {name}", summary[:1].upper() + summary[1:], rest.strip(), f"File: `{path.relative_to(ROOT)}`"]
     classes = classes_of(path)
     folder = EXPERIMENTS / path.parent.name
-    results = sorted(folder.glob("results/*.json"))
-    mine = [result.stem for result in results if json.loads(result.read_text()).get("algorithm") in classes]
+    mine = [name for name, result in over_seeds(read(folder)[1]).items() if result.get("algorithm") in classes]
     experiments = sorted(folder.glob(f"{path.stem}_*.yaml"), key=lambda file: (len(file.stem), file.stem))
     if experiments:
         command = f"python -m lightning_meta fit --config {experiments[0].stem}"

@@ -7,7 +7,7 @@ there. So this command may be stopped at any moment and started again: by Ctrl-C
 hands on to the trainings for them to save, or by the end of its hours. Several of them may run side by side in one
 folder, on several machines too: an experiment that another one is training is left to it. Lines
 `# Also: [NAME:] --KEY VALUE ...` in the header of an experiment name further tests of its best checkpoint,
-`results/<experiment>_<name>.json`.
+`results/<experiment>_<name>.json`; a line `# Seeds: 0,1,2` names the seeds of its trainings, whose results are one row.
 
 A machine without a network hands its runs on in a file: `--export FILE` there, `--import FILE` here, or `--import`
 of a folder with what runs left, see `exchange.py`.
@@ -33,7 +33,7 @@ from lightning_meta.errors import ConfigError, UserError
 from lightning_meta.reproduce.exchange import Left, find, opened, pack, take_checkpoint, take_result
 from lightning_meta.reproduce.queue import Queue
 from lightning_meta.reproduce.runs import Progress, Run, differences, find_runs, label
-from lightning_meta.results.table import HEADER, row, trained_steps
+from lightning_meta.results.table import HEADER, over_seeds, row, trained_steps
 
 WORK_LEFT = 75  # exit status EX_TEMPFAIL: try again later
 
@@ -114,7 +114,9 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, Sequence[str]]:
     )
     parser.add_argument("--threads", type=int, metavar="N", help="of each job (cores / jobs)")
     parser.add_argument("--hours", type=float, metavar="H", help="stop within this time, ready to go on (no limit)")
-    parser.add_argument("--seeds", default="0", metavar="S,S", help="seed_everything (%(default)s)")
+    parser.add_argument(
+        "--seeds", type=numbers_of, metavar="S,S", help="seed_everything (those that an experiment states, or 0)"
+    )
     parser.add_argument("--suffix", default="", metavar="NAME", help="of what settings after -- make")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--list", action="store_true", help="print how far each is, and end")
@@ -135,9 +137,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, Sequence[str]]:
 
 def main(arguments: Sequence[str]) -> None:
     given, extra = parse(arguments)
-    seeds = numbers_of(given.seeds)
-    recipes = find_runs(given.names, given.experiments, given.runs, None, seeds, [])
-    runs = find_runs(given.names, given.experiments, given.runs, given.results, seeds, extra, given.suffix)
+    recipes = find_runs(given.names, given.experiments, given.runs, None, given.seeds, [])
+    runs = find_runs(given.names, given.experiments, given.runs, given.results, given.seeds, extra, given.suffix)
     check_place(runs, recipes)
     devices = given.devices or [str(i) for i in range(torch.cuda.device_count())] or [None]
     if given.list:
@@ -168,7 +169,10 @@ def work(runs: Sequence[Run], queue: Queue) -> NoReturn:
     queue.work(todo)
     shown = todo if queue.partial else runs
     evaluations = [one for run in shown for one in run.evaluations if one.result() or (queue.partial and one.written())]
-    table = [row(one.written() or {}, one.run.config) for one in evaluations]
+    configs = {one.run.config.stem: one.run.config for one in evaluations}
+    results = {one.name: one.written() or {} for one in evaluations}
+    together = [result for result in over_seeds(results).values() if "seeds" in result]
+    table = [row(result, configs[result["experiment"]]) for result in [*results.values(), *together]]
     if table:
         print("\n".join([HEADER, *table]))
     left = [run.name for run in runs if run.missing()]

@@ -17,8 +17,9 @@ import yaml
 from lightning_meta import checkpoints
 from lightning_meta.cli.composition import compose
 from lightning_meta.cli.names import by_name, suggestion
+from lightning_meta.cli.seeds import numbers_of
 from lightning_meta.core.episode import EpisodeShape
-from lightning_meta.errors import ConfigError
+from lightning_meta.errors import ConfigError, UserError
 from lightning_meta.metrics import metric_of
 from lightning_meta.results.table import PLACES, pairs, settings, trained_steps
 
@@ -49,6 +50,7 @@ STATED = {
     "precision": ["--trainer.precision"],
 }
 ALSO = re.compile(r"^# Also: +(?:(\w+): +)?(--.+)$", re.MULTILINE)
+SEEDS = re.compile(r"^# Seeds: +(\S+)$", re.MULTILINE)
 
 
 class Run(NamedTuple):
@@ -283,18 +285,20 @@ def find_runs(
     experiments: Path,
     runs: Path,
     results: Path | None,
-    seeds: Sequence[int],
+    seeds: Sequence[int] | None,
     extra: Sequence[str],
     suffix: str = "",
 ) -> list[Run]:
-    """The named experiments in the order of their names, each with each seed; all experiments if none is named.
+    """The named experiments in the order of their names, each with each seed; all experiments if none is named. No
+    second seed comes before the first ones of all.
 
     Args:
         patterns: names, or patterns of names.
         experiments: folder of their files, and of folders of them.
         runs: folder of the folders that runs are made in.
         results: folder of the result files; None for `results` beside the file of each experiment.
-        seeds: of the trainings; 0, the default of every training, leaves no trace in names.
+        seeds: of the trainings; 0, the default of every training, leaves no trace in names. None: those that the
+            header of an experiment names, `# Seeds: 0,1,2`, or 0.
         extra: settings beside those of the experiments.
         suffix: of result files and folders of what `extra` makes of the experiments.
     """
@@ -318,7 +322,21 @@ def find_runs(
         root = runs / suffix / (f"seed_{seed}" if seed else "")
         return Run(name, config, tuple(words), root, results or config.parent / "results")
 
-    return [run(name, config, seed) for seed in seeds for name, config in chosen.items()]
+    turns = [
+        (turn, run(name, config, seed))
+        for name, config in chosen.items()
+        for turn, seed in enumerate(stated_seeds(config) if seeds is None else seeds)
+    ]
+    return [run for _, run in sorted(turns, key=lambda pair: pair[0])]
+
+
+def stated_seeds(config: Path) -> list[int]:
+    """The seeds that the header of an experiment names, or the one that every training has by default."""
+    stated = SEEDS.search(config.read_text())
+    try:
+        return numbers_of(stated[1]) if stated else [0]
+    except UserError as error:
+        raise ConfigError(f"{config}, '# Seeds:': {error}") from error
 
 
 def settings_of(config: Path, given: Sequence[tuple[str, str]]) -> dict[str, Any]:

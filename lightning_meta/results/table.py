@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lightning_meta.cli.composition import compose
 from lightning_meta.cli.names import by_name
 from lightning_meta.core.episode import EpisodeShape
+from lightning_meta.core.statistics import mean_and_t95
 from lightning_meta.errors import DataError
 from lightning_meta.metrics import metric_of
 
@@ -23,6 +26,11 @@ PLACES = (
     "--config", "--ckpt_path", "--name", "--trainer.logger", "--trainer.accelerator", "--trainer.enable_progress_bar",
     "--data.root",
 )  # fmt: skip
+# Values in which results that are alike but for the training seed differ, beside their scores.
+OF_ONE_TRAINING = {
+    "seed", "command", "logs", "outer_steps", "fit_seconds", "test_seconds", "episodes_per_s", "git_commit", "hardware",
+    "torch",
+}  # fmt: skip
 
 
 def row(result: dict[str, Any], experiment: Path) -> str:
@@ -79,7 +87,23 @@ def score(result: Mapping[str, Any]) -> str:
     """The metric with its interval and unit, or its name."""
     name = result["metric"]
     metric = metric_of(name)
-    return metric.text(result[name], result[f"{name}_ci95"]) + ("" if metric.unit else f" {name}")
+    return metric.text(result[name], result[f"{name}_ci95"]) + ("" if metric.unit else f" {name}") + _seeds(result)
+
+
+def over_seeds(results: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Results by name, those that differ in their training seed alone as one: `a` of `a`, `a_seed1` and `a_seed2`.
+
+    Its scores are means over the seeds, their intervals are Student's t: how would other trainings do?
+    """
+    groups: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, result in results.items():
+        groups.setdefault(_without_seed(name), {})[name] = result
+    together = {}
+    for name, group in groups.items():
+        first = next(iter(group.values()))
+        alike = all(_of_all_seeds(result) == _of_all_seeds(first) for result in group.values())
+        together |= {name: _mean_of(list(group.values()))} if len(group) > 1 and alike else group
+    return together
 
 
 def training(result: Mapping[str, Any], experiment: Path) -> str:
@@ -133,9 +157,9 @@ def recipe_steps(config: Path) -> int:
 
 
 def table(folder: Path) -> str:
-    """All rows, ordered by result file, and below them the experiments without a result."""
-    experiments, results = _read(folder)
-    rows = [row(result, experiments[result["experiment"]]) for result in results.values()]
+    """All rows, ordered by result file, one for all seeds of a training; below them, what has no result."""
+    experiments, results = read(folder)
+    rows = [row(result, experiments[result["experiment"]]) for result in over_seeds(results).values()]
     left_out = [
         f"`{name}`" for name in experiments if name not in {result["experiment"] for result in results.values()}
     ]
@@ -143,12 +167,13 @@ def table(folder: Path) -> str:
 
 
 def short_table(folder: Path, names: Sequence[str]) -> str:
-    """A row for each result file that is named.
+    """A row for each result file that is named, for all seeds of its training where it has several.
 
     Raises:
         DataError: there is no such file.
     """
-    experiments, results = _read(folder)
+    experiments, results = read(folder)
+    results |= over_seeds(results)
     if missing := [name for name in names if name not in results]:
         raise DataError(f"{folder} has no result file {', '.join(f'{name}.json' for name in missing)}.")
     rows = [short_row(name, results[name], experiments[results[name]["experiment"]]) for name in names]
@@ -161,7 +186,8 @@ def value(folder: Path, name: str, key: str | None = None) -> str:
     Raises:
         DataError: there is no such file, or no such value with an interval in it.
     """
-    results = _read(folder)[1]
+    results = read(folder)[1]
+    results |= over_seeds(results)
     if name not in results:
         raise DataError(f"{folder} has no result file {name}.json.")
     found = results[name] | (results[name].get("logs") or {})
@@ -169,13 +195,61 @@ def value(folder: Path, name: str, key: str | None = None) -> str:
     if not {key, f"{key}_ci95"} <= found.keys():
         known = sorted(k for k in found if f"{k}_ci95" in found)
         raise DataError(f"{name}.json has no value {key} with an interval; it has {', '.join(known)}.")
-    return metric_of(key).text(found[key], found[f"{key}_ci95"])
+    return metric_of(key).text(found[key], found[f"{key}_ci95"]) + _seeds(found)
 
 
-def _read(folder: Path) -> tuple[dict[str, Path], dict[str, Any]]:
+def read(folder: Path) -> tuple[dict[str, Path], dict[str, Any]]:
     """Experiment files and the contents of result files, by name."""
     files = sorted(folder.rglob("results/*.json"), key=lambda path: path.stem)
     return by_name(folder), {path.stem: json.loads(path.read_text()) for path in files}
+
+
+def _without_seed(name: str) -> str:
+    """Name of a result file without the seed: `a_5_shot` of `a_seed1_5_shot`."""
+    return re.sub(r"_seed\d+(?=_|$)", "", name)
+
+
+def _of_all_seeds(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What results have in common that differ in their training seed alone."""
+    common = {key: value for key, value in result.items() if key not in OF_ONE_TRAINING | _scores(result)}
+    return common | {"options": options(_command(result))}
+
+
+def _mean_of(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    first, seconds = results[0], [result["fit_seconds"] for result in results]
+    return first | {
+        **_means(results),
+        "logs": _means([result.get("logs") or {} for result in results]),
+        "command": _command(first),
+        "seeds": len(results),
+        "fit_seconds": None if None in seconds else sum(seconds) / len(seconds),
+        "hardware": ", ".join(dict.fromkeys(result["hardware"] for result in results)),
+    }
+
+
+def _means(values: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Of the values that have an interval, and these intervals over the seeds."""
+    made: dict[str, float] = {}
+    for key in values[0]:
+        if f"{key}_ci95" in values[0]:
+            column = torch.tensor([value[key] for value in values], dtype=torch.float64)
+            made[key], made[f"{key}_ci95"] = mean_and_t95(column)
+    return made
+
+
+def _scores(result: Mapping[str, Any]) -> set[str]:
+    scores = {key for key in result if f"{key}_ci95" in result}
+    return scores | {f"{key}_ci95" for key in scores}
+
+
+def _command(result: Mapping[str, Any]) -> str:
+    """Without its training seed."""
+    chosen = [pair for pair in settings(result["command"]) if pair[0] != "--seed_everything"]
+    return shlex.join([*shlex.split(result["command"])[:4], *(word for pair in chosen for word in pair)])
+
+
+def _seeds(result: Mapping[str, Any]) -> str:
+    return f" over {result['seeds']} seeds" if "seeds" in result else ""
 
 
 def _line(cells: Sequence[str]) -> str:

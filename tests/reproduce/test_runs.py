@@ -55,6 +55,19 @@ def test_experiments_are_named_by_patterns_and_seeds(folder: Path) -> None:
         runs(folder, "mmal_a")
 
 
+def test_the_header_names_the_seeds_and_the_command_line_others(folder: Path) -> None:
+    (folder / "maml_b.yaml").write_text(f"# Seeds:    0,1,4\n{CONFIG}")
+    place = folder, folder / "runs", folder / "results"
+    stated = find_runs(["maml_*"], *place, None, [])
+    assert [run.name for run in stated] == ["maml_a", "maml_b", "maml_b_seed1", "maml_b_seed4"]
+    assert stated[2].extra == ("--seed_everything", "1")
+    asked = find_runs(["maml_*"], *place, [0, 2], [])
+    assert [run.name for run in asked] == ["maml_a", "maml_b", "maml_a_seed2", "maml_b_seed2"], "the first of all first"
+    (folder / "maml_b.yaml").write_text(f"# Seeds:    0,0\n{CONFIG}")
+    with pytest.raises(ConfigError, match=r"maml_b.yaml, '# Seeds:': --seeds 0,0: give different whole numbers"):
+        find_runs(["maml_*"], *place, None, [])
+
+
 def test_a_result_file_is_beside_its_experiment(tmp_path: Path) -> None:
     places = {"b": "compare", "a": "initialize", "c": "compare"}
     for name, family in places.items():

@@ -6,7 +6,7 @@ import pytest
 
 from lightning_meta.errors import DataError
 from lightning_meta.results.pages import PLACE, VALUE, main, pages, refreshed
-from lightning_meta.results.table import options, paper_figure, row, table
+from lightning_meta.results.table import options, over_seeds, paper_figure, read, row, table
 
 ROOT = Path(__file__).parents[2]
 
@@ -141,6 +141,40 @@ def test_a_number_in_a_sentence_is_that_of_its_result(folder: Path) -> None:
         refreshed(sentence.replace("mse_5", "lr"), folder)
 
 
+def seeds(folder: Path, *accuracies: float, of: str = "maml{}.json", **changes: object) -> None:
+    """Result files of a training with the seeds 0, 1, ..."""
+    for seed, acc in enumerate(accuracies):
+        command = f"{RESULT['command']} --seed_everything {seed}" if seed else RESULT["command"]
+        own = {"acc": acc, "acc_ci95": 0.1, "seed": seed, "command": command, "outer_steps": 300 + seed}
+        own |= {"trained_steps": 400, "fit_seconds": 60.0 + 60 * seed, "logs": {"ece": acc / 10, "ece_ci95": 0.5}}
+        path = folder / "results" / of.format(f"_seed{seed}" if seed else "")
+        path.write_text(json.dumps(RESULT | own | changes))
+
+
+def test_the_seeds_of_a_training_are_one_row_with_the_interval_over_them(folder: Path, experiment: Path) -> None:
+    """4.302653 is the published 97.5 % quantile of Student's t with two degrees of freedom."""
+    seeds(folder, 0.88, 0.90, 0.92)
+    half = f"{100 * 4.302653 * 0.02 / 3**0.5:.2f}"
+    made = table(folder)
+    assert made.count("| `maml_glyphs_5w1s` |") == 1
+    assert f"| `maml_glyphs_5w1s` | `--model.inner_steps 3` | 90.00 ± {half} % over 3 seeds |" in made
+    assert "| 400 of 60,000 | 2 min |" in made
+    page = PAGE + "<!-- value: maml --><!-- end --> <!-- value: maml_seed1 --><!-- end --> <!-- value: maml ece -->"
+    page = refreshed(page + "<!-- end -->", folder)
+    assert f"| `maml` | 90.00 ± {half} % over 3 seeds | 98.7 |" in page
+    assert f"90.00 ± {half} % over 3 seeds<!-- end --> <!-- value: maml_seed1 -->90.00 ± 10.00 %<!-- end -->" in page
+    assert f"<!-- value: maml ece -->0.0900 ± {0.1 * 4.302653 * 0.02 / 3**0.5:.4f} over 3 seeds" in page
+
+    seeds(folder, 0.7, 0.8, of="maml{}_5_shot.json", k_shot=5)
+    assert {name: result.get("seeds") for name, result in over_seeds(read(folder)[1]).items()} == {
+        "maml": 3,
+        "maml_5_shot": 2,
+    }
+    seeds(folder, 0.88, 0.90, trained_steps=200)
+    names = ["maml", "maml_5_shot", "maml_seed1", "maml_seed2"]
+    assert sorted(over_seeds(read(folder)[1])) == names, "a shorter training is none of its seeds"
+
+
 def test_every_interval_in_the_pages_is_a_result_file_s() -> None:
     """But for those of side measurements, which say that no file holds them, and what commands print or write."""
     written = re.compile(rf"{PLACE.pattern}|{VALUE.pattern}|<!-- heads: .*?<!-- end of heads -->|```.*?```", re.DOTALL)
@@ -170,7 +204,7 @@ def test_committed_pages_are_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None
     assert {page.name for page in pages()} >= {"README.md", "results.md"}
     main(["--check"])
     rows = Path("docs/results.md").read_text().count("\n| `")
-    assert rows >= len(list(Path("configs/experiment").rglob("*.json"))) > 0
+    assert rows >= len(over_seeds(read(Path("configs/experiment"))[1])) > 0
 
 
 def test_a_bilevel_row_says_what_it_was_judged_on() -> None:
