@@ -343,6 +343,15 @@ class MetaModule(pl.LightningModule):
                     )
                 config.scheduler.step(found[watched].item())
 
+    def prepare_data(self) -> None:
+        """Set the data up before loggers open their runs: data that cannot be played leave none behind.
+
+        Not of several processes, of which one alone is here, and the others would lose it without a word.
+        """
+        data, stage = getattr(self.trainer, "datamodule", None), self.trainer.state.fn
+        if isinstance(data, TaskDataModule) and stage is not None and self.trainer.world_size == 1:
+            data.setup(stage)
+
     def setup(self, stage: str) -> None:
         _check_trainer(self.trainer)
         if self.compile_training == "cuda_graph" and stage == "fit":

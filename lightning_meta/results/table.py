@@ -98,7 +98,7 @@ def over_seeds(results: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any
     groups: dict[str, dict[str, dict[str, Any]]] = {}
     for name, result in results.items():
         groups.setdefault(_without_seed(name), {})[name] = result
-    together = {}
+    together: dict[str, dict[str, Any]] = {}
     for name, group in groups.items():
         first = next(iter(group.values()))
         alike = all(_of_all_seeds(result) == _of_all_seeds(first) for result in group.values())
