@@ -33,8 +33,9 @@ KIND = {
     "trainer": "trainer", "logger": "logger",
 }  # fmt: skip
 TYPES = {
-    "int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word", "dict": "a mapping",
+    "int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word",
     "tuple": "a list, such as [1,5]", "list": "a list, such as [1,5]",
+    **dict.fromkeys(("dict", "Mapping"), "names with values, such as '{name: 1}', a space behind the colon"),
 }  # fmt: skip
 SETTINGS = """\
 settings that are changed most:

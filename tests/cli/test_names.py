@@ -169,6 +169,10 @@ def test_the_newest_run_of_an_experiment(tmp_path: Path, monkeypatch: pytest.Mon
             ["data.variable.n_way=5 must be a list, such as [1,5]"],
         ),
         (
+            "--model rand_augment --model.ranges {rotate:30}",
+            ["model.ranges={rotate:30} must be names with values, such as '{name: 1}', a space behind the colon"],
+        ),
+        (
             "--trainer.callbacks+ lightning_meta.reports.SupportUs",
             ["lightning_meta.reports.SupportUs", "Did you mean lightning_meta.reports.SupportUse?"],
         ),
