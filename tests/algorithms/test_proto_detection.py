@@ -14,7 +14,7 @@ from lightning_meta.backbones import Backbone
 from lightning_meta.core import Batch
 from lightning_meta.errors import ConfigError
 from tests.algorithms.test_proto_segmentation import maps
-from tests.conftest import SIZE, Make, random_boxes, scenes
+from tests.conftest import SIZE, Make, blobs, random_boxes, scenes
 
 DETECTORS: dict[str, Make] = {"proto_detection": lambda: ProtoDetection(maps())}
 
@@ -110,3 +110,5 @@ def test_targets_of_another_kind_are_refused(tmp_path) -> None:
     )  # fmt: skip
     with pytest.raises(ConfigError, match=rf"learns boxes .* are \(4, {2 * SIZE}, {2 * SIZE}\); take Scenes with"):
         trainer.fit(ProtoDetection(maps()), datamodule=scenes("masks"))
+    with pytest.raises(ConfigError, match=r"learns boxes .* are \(6,\); take Scenes with"):
+        trainer.fit(ProtoDetection(maps()), datamodule=blobs())  # which are of another size, too

@@ -120,11 +120,7 @@ def test_what_cannot_segment_is_refused(make: Make, message: str) -> None:
 @pytest.mark.parametrize(
     ("module", "data", "message"),
     [
-        (
-            lambda: ProtoSegmentation(conv4(halvings=2)),
-            blobs,
-            r"learns masks \(6, 16, 16\).* of Blobs are \(6,\); take",
-        ),
+        (lambda: ProtoSegmentation(maps()), blobs, r"learns masks \(6, 16, 16\).* of Blobs are \(6,\); take"),
         (
             lambda: ProtoNet(maps()),
             lambda: scenes("masks"),

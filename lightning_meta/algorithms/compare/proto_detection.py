@@ -128,13 +128,13 @@ class ProtoDetection(EmbeddingModule[Detector]):
         return x.new_full((x.shape[0], 1, 5), -1.0)
 
     def check_input(self, datamodule: EpisodicDataModule, split: Split) -> None:
-        super().check_input(datamodule, split)
         query = datamodule.dataset(split)[0].query
         if query.y.dim() != 3 or query.y.shape[-1] != 5 or not query.y.is_floating_point():
             raise ConfigError(
                 f"{type(self).__name__} learns boxes {(len(query.x), 'objects', 5)}, but the targets of "
                 f"{datamodule.name} are {tuple(query.y.shape)}; take Scenes with targets: boxes."
             )
+        super().check_input(datamodule, split)
 
 
 def focal_loss(logits_BPC: Tensor, heat_BPC: Tensor, present_C: Tensor) -> Tensor:

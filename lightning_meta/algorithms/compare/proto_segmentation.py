@@ -106,13 +106,13 @@ class ProtoSegmentation(EmbeddingModule[Segmenter]):
         return torch.zeros_like(x[:, 0], dtype=torch.long)
 
     def check_input(self, datamodule: EpisodicDataModule, split: Split) -> None:
-        super().check_input(datamodule, split)
         query = datamodule.dataset(split)[0].query
         if query.y.shape != (len(query.x), *query.x.shape[2:]) or query.y.is_floating_point():
             raise ConfigError(
                 f"{type(self).__name__} learns masks {(len(query.x), *query.x.shape[2:])} of whole numbers, but the "
                 f"targets of {datamodule.name} are {tuple(query.y.shape)}; take data with masks, such as Scenes."
             )
+        super().check_input(datamodule, split)  # of another size may be what is of another kind
 
 
 def shape_of_places(backbone: Backbone) -> tuple[int, int, int]:
