@@ -128,6 +128,9 @@ def test_what_cannot_be_is_told() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             run.fit(module, datamodule=held_out(flip=0.0, support_per_class=4))
+    for settings in ({"truncation": 3}, {"unroll_steps": 5}):
+        with pytest.raises(ConfigError, match=r"no inner steps, but data.truncation=.*; set them to 1 and"):
+            run.fit(kip(), datamodule=held_out(flip=0.0, **settings))
     with pytest.raises(ConfigError, match="kernel='poly' fc_ntk or rbf"):
         kip(kernel="poly")
 

@@ -108,6 +108,11 @@ class KIP(MetaModule):
                 f"KIP learns images of n_classes={self.n_classes}, but {data.name} has {data.n_classes}; set "
                 f"model.n_classes to {data.n_classes}."
             )
+        if data.truncation != 1 or data.unroll_steps is not None:
+            raise ConfigError(
+                f"a kernel has no inner steps, but data.truncation={data.truncation} and data.unroll_steps="
+                f"{data.unroll_steps}; set them to 1 and null."
+            )
         if stage == "fit":
             self.start_from(data)
 
