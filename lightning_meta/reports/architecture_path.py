@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from lightning_meta.modules import ArchitectureModule
@@ -73,6 +74,7 @@ def architecture_path(
         axis.set_title(f"found: {its}", fontsize=LABEL, loc="right")
         axis.set_ylim(0, 1)
         axis.set_xlim(0, int(updates[-1]))
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(operations), frameon=False, fontsize=LABEL)
     return figure

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from lightning_meta.algorithms.bilevel.active_learning import ActiveLearning
@@ -74,5 +75,6 @@ def label_curve(acc_of: dict[int, Tensor], title: str) -> Figure:
     labels = list(acc_of)
     axes.fill_between(labels, means - halves, means + halves, color=BLUE, alpha=0.2, lw=0)
     axes.plot(labels, means, color=BLUE)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     tidy(axes, "labels", "accuracy on test examples (%)")
     return figure

@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from lightning_meta.algorithms import ActiveLearning
 from lightning_meta.core import Batch
 from lightning_meta.errors import ConfigError
+from lightning_meta.reports import LabelCurve
+from lightning_meta.reports.label_curve import label_curve
 from tests.algorithms.bilevel_cases import held_out, network
 from tests.conftest import SIZE, Make
 
@@ -129,6 +131,31 @@ def test_rounds_go_on_exactly_and_add_labels_until_there_are_enough(tmp_path: An
         for t in range(2)
     ]
     assert tested["test/acc"] == pytest.approx(torch.stack(expected).mean().item(), abs=1e-6)
+
+
+def test_a_training_that_is_stopped_early_is_judged_with_the_labels_of_its_curve(tmp_path: Any) -> None:
+    made, trainer = fitted(3, tmp_path)
+    order_TL = made.carried.state["order"]
+    assert (order_TL >= 0).sum(1).tolist() == [7, 7], "those that the last network was trained on"
+    report = LabelCurve(logged=())
+    tester = pl.Trainer(
+        accelerator="cpu", inference_mode=False, logger=pl.loggers.CSVLogger(tmp_path), callbacks=[report],
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    (tested,) = tester.test(made, datamodule=trainer.datamodule, ckpt_path=tmp_path / "3.ckpt", verbose=False)
+    assert [*report.acc_of] == [3, 5, 7]
+    assert tested["test/acc"] == pytest.approx(report.acc_of[7].mean().item(), abs=1e-6)
+    ticks = label_curve(report.acc_of, "").axes[0].get_xticks()
+    assert all(tick == int(tick) for tick in ticks), "labels are whole"
+
+    longer, _ = fitted(4, tmp_path)
+    assert torch.equal(longer.carried.state["order"][:, :7], order_TL[:, :7])
+    with torch.no_grad():
+        for place, (start_weights, order_L) in enumerate(made.beginnings()):
+            weights = made.trained(start_weights, order_L)
+            query = Batch(torch.zeros(0), torch.zeros(0))
+            chosen = made.next_order(weights, order_L, torch.zeros(20), query)
+            assert chosen.tolist() == longer.carried.state["order"][place].tolist(), "chosen by the network before"
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from lightning_meta.reports import (
     LearnedAugmentation,
     LearnedImages,
 )
+from lightning_meta.reports.architecture_path import architecture_path
 from lightning_meta.reports.base import Report
 from lightning_meta.reports.decay_map import first_decays
 from lightning_meta.reports.decision_boundary import decision_boundary
@@ -83,6 +84,9 @@ def test_the_path_of_a_search_is_drawn_and_written(tmp_path: Path) -> None:
     log_dir = run(DARTS(cell(), 4), ArchitecturePath(every=2), tmp_path / "every second")
     with (log_dir / "architecture_path.csv").open(newline="") as file:
         assert [row["update"] for row in csv.DictReader(file)] == ["2"] * 3 + ["4"] * 3
+    shares = torch.tensor([0.25, 0.75]).expand(4, 1, 2)
+    ticks = architecture_path(shares, ["0-1"], ("conv", "pool"), "pool", "").axes[0].get_xticks()
+    assert [*ticks] == [0, 1, 2, 3, 4], "updates are whole"
 
 
 def test_the_boundary_is_where_the_classes_are_as_likely(tmp_path: Path) -> None:

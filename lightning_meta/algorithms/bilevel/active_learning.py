@@ -3,9 +3,10 @@
 Killamsetty, Sivasubramanian, Ramakrishnan, Iyer: "GLISTER: Generalization based Data Subset Selection for Efficient and
 Robust Learning" (2021), arXiv:2012.10630, with predicted labels in place of unknown ones (its GLISTER-Active).
 
-An outer step is a round: a network is trained from its beginning on the labels there are, and chooses the examples that
-are labelled next. GLISTER takes, one by one, the example whose gradient step lowers the loss of judge examples most, by
-`gains`, and takes that step before it looks for the next one. `entropy` takes those that the network is least sure of.
+An outer step is a round: the network of the round before chooses the examples that are labelled next, and another one
+is trained from its beginning on the labels there are then. GLISTER takes, one by one, the example whose gradient step
+lowers the loss of judge examples most, by `gains`, and takes that step before it looks for the next one. `entropy`
+takes those that the network is least sure of.
 
 Deviations: each step is looked for among all examples, by its first-order gain, where the paper also offers faster
 approximations. The gradient is that of all weights; the authors' code takes the last layer's.
@@ -28,7 +29,7 @@ from lightning_meta.datamodules.bilevel.trials import BilevelDataModule, Trial
 from lightning_meta.errors import ConfigError, require_at_least
 from lightning_meta.modules.bilevel import BilevelModule
 
-FIRST, CHANCE = 2**20, 2**21  # indices of a training's key: of its first labels, and of its rounds from there on
+FIRST, CHANCE = 2**20, 2**21  # indices of a training's key: of its first labels, and of its choices from there on
 
 
 class ActiveLearning(BilevelModule):
@@ -179,13 +180,15 @@ class ActiveLearning(BilevelModule):
             return super().measure(tasks)
         self.trials, self.carried = tasks, self.progress(tasks)
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            params = self._map(self.trained, tasks, super().begin(tasks).params, self.carried.state["order"])
-            of_round = CHANCE + tasks.start.cpu().numpy()
-            keys = np.diagonal(subkeys(tasks.key.cpu().numpy().view(np.uint64), of_round))
-            chance_TE = torch.from_numpy(uniform(keys, len(self.examples.y))).to(tasks.query.x)
-            order_TL = self._map(self.next_order, tasks, params, self.carried.state["order"], chance_TE, tasks.query)
+            order_TL = self.carried.state["order"]
+            rounds = tasks.start.cpu().numpy()
+            if rounds.any():
+                keys = np.diagonal(subkeys(tasks.key.cpu().numpy().view(np.uint64), CHANCE + rounds - 1))
+                chance_TE = torch.from_numpy(uniform(keys, len(self.examples.y))).to(tasks.query.x)
+                order_TL = self._map(self.next_order, tasks, self.carried.params, order_TL, chance_TE, tasks.query)
+            params = self._map(self.trained, tasks, super().begin(tasks).params, order_TL)
             out = self._map(self.query_loss, tasks, params, tasks.query)
-        self.after = Progress(params, {"order": order_TL, "key": tasks.key})
+        self.after = Progress(params, {"order": order_TL, "key": tasks.key})  # the labels that it was trained on
         return self._values(out, tasks.query), {"preds": out.preds}
 
     def settle(self) -> None:
