@@ -20,11 +20,11 @@ class Conv4(Backbone):
             with stride 2 (MAML on Omniglot), about four times fewer operations.
         halvings: how many blocks, the first ones, halve the resolution; Relation Networks compare larger maps and have
             2. Features are maps of the shape `map_shape`, flattened.
-        norm: whose statistics normalise, see `EpisodicBatchNorm2d`.
+        norm: whose statistics normalise, see `EpisodicBatchNorm2d`. None: no normalisation.
         readout: `flatten` makes features of the whole last map (256 of a strided 28x28 image: Reptile, iMAML), `mean`
             averages it over its places (64). None: `flatten` with `max`, `mean` with `stride`, as in the papers above.
 
-    The convolutions have no bias: normalisation would cancel it.
+    The convolutions have no bias where normalisation would cancel it.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Conv4(Backbone):
         image_size: int = 28,
         hidden: int = 64,
         downsample: Literal["max", "stride"] = "max",
-        norm: NormProtocol = "transductive",
+        norm: NormProtocol | None = "transductive",
         halvings: int = 4,
         readout: Literal["flatten", "mean"] | None = None,
     ) -> None:
@@ -43,10 +43,11 @@ class Conv4(Backbone):
         size = image_size
         for block, channels in enumerate((in_channels, hidden, hidden, hidden)):
             halves = block < halvings
-            conv = nn.Conv2d(channels, hidden, 3, stride=2 if strided and halves else 1, padding=1, bias=False)
+            conv = nn.Conv2d(channels, hidden, 3, stride=2 if strided and halves else 1, padding=1, bias=norm is None)
             nn.init.xavier_uniform_(conv.weight)
+            normalise = EpisodicBatchNorm2d(hidden, norm) if norm else nn.Identity()
             pool = [nn.MaxPool2d(2)] if halves and not strided else []
-            blocks.append(nn.Sequential(conv, EpisodicBatchNorm2d(hidden, norm), nn.ReLU(), *pool))
+            blocks.append(nn.Sequential(conv, normalise, nn.ReLU(), *pool))
             if halves:
                 size = (size + 1) // 2 if strided else size // 2
         if size < 1:
