@@ -60,9 +60,10 @@ class EpisodicMetric(Metric):
     def number(cls, mean: float, ci95: float | None = None) -> str:
         """A value, with half of its interval, in the metric's unit: `89.76 ± 0.58`
 
-        With more digits where the smaller one would read as zero.
+        With more digits where the smaller one would read as zero. One episode alone has no interval.
         """
-        values = [cls.scale * value for value in (mean, ci95) if value is not None]
+        known = [mean] if ci95 is None or math.isnan(ci95) else [mean, ci95]
+        values = [cls.scale * value for value in known]
         places = [-math.floor(math.log10(abs(value))) for value in values if value and math.isfinite(value)]
         digits = max([cls.digits, *places])
         return " ± ".join(f"{value:.{digits}f}" for value in values)
