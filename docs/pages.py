@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 ALGORITHMS = ROOT / "lightning_meta" / "algorithms"
 EXPERIMENTS = ROOT / "configs" / "experiment"
 PEERS = "<!-- made by docs/pages.py from docs/peers.json -->"
-REFERENCE = ("core", "modules", "backbones", "datamodules", "reports")
+REFERENCE = ("core", "modules", "backbones", "datamodules", "worlds", "reports")
 
 
 def on_files(files: Files, config: Any) -> Files:
