@@ -7,7 +7,7 @@ from lightning_meta.datamodules.bilevel.trials import BilevelDataModule, Trial
 from lightning_meta.datamodules.bilevel.two_moons import TwoMoons
 from lightning_meta.datamodules.class_split import ClassSplit
 from lightning_meta.datamodules.classification import ClassificationDataModule
-from lightning_meta.datamodules.functions.gaussian_process import GaussianProcess
+from lightning_meta.datamodules.functions.gaussian_process import GaussianProcess, RBFProcess
 from lightning_meta.datamodules.functions.image_completion import ImageCompletion
 from lightning_meta.datamodules.functions.quadratics import Quadratics
 from lightning_meta.datamodules.functions.sinusoid import Sinusoid
@@ -66,6 +66,7 @@ __all__ = [
     "Pixels",
     "QuadraticOptimizees",
     "Quadratics",
+    "RBFProcess",
     "RolloutTrial",
     "Rollouts",
     "Rotations",

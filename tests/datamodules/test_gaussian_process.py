@@ -10,7 +10,7 @@ from torch.distributions import MultivariateNormal, Normal
 from lightning_meta.core import Episode
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.core.sampling import episode_keys
-from lightning_meta.datamodules import GaussianProcess
+from lightning_meta.datamodules import GaussianProcess, RBFProcess
 from lightning_meta.datamodules.functions.gaussian_process import KERNELS, GaussianProcessSource
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicLogLikelihood
@@ -191,3 +191,19 @@ def test_mistakes_are_refused() -> None:
         data.train_dataloader()
     with pytest.raises(ConfigError, match=r"kernels=\['cubic'\] must name at least one of rbf, matern, periodic"):
         GaussianProcess(kernels=["cubic"])
+
+
+def test_one_process_has_one_posterior() -> None:
+    """With one kernel there is nothing to average, so what can be known is what the kernel tells."""
+    source, keys = RBFProcess(k_shot=6, n_query=4).load_source("test"), episode_keys(0, 2, range(5))
+    averaged, (mean, std) = source.averaged_posterior(keys, SHAPE), source.posterior(keys, SHAPE)
+    np.testing.assert_allclose(averaged.mean, mean, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(averaged.std, std, rtol=0, atol=1e-9)
+    many = RBFProcess(amplitude=2.0).load_source("test").sample(episode_keys(0, 2, range(4000)), SHAPE).support.y
+    assert many.var().item() == pytest.approx(4 + NOISE**2, abs=0.2)
+
+
+@pytest.mark.parametrize("name", ["length_scale", "amplitude"])
+def test_a_kernel_without_size_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{name}=0.0 .*must be positive"):
+        RBFProcess(**{name: 0.0})

@@ -219,3 +219,21 @@ class GaussianProcess(EpisodicDataModule):
 
     def load_source(self, split: Split) -> TaskSource:
         return GaussianProcessSource(self.kernels)
+
+
+class RBFProcess(GaussianProcess):
+    """Draws of one Gaussian process with the kernel `rbf`: its posterior is what the best predictor says.
+
+    Args:
+        length_scale, amplitude: of the kernel.
+        **kwargs: of `GaussianProcess`, but `kernels`.
+    """
+
+    def __init__(self, length_scale: float = 0.6, amplitude: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(kernels=("rbf",), **kwargs)
+        if min(length_scale, amplitude) <= 0:
+            raise ConfigError(f"length_scale={length_scale} and amplitude={amplitude} must be positive.")
+        self.length_scale, self.amplitude = length_scale, amplitude
+
+    def load_source(self, split: Split) -> TaskSource:
+        return GaussianProcessSource(self.kernels, (self.length_scale,) * 2, (self.amplitude,) * 2)
