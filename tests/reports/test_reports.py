@@ -211,7 +211,7 @@ def test_no_number_of_a_report_is_negative(name: str, argument: str) -> None:
 
 
 def test_numbers_within_a_list_of_a_report_are_none_that_cannot_be() -> None:
-    uncounted = {"DecayMap", "LabelCurve"}
+    uncounted = {"DecayMap", "LabelCurve", "StayProbability"}
     assert {name for name, _ in COUNTS} == set(reports.REPORTS) - uncounted
     with pytest.raises(ConfigError, match=r"Completions\.pixels=0 must be at least 1"):
         reports.Completions(pixels=[10, 0])
