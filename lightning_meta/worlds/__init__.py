@@ -8,6 +8,7 @@ from lightning_meta.worlds.grid import Grid
 from lightning_meta.worlds.gym_world import GymWorld
 from lightning_meta.worlds.navigation import Navigation
 from lightning_meta.worlds.tabular_mdp import TabularMDP
+from lightning_meta.worlds.two_step import TwoStep
 
 __all__ = [
     "Actions",
@@ -19,5 +20,6 @@ __all__ = [
     "GymWorld",
     "Navigation",
     "TabularMDP",
+    "TwoStep",
     "World",
 ]

@@ -24,5 +24,5 @@ def arms() -> Rollouts:
     return rollouts(Bandits(3, 8))
 
 
-def processes() -> Rollouts:
-    return rollouts(TabularMDP(4, 3, 5))
+def processes(**overrides: Any) -> Rollouts:
+    return rollouts(TabularMDP(4, 3, 5), **overrides)

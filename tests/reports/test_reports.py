@@ -29,6 +29,7 @@ from lightning_meta.algorithms import (
     LSTMOptimizer,
     MetaPseudoLabels,
     MetaWeightNet,
+    ModelFree,
     ProtoDetection,
     ProtoNet,
     ProtoSegmentation,
@@ -38,9 +39,9 @@ from lightning_meta.callbacks import EpisodeTable, RunSummary, Throughput
 from lightning_meta.datamodules import GaussianProcess, ImageCompletion, QuadraticOptimizees, Quadratics, TwoMoons
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicMSE
-from lightning_meta.worlds import Continuous, Discrete
+from lightning_meta.worlds import Continuous, Discrete, TwoStep
 from tests.algorithms.bilevel_cases import cell, held_out, network
-from tests.algorithms.rollout_cases import arms, navigation
+from tests.algorithms.rollout_cases import arms, navigation, rollouts
 from tests.algorithms.test_proto_segmentation import maps
 from tests.conftest import SIZE, blobs, conv4, scenes, sinusoids
 from tests.reports.conftest import run_test
@@ -138,6 +139,10 @@ RUNS: dict[str, tuple[Callable[[], Any], Callable[[], Any], set[str], set[str]]]
     "walks": (
         lambda: MAMLRL(2, Continuous(2), hidden=[4]), navigation, {"return_by_round", "walks"}, set(),
     ),
+    "two steps": (
+        ModelFree, lambda: rollouts(TwoStep(4), rounds=0), {"stay_probability"},
+        {"stay_interaction", "stay_reward", "stay_transition"},
+    ),
     "arms": (lambda: RL2(1, Discrete(3), hidden=4), arms, set(), set()),
     "masks": (lambda: ProtoSegmentation(maps()), lambda: scenes("masks"), {"scene_gallery"}, set()),
     "boxes": (lambda: ProtoDetection(maps()), lambda: scenes("boxes"), {"scene_gallery"}, set()),
@@ -206,7 +211,7 @@ def test_no_number_of_a_report_is_negative(name: str, argument: str) -> None:
 
 
 def test_numbers_within_a_list_of_a_report_are_none_that_cannot_be() -> None:
-    uncounted = {"DecayMap", "LabelCurve"}
+    uncounted = {"DecayMap", "LabelCurve", "StayProbability"}
     assert {name for name, _ in COUNTS} == set(reports.REPORTS) - uncounted
     with pytest.raises(ConfigError, match=r"Completions\.pixels=0 must be at least 1"):
         reports.Completions(pixels=[10, 0])

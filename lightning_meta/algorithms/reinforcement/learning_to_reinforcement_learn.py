@@ -1,0 +1,49 @@
+"""Learning to reinforcement learn: an LSTM that is trained by reinforcement learning, and learns by itself another one.
+
+Wang, Kurth-Nelson, Tirumala, Soyer, Leibo, Munos, Blundell, Kumaran, Botvinick: "Learning to Reinforcement Learn"
+(2016), arXiv:1611.05763.
+
+Deviations: gradients flow through the whole trial, and all trials of a meta-batch make one update; the paper's workers
+update asynchronously. The network is also told whether a new trajectory begins.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_meta.backbones.recurrent import LSTMState
+from lightning_meta.modules.rollout import Told
+from lightning_meta.modules.stream_actor import StreamActor, as_inputs
+from lightning_meta.worlds import Actions
+
+
+class LearningToReinforcementLearn(StreamActor):
+    """Act by an LSTM that is told rewards; its values are part of what it learns from.
+
+    Args:
+        seen_size: numbers that the world shows.
+        actions: of the world.
+        hidden: units of the LSTM.
+        **kwargs: of `StreamActor`.
+    """
+
+    def __init__(self, seen_size: int, actions: Actions, hidden: int = 48, **kwargs: Any) -> None:
+        super().__init__(seen_size, actions, **kwargs)
+        self.inputs = nn.Linear(self.told_size, 4 * hidden)
+        self.recurrent = nn.Linear(hidden, 4 * hidden)
+        self.outputs = self.head(hidden)
+
+    def blank(self, like: Tensor) -> LSTMState:
+        zeros = like.new_zeros(len(like), self.recurrent.in_features)
+        return zeros, zeros
+
+    def read(self, memory: LSTMState, told: Told) -> LSTMState:
+        """One step of an LSTM, examples before units: under vmap that of `LSTMCell` would copy the weights."""
+        hidden, cell = memory
+        gates = self.inputs(as_inputs(told)) + self.recurrent(hidden)
+        taken, kept, new, shown = gates.chunk(4, dim=-1)
+        cell = kept.sigmoid() * cell + taken.sigmoid() * new.tanh()
+        return shown.sigmoid() * cell.tanh(), cell
+
+    def features(self, memory: LSTMState) -> Tensor:
+        return memory[0]
