@@ -6,6 +6,7 @@ from lightning_meta.worlds.base import World
 from lightning_meta.worlds.cart_pole import CartPole
 from lightning_meta.worlds.grid import Grid
 from lightning_meta.worlds.gym_world import GymWorld
+from lightning_meta.worlds.half_cheetah import HalfCheetahDirection, HalfCheetahVelocity
 from lightning_meta.worlds.navigation import Navigation
 from lightning_meta.worlds.tabular_mdp import TabularMDP
 
@@ -17,6 +18,8 @@ __all__ = [
     "Discrete",
     "Grid",
     "GymWorld",
+    "HalfCheetahDirection",
+    "HalfCheetahVelocity",
     "Navigation",
     "TabularMDP",
     "World",
