@@ -4,6 +4,7 @@ from lightning_meta.worlds.actions import Actions, Continuous, Discrete
 from lightning_meta.worlds.bandits import Bandits
 from lightning_meta.worlds.base import World
 from lightning_meta.worlds.cart_pole import CartPole
+from lightning_meta.worlds.dirichlet_bandits import DirichletBandits
 from lightning_meta.worlds.grid import Grid
 from lightning_meta.worlds.gym_world import GymWorld
 from lightning_meta.worlds.half_cheetah import HalfCheetahDirection, HalfCheetahVelocity
@@ -15,6 +16,7 @@ __all__ = [
     "Bandits",
     "CartPole",
     "Continuous",
+    "DirichletBandits",
     "Discrete",
     "Grid",
     "GymWorld",
