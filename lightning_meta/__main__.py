@@ -22,7 +22,8 @@ commands:
              under bf16-mixed against fp32; benchmark optimizer_cost EXPERIMENT, a learned optimizer against Adam;
              benchmark heads RUN, all heads for frozen features on one trained backbone; benchmark domains RUN ..., runs
              on the data sets that they were and were not trained on; benchmark cells, searches for an architecture on a
-             table of all; benchmark outer_cost EXPERIMENT, an update of a bilevel problem against plain training
+             table of all; benchmark outer_cost EXPERIMENT, an update of a bilevel problem against plain training;
+             benchmark world_steps, steps per second of worlds beside gymnasium
 
 examples:
   python -m lightning_meta fit --config maml_glyphs_5w1s
@@ -67,6 +68,7 @@ TOOLS = {  # modules of lightning_meta
     ("benchmark", "domains"): "benchmark.domains",
     ("benchmark", "cells"): "benchmark.cells",
     ("benchmark", "outer_cost"): "benchmark.outer_cost",
+    ("benchmark", "world_steps"): "benchmark.world_steps",
 }
 
 

@@ -7,10 +7,13 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_meta.core import count_tasks
+from lightning_meta.datamodules.base import TaskDataModule
 
 
 class Throughput(pl.Callback):
     """Log `train/episodes_per_s`, global over devices, every `log_every_n_steps` steps.
+
+    And of the work that data say is in them: `train/world_steps_per_s` of reinforcement learning.
 
     The clock runs while training, drawing of episodes included, and stands still during validation and what follows it
     (checkpoints), until the next training step begins.
@@ -50,7 +53,11 @@ class Throughput(pl.Callback):
             self._read_clock(pl_module.device)
             self._since = perf_counter()
             episodes, seconds = self._window
-            pl_module.log("train/episodes_per_s", (self.episodes - episodes) / (self.seconds - seconds))
+            rate = (self.episodes - episodes) / (self.seconds - seconds)
+            pl_module.log("train/episodes_per_s", rate)
+            data = getattr(trainer, "datamodule", None)
+            for name, count in data.work("train").items() if isinstance(data, TaskDataModule) else ():
+                pl_module.log(f"train/{name}_per_s", rate * count)
             self._window = self.episodes, self.seconds
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -68,6 +68,10 @@ class TaskDataModule(pl.LightningDataModule):
         """The same in words."""
         raise NotImplementedError
 
+    def work(self, split: Split) -> dict[str, int]:
+        """What there is to do for a task of a split, by name, where that says more than their number."""
+        return {}
+
     def varies(self, split: Split) -> bool:
         """Whether a split's tasks differ in their shapes, so that a meta-batch of them is a list."""
         return False

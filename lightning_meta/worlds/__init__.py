@@ -4,8 +4,10 @@ from lightning_meta.worlds.actions import Actions, Continuous, Discrete
 from lightning_meta.worlds.bandits import Bandits
 from lightning_meta.worlds.base import World
 from lightning_meta.worlds.cart_pole import CartPole
+from lightning_meta.worlds.dirichlet_bandits import DirichletBandits
 from lightning_meta.worlds.grid import Grid
 from lightning_meta.worlds.gym_world import GymWorld
+from lightning_meta.worlds.half_cheetah import HalfCheetahDirection, HalfCheetahVelocity
 from lightning_meta.worlds.navigation import Navigation
 from lightning_meta.worlds.tabular_mdp import TabularMDP
 from lightning_meta.worlds.two_step import TwoStep
@@ -15,9 +17,12 @@ __all__ = [
     "Bandits",
     "CartPole",
     "Continuous",
+    "DirichletBandits",
     "Discrete",
     "Grid",
     "GymWorld",
+    "HalfCheetahDirection",
+    "HalfCheetahVelocity",
     "Navigation",
     "TabularMDP",
     "TwoStep",

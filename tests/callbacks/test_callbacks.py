@@ -14,12 +14,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_meta import reports
-from lightning_meta.algorithms import MAML
+from lightning_meta.algorithms import MAML, MAMLRL
 from lightning_meta.backbones import MLP
 from lightning_meta.callbacks import EpisodeTable, RunSummary, StopOnDivergence, Throughput
 from lightning_meta.datamodules.functions.sinusoid import Sinusoid
 from lightning_meta.errors import DivergenceError
 from lightning_meta.metrics import EpisodicMSE
+from lightning_meta.worlds import Continuous
+from tests.algorithms.rollout_cases import navigation
 
 EPISODES = 7  # not a multiple of the batch of 3: the last one is smaller
 
@@ -124,6 +126,23 @@ def test_throughput_is_that_of_whole_outer_updates(tmp_path: Path, monkeypatch: 
     with (tmp_path / "metrics.csv").open(newline="") as file:
         rates = [float(row["train/episodes_per_s"] or "nan") for row in csv.DictReader(file) if row["train/loss"]]
     assert rates == [4 / 4] * 10  # of two episodes each
+
+
+def test_throughput_counts_the_steps_of_worlds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A meta-batch of 4 tasks takes 2 s: of 3 rounds, each of 3 trajectories of 6 steps."""
+    now = 0.0
+    monkeypatch.setattr("lightning_meta.callbacks.throughput.perf_counter", lambda: now)
+
+    class Timed(MAMLRL):
+        def training_step(self, *args: Any) -> Tensor:
+            nonlocal now
+            now += 2
+            return super().training_step(*args)
+
+    run = trainer(tmp_path, Throughput(), max_steps=2, log_every_n_steps=1)
+    run.fit(Timed(2, Continuous(2), hidden=[4]), navigation())
+    assert run.callback_metrics["train/episodes_per_s"] == 2
+    assert run.callback_metrics["train/world_steps_per_s"] == 2 * 3 * 3 * 6
 
 
 class Diverging(MAML):

@@ -79,6 +79,9 @@ class Rollouts(TaskDataModule):
         sizes = {"horizon": self.world.horizon, "trajectories": self.trajectories}
         return {"world": self.name, "rounds": self.rounds_of(split), **sizes}
 
+    def work(self, split: Split) -> dict[str, int]:
+        return {"world_steps": (self.rounds_of(split) + 1) * self.trajectories * self.world.horizon}
+
     def describe(self, split: Split) -> str:
         rounds = self.rounds_of(split)
         before = f"{rounds} round{'s' * (rounds != 1)} of adaptation, " * bool(rounds)
