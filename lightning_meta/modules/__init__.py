@@ -8,6 +8,7 @@ from lightning_meta.modules.carried import CarriedModule
 from lightning_meta.modules.embedding import EmbeddingModule
 from lightning_meta.modules.episodic import EpisodicModule
 from lightning_meta.modules.fixed_way import FixedWayModule
+from lightning_meta.modules.imitation import ImitationModule
 from lightning_meta.modules.learned_rates import LearnedRates
 from lightning_meta.modules.naming import NamingModule
 from lightning_meta.modules.pretrained import PretrainedModule, TransductiveModule
@@ -26,6 +27,7 @@ __all__ = [
     "EmbeddingModule",
     "EpisodicModule",
     "FixedWayModule",
+    "ImitationModule",
     "LearnedRates",
     "MetaModule",
     "NamingModule",

@@ -57,15 +57,15 @@ def test_it_is_taught_what_somebody_would_do_who_knows_the_task() -> None:
     task, _, query = one(data)
     lesson = module.adapt(rounds[0]._replace(actor=module.begin(task, query)))
     lesson = module.adapt(rounds[1]._replace(actor=lesson))
-    assert torch.equal(lesson.best, torch.cat([round.actions for round in rounds[:2]]))
-    assert len(lesson.best.unique()) > 1
+    assert torch.equal(lesson.right, torch.cat([round.actions for round in rounds[:2]]))
+    assert len(lesson.right.unique()) > 1
 
 
 @torch.no_grad()
 def test_whoever_acts_does_not_look_at_the_task() -> None:
     module, (task, _, query) = DPT(1, Discrete(3), width=8).eval(), one(arms())
     module.world, lesson = arms().world, module.begin(task, query)
-    played = [module.collect(actor, task, query) for actor in (lesson, lesson._replace(task=-task))]
+    played = [module.collect(actor, task, query) for actor in (lesson, lesson._replace(teacher=-task))]
     assert torch.equal(played[0].actions, played[1].actions)
 
 
@@ -74,7 +74,7 @@ def test_training_takes_actions_with_frequencies_of_a_dirichlet_distribution() -
     module, counts, taken = DPT(1, Discrete(2)), None, []
     dice = torch.from_numpy(uniform(episode_keys(0, 9, range(20_000)), 10))
     for step in range(10):
-        action, counts = module.explore(counts, dice[:, step, None])
+        action, counts = module.demonstrate(None, counts, None, dice[:, step, None])
         taken.append(action)
     found = torch.bincount(torch.stack(taken).sum(0), minlength=11)
     assert stats.chisquare(found.numpy()).pvalue > 0.001
@@ -121,7 +121,7 @@ def test_what_cannot_be_taught_is_told() -> None:
     class Unknown(Bandits):
         best = World.best
 
-    with pytest.raises(ConfigError, match=r"Continuous\(n=2\) cannot be; take Discrete"):
+    with pytest.raises(ConfigError, match=r"Continuous\(n=2\) cannot be counted; take Discrete"):
         DPT(2, Continuous(2))
     with pytest.raises(ConfigError, match="concentration=0 must be above 0"):
         DPT(1, Discrete(2), concentration=0)

@@ -33,13 +33,14 @@ from lightning_meta.algorithms import (
     ProtoDetection,
     ProtoNet,
     ProtoSegmentation,
+    VariBAD,
 )
 from lightning_meta.backbones import MLP
 from lightning_meta.callbacks import EpisodeTable, RunSummary, Throughput
 from lightning_meta.datamodules import GaussianProcess, ImageCompletion, QuadraticOptimizees, Quadratics, TwoMoons
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicMSE
-from lightning_meta.worlds import Continuous, Discrete, TwoStep
+from lightning_meta.worlds import Continuous, Discrete, Grid, TwoStep
 from tests.algorithms.bilevel_cases import cell, held_out, network
 from tests.algorithms.rollout_cases import arms, navigation, rollouts
 from tests.algorithms.test_proto_segmentation import maps
@@ -135,6 +136,10 @@ RUNS: dict[str, tuple[Callable[[], Any], Callable[[], Any], set[str], set[str]]]
     "pseudo labels in the plane": (taught, moons, {"decision_boundary"}, set()),
     "learned images": (
         lambda: KIP(in_shape=(1, SIZE, SIZE), n_classes=4), held_out, {"learned_images"}, set(),
+    ),
+    "beliefs in a grid": (
+        lambda: VariBAD(9, Grid.actions, pays_above=0.0, hidden=6), lambda: rollouts(Grid(3, 4)),
+        {"belief_map", "return_by_round"}, set(),
     ),
     "walks": (
         lambda: MAMLRL(2, Continuous(2), hidden=[4]), navigation, {"return_by_round", "walks"}, set(),
