@@ -1,15 +1,16 @@
-"""How many steps of a world are made in a second? A table in Markdown: all tasks at once, task by task, gymnasium.
+"""How many steps of a world does a CPU core make in a second? A table in Markdown, beside gymnasium.
 
 python -m lightning_meta benchmark world_steps [NAME ...] [--tasks T] [--trajectories B] [--horizon H]
 
 Actions are those of chance, and of a policy of 64-64 units with weights of its own for each task, as after adaptation.
-Gymnasium steps its own environment, one by one and in its vectorised form, where it has that world. The fastest of some
-turns counts, since other work on a machine can only slow a turn down.
+Gymnasium steps its own environment, one by one and in its vectorised form, where it has that world and all that it
+needs for it. Seconds are those of a core, so that other work on the machine counts little; the fastest of some turns
+counts.
 """
 
 import argparse
 from collections.abc import Callable, Sequence
-from time import perf_counter
+from time import process_time
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -27,6 +28,8 @@ GYM_STEPS, GYM_ROUNDS, GYM_MOST = 2000, 20, 100  # of gymnasium: one by one, of 
 HEADER = (
     "| world | chance, vmap | policy, vmap | policy, loop | gymnasium | gymnasium, vectors |\n|---|---|---|---|---|---|"
 )
+
+COLUMNS = 5  # of rates
 
 
 class Kind(NamedTuple):
@@ -46,12 +49,12 @@ WORLDS: dict[str, Kind] = {
 
 
 def fastest(steps: int, play: Callable[[], Any]) -> float:
-    """Steps per second of what makes so many."""
+    """Steps per second of a core, of what makes so many."""
     times = []
     for _ in range(TURNS):
-        start = perf_counter()
+        start = process_time()
         play()
-        times.append(perf_counter() - start)
+        times.append(process_time() - start)
     return steps / min(times)
 
 
@@ -75,11 +78,14 @@ def of_world(world: World, tasks: int, trajectories: int) -> list[float]:
 
 
 def of_gymnasium(named: str, count: int) -> list[float]:
-    """Steps per second one by one, and of so many at once, or as many as can be held."""
+    """Steps per second one by one, and of so many at once, or as many as can be held; nothing where a package lacks."""
     import gymnasium
 
     count = min(count, GYM_MOST)
-    single, many = gymnasium.make(named), gymnasium.make_vec(named, num_envs=count)
+    try:
+        single, many = gymnasium.make(named), gymnasium.make_vec(named, num_envs=count)
+    except ImportError:
+        return []
     single.action_space.seed(0)
     many.action_space.seed(0)
     actions = [single.action_space.sample() for _ in range(GYM_STEPS)]
@@ -106,15 +112,16 @@ def of_gymnasium(named: str, count: int) -> list[float]:
 def row(name: str, tasks: int, trajectories: int, horizon: int) -> str:
     """Of the table; what is not there is a dash."""
     kind = WORLDS[name]
-    rates: list[float | None] = [*of_world(kind.make(horizon), tasks, trajectories)]
-    rates += of_gymnasium(kind.gym, tasks * trajectories) if kind.gym else [None, None]
-    return f"| {name} | {' | '.join('-' if rate is None else f'{rate:,.0f}' for rate in rates)} |"
+    rates = of_world(kind.make(horizon), tasks, trajectories)
+    rates += of_gymnasium(kind.gym, tasks * trajectories) if kind.gym else []
+    cells = [f"{rate:,.0f}" for rate in rates]
+    return f"| {name} | {' | '.join(cells + ['-'] * (COLUMNS - len(cells)))} |"
 
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         "python -m lightning_meta benchmark world_steps",
-        description="Measure steps per second of worlds, all tasks at once and task by task, beside gymnasium.",
+        description="Measure steps per second of a core: all tasks at once, task by task, and of gymnasium.",
     )
     parser.add_argument("name", nargs="*", metavar="NAME", help=f"of worlds ({', '.join(WORLDS)})")
     parser.add_argument("--tasks", type=int, default=20, metavar="T", help="(20)")
@@ -126,11 +133,11 @@ def main(arguments: Sequence[str]) -> None:
         if name not in WORLDS:
             raise ConfigError(f"there is no world {name}.{suggestion(name, WORLDS)} There are: {', '.join(WORLDS)}.")
     print(f"{given.tasks} tasks x {given.trajectories} trajectories x {given.horizon} steps, "
-          f"{torch.get_num_threads()} threads; steps per second\n\n{HEADER}")  # fmt: skip
+          f"{torch.get_num_threads()} threads; steps per second of a core\n\n{HEADER}")  # fmt: skip
     for name in given.name or WORLDS:
         try:
             print(row(name, given.tasks, given.trajectories, given.horizon), flush=True)
         except UserError as error:
             if given.name:
                 raise
-            print(f"| {name} | {error} |{' - |' * 4}")
+            print(f"| {name} | {error} |{' - |' * (COLUMNS - 1)}")

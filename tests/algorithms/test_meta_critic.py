@@ -119,11 +119,13 @@ def test_dirichlet_arms_are_as_uneven_as_they_should_be() -> None:
 def test_it_pulls_the_better_arm_as_often_as_bayes_would() -> None:
     """Of what the best there is earns beyond chance, on the same pulls, it earns nearly all; and not more."""
     torch.manual_seed(0)
-    sizes = dict(meta_batch_size=100, test_episodes=2000, eval_meta_batch_size=1000)
+    sizes = dict(meta_batch_size=50, test_episodes=2000, eval_meta_batch_size=1000)
     data = Rollouts(DirichletBandits(2, 10), rounds=2, eval_rounds=1, trajectories=1, **sizes)  # type: ignore[arg-type]
-    module = MetaCritic(1, Discrete(2), optimizer=partial(torch.optim.Adam, lr=0.005), eval_inner_steps=100)
+    module = MetaCritic(
+        1, Discrete(2), optimizer=partial(torch.optim.Adam, lr=0.01), inner_steps=4, eval_inner_steps=60
+    )
     quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
-    settings = dict(max_steps=600, max_epochs=-1, accelerator="cpu", inference_mode=False, limit_val_batches=0)
+    settings = dict(max_steps=400, max_epochs=-1, accelerator="cpu", inference_mode=False, limit_val_batches=0)
     pl.Trainer(**(quiet | settings)).fit(module, datamodule=data)  # type: ignore[arg-type]
     trials = data.dataset("test").__getitems__(range(2000))
     module.eval()

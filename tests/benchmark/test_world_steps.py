@@ -10,7 +10,7 @@ from lightning_meta.errors import ConfigError
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """On which everything takes a quarter of a second."""
     times = iter(range(10_000))
-    monkeypatch.setattr(world_steps, "perf_counter", lambda: next(times) / 4)
+    monkeypatch.setattr(world_steps, "process_time", lambda: next(times) / 4)
 
 
 @pytest.mark.usefixtures("clock")
@@ -24,7 +24,7 @@ def test_a_rate_is_all_steps_of_all_tasks_by_the_time_they_take(capsys: pytest.C
 
 
 def test_all_tasks_at_once_are_faster_than_task_by_task() -> None:
-    """By far, so that no load of the machine hides it."""
+    """By far."""
     _, together, one_by_one = world_steps.of_world(world_steps.WORLDS["navigation"].make(10), tasks=50, trajectories=4)
     assert together > 3 * one_by_one
 
