@@ -2,13 +2,18 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
+from lightning_meta.algorithms import EvolutionStrategies
 from lightning_meta.errors import ConfigError
 from lightning_meta.optimizers import SuccessStory
+from tests.algorithms.test_evolution_strategies import Still, bowl
 
 
 def live(optimizer: SuccessStory, param: Tensor, rewards: Sequence[float]) -> list[float]:
@@ -78,6 +83,24 @@ def test_a_story_goes_on_from_a_checkpoint() -> None:
     rest[0].load_state_dict(first[0].state_dict())
     assert before + live(*rest, rewards[25:]) == expected
     assert rest[0].rates() == whole[0].rates()
+
+
+def test_a_training_goes_on_with_its_story_and_finds_the_place(tmp_path: Path) -> None:
+    """With evolution strategies, whose loss is minus what is earned; changes that overshoot are undone."""
+    finals = []
+    for folder, ckpt in (("whole", None), ("rest", tmp_path / "whole" / "step=13.ckpt")):
+        module = EvolutionStrategies(Still(), optimizer=lambda params: SuccessStory(params, lr=0.2, every=2))
+        saving = ModelCheckpoint(tmp_path / folder, "{step}", every_n_train_steps=1, save_top_k=-1)
+        trainer = pl.Trainer(
+            accelerator="cpu", max_steps=40, max_epochs=-1, inference_mode=False, logger=False, callbacks=[saving],
+            enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0,
+        )  # fmt: skip
+        trainer.fit(module, datamodule=bowl(meta_batch_size=20), ckpt_path=ckpt)
+        finals.append((module.learner.place.detach(), trainer.optimizers[0]))
+    (place, optimizer), (again, other) = finals
+    assert torch.equal(place, again) and optimizer.rates() == other.rates()
+    torch.testing.assert_close(place, torch.tensor([2.0, 2.0]), rtol=0, atol=0.5)
+    assert 0 < len(optimizer.param_groups[0]["story"]) < 20
 
 
 def test_what_cannot_be_is_told() -> None:
