@@ -5,9 +5,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lightning_meta.errors import require_at_least
+
+
+def one_hot(places: Tensor, size: int) -> Tensor:
+    """As `F.one_hot`, but without a look at the values, which a derivative within `torch.vmap` does not allow."""
+    return (places[..., None] == torch.arange(size, device=places.device)).long()
 
 
 class Actions:
@@ -72,7 +76,7 @@ class Discrete(Actions):
         return -(log_probs.exp() * log_probs).sum(-1)
 
     def encode(self, actions: Tensor) -> Tensor:
-        return F.one_hot(actions, self.n)
+        return one_hot(actions, self.n)
 
 
 @dataclass(frozen=True)

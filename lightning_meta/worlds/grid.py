@@ -11,11 +11,10 @@ Shapes: `C` cells that may be the goal.
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lightning_meta.core.sampling import Keys, whole
 from lightning_meta.errors import require_at_least
-from lightning_meta.worlds.actions import Discrete
+from lightning_meta.worlds.actions import Discrete, one_hot
 from lightning_meta.worlds.base import World
 
 ON_GOAL, ELSEWHERE = 1.0, -0.1
@@ -51,7 +50,7 @@ class Grid(World):
         return torch.zeros_like(dice[:, 0], dtype=torch.long)
 
     def seen(self, state: Tensor) -> Tensor:
-        return F.one_hot(state, self.seen_size)
+        return one_hot(state, self.seen_size)
 
     def step(self, task: Tensor, state: Tensor, action: Tensor, dice: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         moves_A2 = torch.tensor(MOVES, device=state.device)

@@ -12,11 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lightning_meta.core.sampling import Keys, normal, subkeys, uniform
 from lightning_meta.errors import require_at_least
-from lightning_meta.worlds.actions import Discrete
+from lightning_meta.worlds.actions import Discrete, one_hot
 from lightning_meta.worlds.base import World
 
 
@@ -58,7 +57,7 @@ class TabularMDP(World):
         return torch.zeros_like(dice[:, 0], dtype=torch.long)
 
     def seen(self, state: Tensor) -> Tensor:
-        return F.one_hot(state, self.seen_size)
+        return one_hot(state, self.seen_size)
 
     def step(self, task: Process, state: Tensor, action: Tensor, dice: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         reward_B = task.rewards[state, action] + torch.special.ndtri(dice[:, 1])
