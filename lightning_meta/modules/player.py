@@ -1,9 +1,9 @@
 """Bases of players that have no parameters, for comparison with those that learn.
 
-Shapes: `B` trajectories, `K` arms.
+Shapes: `B` trajectories, `K` arms; `S` states and `A` actions of a decision process, `L` steps of a trial so far.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +12,8 @@ from lightning_meta.core import TaskOutput
 from lightning_meta.datamodules.trials.rollouts import Dice
 from lightning_meta.errors import ConfigError
 from lightning_meta.modules.rollout import RolloutModule, Told, Trajectories
-from lightning_meta.worlds import Bandits, Discrete, World
+from lightning_meta.worlds import Bandits, Discrete, TabularMDP, World
+from lightning_meta.worlds.tabular_mdp import Process, action_values
 
 
 class PlayerModule(RolloutModule):
@@ -54,3 +55,64 @@ class BanditModule(PlayerModule):
         super().check_world(world)
         if not isinstance(world, Bandits):
             raise ConfigError(f"{type(self).__name__} counts what Bernoulli arms pay; take the data of bandits.")
+
+
+class Seen(NamedTuple):
+    """What was seen of a decision process, `(L, B)`: pairs of state and action by number, and what came of them.
+
+    Attributes:
+        pairs: `state * A + action`.
+        states: the next ones; S where it was not seen, after the last step of an episode.
+        rewards: what was paid.
+    """
+
+    pairs: Tensor
+    states: Tensor
+    rewards: Tensor
+
+
+class PlannerModule(PlayerModule):
+    """Base of players that plan: before each episode they believe in a decision process, and do what is best in it.
+
+    A subclass writes `believed`. Each of the B trajectories is a learner of its own.
+
+    Args:
+        states: S, of the world.
+        actions: A, of the world.
+        **kwargs: of `MetaModule`.
+    """
+
+    def __init__(self, states: int, actions: int, **kwargs: Any) -> None:
+        super().__init__(states, Discrete(actions), **kwargs)
+
+    def believed(self, seen: Seen, dice: Tensor) -> Process:
+        """The process to plan in, from what one trajectory has seen `(L,)` and its dice `()`."""
+        raise NotImplementedError
+
+    def start(self, dice: Dice) -> Any:
+        nothing = dice.world.new_zeros(0, dice.world.shape[1])
+        return Seen(nothing.long(), nothing.long(), nothing)
+
+    def act(self, actor: Any, memory: Any, told: Told, dice: Tensor) -> tuple[Tensor, Any]:
+        world = self.played_world()
+        process, step = memory or (torch.vmap(self.believed, in_dims=(1, 0))(actor, dice[:, 0]), 0)
+        values_BSA = torch.vmap(action_values, in_dims=(0, None))(process, world.horizon - step)
+        return (told.seen[:, None] @ values_BSA).squeeze(1).argmax(-1), (process, step + 1)
+
+    def adapt(self, support: Trajectories) -> Any:
+        states_HB = support.told.seen.argmax(-1)
+        unseen_1B = torch.full_like(states_HB[:1], self.seen_size)
+        pairs_HB = states_HB * self.actions.n + support.actions
+        new = Seen(pairs_HB, torch.cat([states_HB[1:], unseen_1B]), support.rewards)
+        return Seen(*(torch.cat(parts) for parts in zip(support.actor, new, strict=True)))
+
+    def summed(self, pairs_L: Tensor, values_LX: Tensor) -> Tensor:
+        """The sums of values `(L, X)` by pair, `(S, A, X)`."""
+        states, actions = self.seen_size, self.actions.n
+        zeros = values_LX.new_zeros(states * actions, values_LX.shape[1])
+        return zeros.index_add(0, pairs_L, values_LX).view(states, actions, -1)
+
+    def check_world(self, world: World) -> None:
+        super().check_world(world)
+        if not isinstance(world, TabularMDP):
+            raise ConfigError(f"{type(self).__name__} plans in decision processes of few states; take TabularMDP.")

@@ -148,7 +148,7 @@ RUNS: dict[str, tuple[Callable[[], Any], Callable[[], Any], set[str], set[str]]]
         ModelFree, lambda: rollouts(TwoStep(4), rounds=0), {"stay_probability"},
         {"stay_interaction", "stay_reward", "stay_transition"},
     ),
-    "arms": (lambda: RL2(1, Discrete(3), hidden=4), arms, set(), set()),
+    "arms": (lambda: RL2(1, Discrete(3), hidden=4), arms, {"regret"}, set()),
     "masks": (lambda: ProtoSegmentation(maps()), lambda: scenes("masks"), {"scene_gallery"}, set()),
     "boxes": (lambda: ProtoDetection(maps()), lambda: scenes("boxes"), {"scene_gallery"}, set()),
     "learned optimizer": (

@@ -9,7 +9,7 @@ Where the protocol is transductive, support and query set are each normalised by
 examples of an episode share its support set.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -52,21 +52,14 @@ class SNAIL(EmbeddingModule[Tensor], StreamModule, FixedWayModule):
         if k_shot is None:
             raise ConfigError("SNAIL needs k_shot: with n_way it is the length of its sequences.")
         self.project = nn.Linear(self.backbone.out_features, embedding)
-        blocks: list[CausalBlock] = []
-        channels = embedding + n_way
-        # Dilations 1, 2, 4, ... until the query example sees the first of all.
-        convolutions = [partial(Dense, dilation=2**i, filters=filters) for i in range((n_way * k_shot).bit_length())]
-        makers: list[Callable[[int], CausalBlock]] = [
+        convolutions = temporal_convolutions(n_way * k_shot, filters)
+        self.blocks, channels = stacked(embedding + n_way, [
             partial(Attention, keys=64, values=32),
             *convolutions,
             partial(Attention, keys=256, values=128),
             *convolutions,
             partial(Attention, keys=512, values=256),
-        ]
-        for make in makers:
-            blocks.append(make(channels))
-            channels = blocks[-1].out_channels
-        self.blocks = nn.ModuleList(blocks)
+        ])  # fmt: skip
         self.classifier = nn.Linear(channels, n_way)
 
     def adapt_head(self, support: Batch) -> Tensor:
@@ -128,3 +121,20 @@ class Dense(CausalBlock):
         next_LC = before_LC[n_past:].expand(len(x_LC) - n_past, -1)
         value, gate = (self.now(x_LC) + self.before(torch.cat([before_LC[:n_past], next_LC]))).chunk(2, dim=1)
         return torch.cat([x_LC, value.tanh() * gate.sigmoid()], dim=1)
+
+
+MakeBlock = Callable[[int], CausalBlock]
+
+
+def temporal_convolutions(past: int, filters: int) -> list[MakeBlock]:
+    """With dilations 1, 2, 4, ... until an element sees the one that so many came after."""
+    return [partial(Dense, dilation=2**i, filters=filters) for i in range(past.bit_length())]
+
+
+def stacked(channels: int, makers: Sequence[MakeBlock]) -> tuple[nn.ModuleList, int]:
+    """Blocks one after another, made from their numbers of channels; and how many channels there are in the end."""
+    blocks: list[CausalBlock] = []
+    for make in makers:
+        blocks.append(make(channels))
+        channels = blocks[-1].out_channels
+    return nn.ModuleList(blocks), channels
