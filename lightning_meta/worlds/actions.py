@@ -46,6 +46,10 @@ class Actions:
         """Of the distributions, in nats."""
         raise NotImplementedError
 
+    def divergence(self, scores: Tensor, others: Tensor) -> Tensor:
+        """Kullback-Leibler divergence of the distributions of `others` from those of `scores`, in nats."""
+        raise NotImplementedError
+
     def encode(self, actions: Tensor) -> Tensor:
         """As `(..., size)` numbers, none of which is needed for no action: all are 0."""
         raise NotImplementedError
@@ -75,6 +79,10 @@ class Discrete(Actions):
         log_probs = scores.log_softmax(-1)
         return -(log_probs.exp() * log_probs).sum(-1)
 
+    def divergence(self, scores: Tensor, others: Tensor) -> Tensor:
+        log_probs = scores.log_softmax(-1)
+        return (log_probs.exp() * (log_probs - others.log_softmax(-1))).sum(-1)
+
     def encode(self, actions: Tensor) -> Tensor:
         return one_hot(actions, self.n)
 
@@ -102,6 +110,11 @@ class Continuous(Actions):
 
     def entropy(self, scores: Tensor) -> Tensor:
         return (scores.chunk(2, dim=-1)[1] + 0.5 * (1 + math.log(2 * math.pi))).sum(-1)
+
+    def divergence(self, scores: Tensor, others: Tensor) -> Tensor:
+        (mean, log_std), (other, log_other) = scores.chunk(2, dim=-1), others.chunk(2, dim=-1)
+        squares = (2 * log_std).exp() + (mean - other).square()
+        return (log_other - log_std + 0.5 * squares * (-2 * log_other).exp() - 0.5).sum(-1)
 
     def encode(self, actions: Tensor) -> Tensor:
         return actions

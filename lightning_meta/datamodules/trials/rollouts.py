@@ -56,16 +56,24 @@ class Rollouts(TaskDataModule):
         rounds: R, of adaptation, each of so many trajectories; 0 where one trajectory is all, as with bandits.
         eval_rounds: R in validation and test. None: as in training. The first ones are the same whatever R is.
         trajectories: B, of a round.
+        updates: how many meta-batches in a row have the same training trials. More than 1 is for algorithms that learn
+            several times from what was played once (`ProMP`).
         **kwargs: of `TaskDataModule`.
     """
 
     def __init__(
-        self, world: World, rounds: int = 1, eval_rounds: int | None = None, trajectories: int = 20, **kwargs: Any
+        self,
+        world: World,
+        rounds: int = 1,
+        eval_rounds: int | None = None,
+        trajectories: int = 20,
+        updates: int = 1,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         require_at_least(0, rounds=rounds, eval_rounds=eval_rounds)
-        require_at_least(1, trajectories=trajectories, horizon=world.horizon)
-        self.world, self.trajectories = world, trajectories
+        require_at_least(1, trajectories=trajectories, updates=updates, horizon=world.horizon)
+        self.world, self.trajectories, self.updates = world, trajectories, updates
         self.rounds, self.eval_rounds = rounds, rounds if eval_rounds is None else eval_rounds
         self.name = world.name
 
@@ -95,7 +103,11 @@ class RolloutDataset(TaskDataset):
         self.data, self.split, self.seed = data, split, data.seed
 
     def __getitems__(self, ids: Sequence[int]) -> RolloutTrial:
-        data, keys = self.data, episode_keys(self.seed, STREAM[self.split], ids)
+        data = self.data
+        if self.split == "train":
+            batches, places = np.divmod(np.asarray(ids), data.meta_batch_size)
+            ids = (batches // data.updates * data.meta_batch_size + places).tolist()
+        keys = episode_keys(self.seed, STREAM[self.split], ids)
         of_task, of_query = subkeys(keys, (TASK, QUERY)).T
         of_rounds = subkeys(keys, SUPPORT + np.arange(data.rounds_of(self.split)))
         return RolloutTrial(data.world.draw(of_task), self.throw(of_rounds), self.throw(of_query))
