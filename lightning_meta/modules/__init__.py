@@ -14,7 +14,7 @@ from lightning_meta.modules.naming import NamingModule
 from lightning_meta.modules.pretrained import PretrainedModule, TransductiveModule
 from lightning_meta.modules.rollout import RolloutModule
 from lightning_meta.modules.stream import StreamModule
-from lightning_meta.modules.stream_actor import StreamActor
+from lightning_meta.modules.stream_actor import StreamActorModule
 from lightning_meta.modules.taught import TaughtModule
 from lightning_meta.modules.truncated import TruncatedModule
 
@@ -34,7 +34,7 @@ __all__ = [
     "PretrainedModule",
     "RolloutModule",
     "SelectionModule",
-    "StreamActor",
+    "StreamActorModule",
     "StreamModule",
     "TaughtModule",
     "TransductiveModule",

@@ -31,7 +31,7 @@ class Stream(NamedTuple):
     alive: Tensor
 
 
-class StreamActor(RolloutModule):
+class StreamActorModule(RolloutModule):
     """A subclass writes `blank` and `read`, says what the `features` of a memory are, and makes `outputs` of them.
 
     The B trajectories of a trial are read apart: each is a learner of its own.

@@ -13,18 +13,18 @@ from torch import Tensor, nn
 
 from lightning_meta.backbones.recurrent import LSTMState
 from lightning_meta.modules.rollout import Told
-from lightning_meta.modules.stream_actor import StreamActor, as_inputs
+from lightning_meta.modules.stream_actor import StreamActorModule, as_inputs
 from lightning_meta.worlds import Actions
 
 
-class LearningToReinforcementLearn(StreamActor):
+class LearningToReinforcementLearn(StreamActorModule):
     """Act by an LSTM that is told rewards; its values are part of what it learns from.
 
     Args:
         seen_size: numbers that the world shows.
         actions: of the world.
         hidden: units of the LSTM.
-        **kwargs: of `StreamActor`.
+        **kwargs: of `StreamActorModule`.
     """
 
     def __init__(self, seen_size: int, actions: Actions, hidden: int = 48, **kwargs: Any) -> None:

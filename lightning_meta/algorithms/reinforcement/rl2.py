@@ -13,18 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from lightning_meta.modules.rollout import Told
-from lightning_meta.modules.stream_actor import StreamActor, as_inputs
+from lightning_meta.modules.stream_actor import StreamActorModule, as_inputs
 from lightning_meta.worlds import Actions
 
 
-class RL2(StreamActor):
+class RL2(StreamActorModule):
     """Act by a GRU that is told rewards; train it on what trials earn in all.
 
     Args:
         seen_size: numbers that the world shows.
         actions: of the world.
         hidden: units of the GRU.
-        **kwargs: of `StreamActor`.
+        **kwargs: of `StreamActorModule`.
     """
 
     def __init__(self, seen_size: int, actions: Actions, hidden: int = 32, **kwargs: Any) -> None:

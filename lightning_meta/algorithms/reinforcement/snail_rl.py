@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from lightning_meta.algorithms.memory.snail import Attention, stacked, temporal_convolutions
 from lightning_meta.modules.rollout import Told
-from lightning_meta.modules.stream_actor import StreamActor, as_inputs
+from lightning_meta.modules.stream_actor import StreamActorModule, as_inputs
 from lightning_meta.worlds import Actions
 
 
-class SNAILRL(StreamActor):
+class SNAILRL(StreamActorModule):
     """Act on the last element of a sequence of all that was seen, done and paid.
 
     Args:
@@ -29,7 +29,7 @@ class SNAILRL(StreamActor):
         length: steps of a trial that temporal convolutions reach back; trials may be longer.
         filters: of each temporal convolution.
         keys, values: of attention.
-        **kwargs: of `StreamActor`.
+        **kwargs: of `StreamActorModule`.
     """
 
     def __init__(
