@@ -307,10 +307,12 @@ def main(arguments: Sequence[str]) -> None:
     figure.savefig(out / "predictions.png")
     pairs = zip(drawable(task.classes, "class"), task.classes, strict=True)
     renamed = [(shown, name) for shown, name in pairs if shown != name]
-    shots, protocol = task.support.y.bincount(), norm_protocol(module)
+    fewest, most = (int(count) for count in task.support.y.bincount().aminmax())
+    shots, protocol = str(most) if fewest == most else f"from {fewest} to {most}", norm_protocol(module)
+    shots += " image" if most == 1 else " images"
     together = " (a prediction depends on which query images are given together)" if reads_jointly(module) else ""
     facts = [
-        ("support", f"{len(task.classes)} classes, from {shots.min()} to {shots.max()} images each"),
+        ("support", f"{len(task.classes)} classes, {shots} each"),
         ("query", f"{len(task.files)} images of {' x '.join(map(str, task.query.shape[1:]))}"),
         *(("picture", f"{shown} is {name}, which no installed font can draw") for shown, name in renamed),
         *(("images", line) for line in treatment(given.support, given.query, task.query.shape[1])),
