@@ -23,7 +23,7 @@ from torch import Tensor
 from lightning_meta import checkpoints, shared_folder
 from lightning_meta.backbones import norm_protocol
 from lightning_meta.cli.names import RUNS, run_folder, runs_like
-from lightning_meta.cli.predict_rows import check_classes, predict_rows
+from lightning_meta.cli.predict_rows import check_classes, of_each, predict_rows
 from lightning_meta.core import Batch
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.datamodules.base import TaskDataModule
@@ -307,10 +307,10 @@ def main(arguments: Sequence[str]) -> None:
     figure.savefig(out / "predictions.png")
     pairs = zip(drawable(task.classes, "class"), task.classes, strict=True)
     renamed = [(shown, name) for shown, name in pairs if shown != name]
-    shots, protocol = task.support.y.bincount(), norm_protocol(module)
+    shots, protocol = task.support.y.bincount().tolist(), norm_protocol(module)
     together = " (a prediction depends on which query images are given together)" if reads_jointly(module) else ""
     facts = [
-        ("support", f"{len(task.classes)} classes, from {shots.min()} to {shots.max()} images each"),
+        ("support", f"{len(task.classes)} classes, {of_each(shots, 'image')}"),
         ("query", f"{len(task.files)} images of {' x '.join(map(str, task.query.shape[1:]))}"),
         *(("picture", f"{shown} is {name}, which no installed font can draw") for shown, name in renamed),
         *(("images", line) for line in treatment(given.support, given.query, task.query.shape[1])),

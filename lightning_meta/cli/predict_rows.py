@@ -54,7 +54,7 @@ def read_known(module: EpisodicModule[Any], data: ReadsRows, path: Path) -> Know
         labels = torch.tensor([names.index(word(target)) for target in targets])
         order, shots = labels.argsort(stable=True), labels.bincount().tolist()
         module.check_shots(shots)
-        described = f"{len(names)} classes, from {min(shots)} to {max(shots)} rows each"
+        described = f"{len(names)} classes, {of_each(shots, 'row')}"
         return Known(rows, Batch(x[order], labels[order]), names, None, described)
     assert isinstance(data, Tables) and data.encoding.target is not None
     scale = data.encoding.target
@@ -136,3 +136,9 @@ def _on_scale(preds: Tensor, scale: Scale) -> dict[str, Tensor]:
 def _joined(rows: list[Row], columns: dict[str, Tensor]) -> list[Row]:
     numbers = {name: [round(value, 6) for value in values.tolist()] for name, values in columns.items()}
     return [row | {name: values[i] for name, values in numbers.items()} for i, row in enumerate(rows)]
+
+
+def of_each(counts: Sequence[int], thing: str) -> str:
+    """How many of a thing the classes have: `1 row each`, `from 2 to 3 rows each`."""
+    fewest, most = min(counts), max(counts)
+    return f"{most if fewest == most else f'from {fewest} to {most}'} {thing}{'s' if most > 1 else ''} each"

@@ -210,6 +210,11 @@ class EpisodicDataModule(TaskDataModule):
             )
             for split, override in overrides.items()
         }
+        # Which settings a split has to itself: they go before those of all splits.
+        self.own_settings: dict[Split, list[str]] = {
+            split: [f"data.{split}.{name}" for name, value in vars(override).items() if value is not None]
+            for split, override in overrides.items()
+        }
         self.n_way, self.on_device = n_way, on_device
         self.sources: dict[Split, TaskSource] = {}
         self.needs: frozenset[Need] = frozenset()  # of the algorithm; set by `setup` where a Trainer has one
@@ -244,7 +249,9 @@ class EpisodicDataModule(TaskDataModule):
             try:
                 self.check_episodes(split)
             except UserError as error:
-                raise type(error)(f"{split} episodes cannot be drawn: {error}") from error
+                own = ", ".join(self.own_settings[split])
+                hint = f" (These episodes have settings of their own: {own}.)" if own else ""
+                raise type(error)(f"{split} episodes cannot be drawn: {error}{hint}") from error
 
     def check_episodes(self, split: Split) -> None:
         """Raise `DataError` or `ConfigError` when a split's episodes cannot be drawn (it is loaded)."""

@@ -159,7 +159,13 @@ def test_maml_writes_into_the_run_and_says_that_queries_are_normalised_together(
     rows = table("runs/maml/version_0/predictions/predictions.csv")
     assert [row["predicted"] for row in rows] == ["black", "black", "white", "white"]
     assert all(0.5 < float(row["probability"]) <= 1 for row in rows)
-    assert "a prediction depends on which query images are given together" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "a prediction depends on which query images are given together" in printed
+    assert "2 classes, from 1 to 3 images each" in printed
+    for name in ("black", "white"):
+        save(at_work / f"even/{name}/0.png", LEVELS[name])
+    classify("maml", "even", "--out", "answer")
+    assert "2 classes, 1 image each" in capsys.readouterr().out
 
 
 def test_inverting_the_images_exchanges_dark_and_light(at_work: Path) -> None:

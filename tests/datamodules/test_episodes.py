@@ -256,8 +256,10 @@ def test_every_split_has_its_own_shape() -> None:
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_too_few_classes_name_both_numbers_and_the_split_before_training(split: str) -> None:
-    with pytest.raises(ConfigError, match=rf"{split} episodes .* n_way=20\b.*\b{CLASSES} classes"):
+    with pytest.raises(ConfigError, match=rf"{split} episodes .* n_way=20\b.*\b{CLASSES} .*: data\.{split}\.n_way\.\)"):
         blobs(**{split: ShapeOverride(n_way=20)}).setup("fit")
+    with pytest.raises(ConfigError, match=r"take a larger split\.$"):
+        blobs(n_way=20).setup("fit")
 
 
 def test_too_few_examples_name_all_numbers() -> None:
