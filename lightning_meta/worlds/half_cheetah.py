@@ -133,7 +133,9 @@ def _simulator(threads: int) -> tuple[Any, Any, list[Any]]:
     mujoco = need("mujoco", "HalfCheetah")
     import_module("mujoco.rollout")
     body = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets" / "half_cheetah.xml"
+    mujoco.set_mju_user_warning(lambda text: None)  # of a setting in it that will be called otherwise one day
     model = mujoco.MjModel.from_xml_path(str(body))
+    mujoco.set_mju_user_warning(None)
     return mujoco, model, [mujoco.MjData(model) for _ in range(threads)]
 
 
