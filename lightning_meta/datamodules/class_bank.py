@@ -120,7 +120,7 @@ class ClassBank(TaskSource):
         n_way, k_shot, n_query = shape
         class_key, example_key, turn_key, mix_key = np.moveaxis(subkeys(keys, range(4)), -1, 0)
         classes_TN = self._draw_classes(class_key, n_way)
-        rows_TENM = self._draw_rows(example_key, classes_TN, k_shot + n_query)[:, None]
+        rows_TENM = self.draw_rows(example_key, classes_TN, k_shot + n_query)[:, None]
         if "mix" in self.augmentation:
             rows_TENM = self._mix(mix_key, classes_TN, rows_TENM[:, 0])
         labels_TN = classes_TN if self.labels == "class" else np.tile(np.arange(n_way), (len(keys), 1))
@@ -165,7 +165,7 @@ class ClassBank(TaskSource):
         """A random order of the classes, the same for every seed. It parts classes that are neighbours or rotations."""
         return subkeys(np.zeros((), np.uint64), np.arange(len(self.size))).argsort(kind="stable")
 
-    def _draw_rows(self, keys: Keys, classes_TN: npt.NDArray[np.int64], examples: int) -> npt.NDArray[np.int64]:
+    def draw_rows(self, keys: Keys, classes_TN: npt.NDArray[np.int64], examples: int) -> npt.NDArray[np.int64]:
         """Where in `inputs` the drawn examples of each class are, `(T, N, examples)`."""
         drawn_TNM = choose(subkeys(keys, np.arange(classes_TN.shape[1])), self.size[classes_TN], examples)
         return self.first[classes_TN][..., None] + drawn_TNM
@@ -184,7 +184,7 @@ class ClassBank(TaskSource):
         for taken_T in np.sort(classes_TN, axis=1).T:  # from numbers among the classes left to numbers among all
             others_TN += others_TN >= taken_T[:, None]
         mixed_TN = uniform(coin_key, n_way) < 0.5
-        other_rows_TNM = self._draw_rows(example_key, others_TN, examples)
+        other_rows_TNM = self.draw_rows(example_key, others_TN, examples)
         return np.stack([rows_TNM, np.where(mixed_TN[..., None], other_rows_TNM, rows_TNM)], axis=1)
 
     def to(self, device: torch.device) -> "ClassBank":

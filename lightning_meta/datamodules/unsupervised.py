@@ -231,8 +231,8 @@ class ClusterBank(ClassBank):
         first, kept = size.cumsum() - size, size >= smallest
         return cls(images, first[kept], size[kept], order=cluster_E.argsort(kind="stable"))
 
-    def _draw_rows(self, keys: Keys, classes_TN: npt.NDArray[np.int64], examples: int) -> npt.NDArray[np.int64]:
-        return self.order[super()._draw_rows(keys, classes_TN, examples)]
+    def draw_rows(self, keys: Keys, classes_TN: npt.NDArray[np.int64], examples: int) -> npt.NDArray[np.int64]:
+        return self.order[super().draw_rows(keys, classes_TN, examples)]
 
 
 class CACTUs(UnsupervisedTasks):
