@@ -9,6 +9,7 @@ from lightning_meta.datamodules.class_split import ClassSplit
 from lightning_meta.datamodules.classification import ClassificationDataModule
 from lightning_meta.datamodules.functions.gaussian_process import GaussianProcess, RBFProcess
 from lightning_meta.datamodules.functions.image_completion import ImageCompletion
+from lightning_meta.datamodules.functions.linear_functions import LinearFunctions
 from lightning_meta.datamodules.functions.quadratics import Quadratics
 from lightning_meta.datamodules.functions.sinusoid import Sinusoid
 from lightning_meta.datamodules.functions.sinusoid_with_identity import SinusoidWithIdentity
@@ -57,6 +58,7 @@ __all__ = [
     "ImageFolder",
     "ImageOptimizees",
     "Learn2LearnImages",
+    "LinearFunctions",
     "MNISTTest",
     "MetaDatasetTasks",
     "Mixed",
