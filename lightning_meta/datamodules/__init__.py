@@ -28,6 +28,7 @@ from lightning_meta.datamodules.optimizees.optimizees import OptimizeeDataModule
 from lightning_meta.datamodules.tables.array_tables import ArrayTables, SklearnTables
 from lightning_meta.datamodules.tables.school import School
 from lightning_meta.datamodules.tables.tables import Tables
+from lightning_meta.datamodules.tables.tabular_prior import TabularPrior
 from lightning_meta.datamodules.text.text_classes import CLINC150, HuffPost, TextClasses
 from lightning_meta.datamodules.trials.rollouts import Rollouts, RolloutTrial
 from lightning_meta.datamodules.unsupervised import AAL, UMTRA, CACTUs, Features, OfBackbone, Pixels, UnsupervisedTasks
@@ -78,6 +79,7 @@ __all__ = [
     "SinusoidWithIdentity",
     "SklearnTables",
     "Tables",
+    "TabularPrior",
     "TaskDataModule",
     "TextClasses",
     "TorchvisionImages",
