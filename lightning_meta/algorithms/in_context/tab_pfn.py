@@ -5,7 +5,8 @@ Second" (2022), arXiv:2207.01848.
 
 Deviations: classes are read out by attention, in place of a linear layer with ten outputs, and labels enter by who may
 read whom, in place of an embedding of their numbers: in every other layer a row reads those of its own class only. So
-names of classes mean nothing and there may be any number of them. The size is a small one.
+names of classes mean nothing and there may be any number of them. Queries are compared with rows as these are with
+themselves: a network that is not trained yet prefers the nearest ones. The size is a small one.
 """
 
 from collections.abc import Iterable
@@ -64,7 +65,7 @@ class TabPFN(BatchedModule[Table]):
         self.features = features
         self.embed = nn.Linear(features, width)
         self.transformer = nn.ModuleList(Layer(width, heads) for _ in range(depth))
-        self.norm, self.to_query, self.to_key = LayerNorm(width), nn.Linear(width, width), nn.Linear(width, width)
+        self.norm, self.to_key = LayerNorm(width), nn.Linear(width, width)
 
     def adapt(self, support: Batch) -> Table:
         x_SF = self.rows(support.x, support.y)
@@ -86,7 +87,7 @@ class TabPFN(BatchedModule[Table]):
         x_QD = self.embedded(self.rows(query.x, query.y), table.scaling)
         for layer, memory in zip(cast(Iterable[Layer], self.transformer), table.memories, strict=True):
             x_QD = layer(x_QD, memory, seen_1S)
-        scores_QS = self.to_query(self.norm(x_QD)) @ table.keys.mT / table.keys.shape[-1] ** 0.5
+        scores_QS = self.to_key(self.norm(x_QD)) @ table.keys.mT / table.keys.shape[-1] ** 0.5
         attention_QS = torch.where(seen_1S > 0, scores_QS, -torch.inf).softmax(-1)
         there_1C = table.classes.sum(-2, keepdim=True) > 0
         share_QC = (attention_QS @ table.classes).clamp_min(LEAST)
@@ -110,7 +111,8 @@ class TabPFN(BatchedModule[Table]):
         mean, std, factor = scaling
         there = std > 0
         scaled_SF = torch.where(there, (x_SF - mean) / torch.where(there, std, 1), 0).nan_to_num(0)
-        scaled_SF = scaled_SF.clamp(-LARGEST, LARGEST) * factor
+        # As if all columns were there: smaller rows would drown in what the layers add to them.
+        scaled_SF = scaled_SF.clamp(-LARGEST, LARGEST) * (factor * self.features**0.5)
         return self.embed(F.pad(scaled_SF, (0, self.features - x_SF.shape[-1])))
 
 
