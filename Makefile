@@ -6,7 +6,7 @@ DEMO_CONFIG ?= configs/experiment/initialize/maml_glyphs_5w1s.yaml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-gpu test-floor benchmark-speed benchmark-speed-check docs docs-serve lint format clean
+.PHONY: help install demo demo-tables test test-slow test-gpu test-floor benchmark-speed benchmark-speed-check docs docs-serve lint format clean
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*##' '{printf "make %-21s %s\n", $$1, $$2}'
@@ -27,6 +27,10 @@ $(VENV)/.installed: requirements.txt constraints.txt
 
 demo: install  ## meta-train MAML on Glyphs, 5-way 1-shot, on the CPU (ARGS="..." adds options)
 	$(BIN)/python -m lightning_meta fit --config $(DEMO_CONFIG) $(ARGS)
+
+demo-tables: install  ## train a small TabPFN for some minutes and put it beside scikit-learn on real tables
+	$(BIN)/python -m lightning_meta fit --config tab_pfn_tabularprior_5w10s --trainer.max_steps 2000 --name demo_tables $(ARGS)
+	$(BIN)/python -m lightning_meta benchmark tables demo_tables
 
 # One thread for each process: threads of several processes on the same cores slow each other down. Whole files, because
 # fixtures of a module may be costly.

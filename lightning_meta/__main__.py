@@ -23,7 +23,8 @@ commands:
              benchmark heads RUN, all heads for frozen features on one trained backbone; benchmark domains RUN ..., runs
              on the data sets that they were and were not trained on; benchmark cells, searches for an architecture on a
              table of all; benchmark outer_cost EXPERIMENT, an update of a bilevel problem against plain training;
-             benchmark world_steps, steps per second of worlds beside gymnasium
+             benchmark world_steps, steps per second of worlds beside gymnasium; benchmark tables RUN, a TabPFN on few
+             rows of real tables beside scikit-learn's classifiers
 
 examples:
   python -m lightning_meta fit --config maml_glyphs_5w1s
@@ -69,6 +70,7 @@ TOOLS = {  # modules of lightning_meta
     ("benchmark", "cells"): "benchmark.cells",
     ("benchmark", "outer_cost"): "benchmark.outer_cost",
     ("benchmark", "world_steps"): "benchmark.world_steps",
+    ("benchmark", "tables"): "benchmark.tables",
 }
 
 

@@ -9,6 +9,7 @@ from lightning_meta.datamodules.class_split import ClassSplit
 from lightning_meta.datamodules.classification import ClassificationDataModule
 from lightning_meta.datamodules.functions.gaussian_process import GaussianProcess, RBFProcess
 from lightning_meta.datamodules.functions.image_completion import ImageCompletion
+from lightning_meta.datamodules.functions.linear_functions import LinearFunctions
 from lightning_meta.datamodules.functions.quadratics import Quadratics
 from lightning_meta.datamodules.functions.sinusoid import Sinusoid
 from lightning_meta.datamodules.functions.sinusoid_with_identity import SinusoidWithIdentity
@@ -27,6 +28,7 @@ from lightning_meta.datamodules.optimizees.optimizees import OptimizeeDataModule
 from lightning_meta.datamodules.tables.array_tables import ArrayTables, SklearnTables
 from lightning_meta.datamodules.tables.school import School
 from lightning_meta.datamodules.tables.tables import Tables
+from lightning_meta.datamodules.tables.tabular_prior import TabularPrior
 from lightning_meta.datamodules.text.text_classes import CLINC150, HuffPost, TextClasses
 from lightning_meta.datamodules.trials.rollouts import Rollouts, RolloutTrial
 from lightning_meta.datamodules.unsupervised import AAL, UMTRA, CACTUs, Features, OfBackbone, Pixels, UnsupervisedTasks
@@ -57,6 +59,7 @@ __all__ = [
     "ImageFolder",
     "ImageOptimizees",
     "Learn2LearnImages",
+    "LinearFunctions",
     "MNISTTest",
     "MetaDatasetTasks",
     "Mixed",
@@ -76,6 +79,7 @@ __all__ = [
     "SinusoidWithIdentity",
     "SklearnTables",
     "Tables",
+    "TabularPrior",
     "TaskDataModule",
     "TextClasses",
     "TorchvisionImages",

@@ -21,10 +21,12 @@ from lightning_meta.algorithms import (
     KIP,
     MAML,
     MAMLRL,
+    PFN,
     RL2,
     ActiveLearning,
     ConditionalNeuralProcess,
     Hyperparameters,
+    InContextRegression,
     LSTMLearner,
     LSTMOptimizer,
     MetaPseudoLabels,
@@ -37,7 +39,14 @@ from lightning_meta.algorithms import (
 )
 from lightning_meta.backbones import MLP
 from lightning_meta.callbacks import EpisodeTable, RunSummary, Throughput
-from lightning_meta.datamodules import GaussianProcess, ImageCompletion, QuadraticOptimizees, Quadratics, TwoMoons
+from lightning_meta.datamodules import (
+    GaussianProcess,
+    ImageCompletion,
+    LinearFunctions,
+    QuadraticOptimizees,
+    Quadratics,
+    TwoMoons,
+)
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicMSE
 from lightning_meta.worlds import Continuous, Discrete, Grid, TwoStep
@@ -113,6 +122,14 @@ RUNS: dict[str, tuple[Callable[[], Any], Callable[[], Any], set[str], set[str]]]
     "CNP on Gaussian processes": (
         lambda: cnp(1), lambda: GaussianProcess(k_shot=4, n_query=5, **FEW), {"process_fits"},
         {"gp_log_likelihood", "gp_averaged_log_likelihood", "gp_averaged_normal_log_likelihood"},
+    ),
+    "PFN on Gaussian processes": (
+        lambda: PFN(width=8, depth=1, heads=2), lambda: GaussianProcess(k_shot=4, n_query=5, **FEW), {"process_fits"},
+        {"gp_log_likelihood", "gp_averaged_log_likelihood", "gp_averaged_normal_log_likelihood"},
+    ),
+    "in-context regression": (
+        lambda: InContextRegression(x_size=5, width=8, depth=1, heads=2), lambda: LinearFunctions(k_shot=4, **FEW),
+        {"error_over_examples"}, {"least_squares_mse", "nearest_neighbours_mse", "averaging_mse"},
     ),
     "CNP on sine waves": (lambda: cnp(1), sinusoids, set(), set()),
     "CNP on images": (

@@ -83,7 +83,12 @@ class ConditionalNeuralProcess(BatchedModule[Any]):
         return torch.cat(points, dim=-1)
 
     def decode(self, *inputs: Tensor) -> Gaussian:
-        """Distributions `(Q, Y)` of outputs. The decoder reads all inputs side by side, `(Q, F)` or `(1, F)` each.
+        """Distributions `(Q, Y)` of outputs, by what the decoder says."""
+        mean, spread = self.decoded(*inputs).chunk(2, dim=-1)
+        return Gaussian(mean, self.min_std + (1 - self.min_std) * F.softplus(spread))
+
+    def decoded(self, *inputs: Tensor) -> Tensor:
+        """The decoder's outputs. It reads all inputs side by side, `(Q, F)` or `(1, F)` each.
 
         Its first layer maps each on its own: a code that all points share is mapped once, not once for each of them.
         """
@@ -95,8 +100,7 @@ class ConditionalNeuralProcess(BatchedModule[Any]):
             hidden = hidden + F.linear(part, weight)
         for layer in others:
             hidden = layer(hidden)
-        mean, spread = hidden.chunk(2, dim=-1)
-        return Gaussian(mean, self.min_std + (1 - self.min_std) * F.softplus(spread))
+        return hidden
 
     def score(self, prediction: Gaussian, query: Batch) -> TaskOutput:
         """Loss: minus the mean log-density of a query point. Also the mean squared error of the means."""

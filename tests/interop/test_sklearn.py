@@ -1,0 +1,81 @@
+"""A trained TabPFN as scikit-learn sees it: by its own checks of estimators, and what the module itself predicts."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.utils.estimator_checks import check_estimator
+
+from lightning_meta.algorithms import TabPFN
+from lightning_meta.cli import main
+from lightning_meta.core import Batch
+from lightning_meta.core.episode import EpisodeShape
+from lightning_meta.core.sampling import episode_keys
+from lightning_meta.datamodules import TabularPrior
+from lightning_meta.interop.sklearn import TabPFNClassifier
+
+
+@pytest.fixture
+def module() -> TabPFN:
+    torch.manual_seed(0)
+    return TabPFN(features=6, width=16, depth=2, heads=2)
+
+
+def rows(columns: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    draw = np.random.default_rng(0)
+    return draw.normal(size=(20, columns)).astype(np.float32), np.array(["cat", "dog", "cow", "dog"] * 5)
+
+
+def test_predictions_are_those_of_the_module(module: TabPFN) -> None:
+    x, y = rows()
+    found = TabPFNClassifier(module, orders=1).fit(x[:15], y[:15])
+    assert found.classes_.tolist() == ["cat", "cow", "dog"]
+    labels = torch.tensor([["cat", "cow", "dog"].index(name) for name in y[:15]])
+    with torch.no_grad():
+        table = module.eval().adapt(Batch(torch.from_numpy(x[:15]), labels))
+    expected = module.predict(table, torch.from_numpy(x[15:]))[:, :3].numpy()
+    np.testing.assert_allclose(found.predict_proba(x[15:]), expected, rtol=1e-5)
+    assert found.predict(x[15:]).tolist() == [found.classes_[k] for k in expected.argmax(1)]
+
+
+def test_the_mean_is_taken_over_orders_of_the_columns(module: TabPFN) -> None:
+    """In the first they are as in the table; of too many columns each order has as many as the network takes."""
+    x, y = rows()
+    several = TabPFNClassifier(module, orders=3, seed=1).fit(x, y)
+    each = [TabPFNClassifier(module, orders=1).fit(x[:, order], y).predict_proba(x[:, order])
+            for order in several.orders_]  # fmt: skip
+    np.testing.assert_allclose(several.predict_proba(x), np.mean(each, 0), rtol=1e-5)
+    assert several.orders_[0].tolist() == [0, 1, 2, 3] and len({tuple(order) for order in several.orders_}) > 1
+    wide = TabPFNClassifier(module).fit(*rows(columns=9))
+    assert all(len(set(order)) == 6 for order in wide.orders_)
+    assert set(np.concatenate(wide.orders_)) == set(range(9))
+
+
+@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")
+def test_a_run_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["lightning_meta"])
+    sizes = "--trainer.max_steps 1 --data.val_episodes 1 --data.meta_batch_size 1 --trainer.logger false"
+    others = "--trainer.accelerator cpu --test_after_fit false --model.depth 1"
+    cli = main(["fit", "--config", "tab_pfn_tabularprior_5w10s", *sizes.split(), *others.split()])
+    x, y = rows()
+    found = TabPFNClassifier("tab_pfn_tabularprior_5w10s").fit(x, y)
+    expected = TabPFNClassifier(cli.model.cpu()).fit(x, y)
+    np.testing.assert_allclose(found.predict_proba(x), expected.predict_proba(x), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_scikit_learn_takes_it_for_an_estimator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained a little, as one of the checks asks for accuracy; by name, because modules have no equal hashes."""
+    torch.manual_seed(0)
+    module, source, shape = TabPFN(width=32, depth=2), TabularPrior().load_source("train"), EpisodeShape(3, 10, 10)
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.003)
+    for step in range(100):
+        tasks = source.sample(episode_keys(0, 0, range(8 * step, 8 * step + 8)), shape)
+        optimizer.zero_grad()
+        module.play(tasks).loss.mean().backward()
+        optimizer.step()
+    monkeypatch.setattr("lightning_meta.interop.sklearn.trained", lambda place: module)
+    checks = check_estimator(TabPFNClassifier("a_run", orders=2))
+    assert len(checks) > 40 and all(check["status"] != "failed" for check in checks)
