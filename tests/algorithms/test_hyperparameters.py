@@ -79,6 +79,7 @@ class Half(ClassificationDataModule):
         return ClassBank.from_classes((images * 255).to(torch.uint8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [Implicit("cg", 10), Unrolled()], ids=repr)
 def test_a_decay_per_pixel_beats_the_best_of_a_grid(rule: Any) -> None:
     """And it holds back what is noise, more than what tells the class."""

@@ -527,13 +527,19 @@ def test_every_algorithm_takes_any_network(name: str) -> None:
     if package := {"MetaOptNet": "qpth", "KFO": "learn2learn", "MetaCurvature": "learn2learn"}.get(name):
         pytest.importorskip(package)
     network = small(nn.BatchNorm2d(4), nn.ReLU(inplace=True)).append(nn.Linear(4 * 4 * 4, 8))
-    own: dict[str, Any] = {"SNAIL": {"k_shot": 2}, "CAVIA": {"layer": "network.0"}}.get(name, {})
+    second = small(nn.BatchNorm2d(4), nn.ReLU()).append(nn.Linear(4 * 4 * 4, 8))
+    settings: dict[str, dict[str, Any]] = {
+        "SNAIL": {"k_shot": 2}, "CAVIA": {"layer": "network.0"}, "CNAPs": {"encoder": second},
+        "ANML": {"modulator": second},
+    }  # fmt: skip
+    own = settings.get(name, {})
     own |= {"steps": 5} if "TIM" in name else {}  # of a thousand
     shape = {"n_way": 3} if issubclass(algorithm, FixedWayModule) and name != "ProtoMAML" else {}
     module = algorithm(network, **shape, **own)
     if isinstance(module.metric, EpisodicAccuracy):  # it plays images
         trainer().fit(module, datamodule=blobs())
-    assert isinstance(module.backbone, Wrapped) and module.backbone.in_shape == (1, SIZE, SIZE)
+    found = module.backbone.backbone if name == "ANML" else module.backbone  # of its two networks, the first
+    assert isinstance(found, Wrapped) and found.in_shape == (1, SIZE, SIZE)
     usual = "running" if issubclass(algorithm, EmbeddingModule) else "transductive"
     assert norm_protocol(module.backbone) == {"TADAM": "inductive"}.get(name, usual)
 

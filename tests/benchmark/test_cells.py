@@ -60,6 +60,7 @@ def test_what_is_found_is_judged_by_test_and_not_by_reward() -> None:
     assert play(whole, "random", 48, 400).rank < 6
 
 
+@pytest.mark.slow
 def test_evolution_climbs_where_neighbours_are_alike() -> None:
     """A cell is as good as it has pools: with many evaluations evolution finds the best of all, REINFORCE too."""
     space = Cell(budget=160)
