@@ -19,9 +19,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lightning_meta.errors import ConfigError
+
 Surrogate = Literal["lvc", "dice", "plain"]
 LARGEST_SEEN = 10.0  # what a baseline reads is clipped there, so that its squares stay small
 RIDGE = 1e-5
+
+
+def check_discounts(discount: float, gae_lambda: float) -> None:
+    """Raise `ConfigError` unless both lie between 0 and 1."""
+    if not (0 <= discount <= 1 and 0 <= gae_lambda <= 1):
+        raise ConfigError(f"discount={discount} and gae_lambda={gae_lambda} must lie between 0 and 1.")
 
 
 def returns_to_go(rewards_HB: Tensor, discount: float = 1.0) -> Tensor:

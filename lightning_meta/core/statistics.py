@@ -1,11 +1,16 @@
 """Statistics over episodes, the unit in which few-shot results are reported."""
 
-from math import cos, pi, sin, sqrt, tan
+from math import cos, log, pi, sin, sqrt, tan
 
 import torch
 from torch import Tensor
 
 Z95 = 1.96  # two-sided 95 % quantile of the normal distribution, as the field's tables use it
+
+
+def log_mean_probabilities(logits_MQN: Tensor) -> Tensor:
+    """Logarithm `(Q, N)` of the mean probabilities of M classifiers, from their logits."""
+    return logits_MQN.log_softmax(-1).logsumexp(0) - log(len(logits_MQN))
 
 
 def mean_and_ci95(total: Tensor, total_of_squares: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:

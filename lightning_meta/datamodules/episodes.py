@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_meta.compat import tree_flatten, tree_leaves, tree_map, tree_unflatten
@@ -16,6 +16,14 @@ from lightning_meta.signals import leave_signals_to_the_main_process
 STREAM = {"train": 0, "val": 1, "test": 2}  # which stream of random numbers a split draws from
 DRAWN_AT_ONCE = 256  # episodes, in the main process
 ORDER = 1000  # of a support set; the smaller indices of an episode's keys are its source's
+
+
+class Settings:
+    """How tasks are made, of the user's choice; a result states its class and arguments."""
+
+    def __repr__(self) -> str:
+        given = {name: value for name, value in vars(self).items() if not isinstance(value, nn.Module)}
+        return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in given.items())})"
 
 
 class TaskSource:

@@ -34,7 +34,7 @@ from lightning_meta.core.augment import augment, check_ranges
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.core.sampling import Keys, choose, subkeys, uniform
 from lightning_meta.datamodules.class_bank import ClassBank
-from lightning_meta.datamodules.episodes import TaskSource
+from lightning_meta.datamodules.episodes import Settings, TaskSource
 from lightning_meta.datamodules.mixed_source import MixedSource
 from lightning_meta.errors import ConfigError, require_at_least
 from lightning_meta.pretrained import start_from
@@ -43,21 +43,12 @@ DRAWINGS = {"rotate": 10.0, "shift_x": 0.2, "shift_y": 0.2, "shear_x": 0.2, "she
 AT_ONCE = 500  # images whose features are computed together
 
 
-class UnsupervisedTasks:
+class UnsupervisedTasks(Settings):
     """How training episodes are made of images alone. One writes `source`."""
 
     def source(self, images: Tensor, shape: EpisodeShape) -> TaskSource:
         """The source of episodes of a shape, from all training images `(E, C, H, W)` uint8."""
         raise NotImplementedError
-
-    def __repr__(self) -> str:
-        return described(self)
-
-
-def described(settings: object) -> str:
-    """Its class and arguments, as a result states them."""
-    given = {name: value for name, value in vars(settings).items() if not isinstance(value, Backbone)}
-    return f"{type(settings).__name__}({', '.join(f'{name}={value}' for name, value in given.items())})"
 
 
 class UMTRA(UnsupervisedTasks):
@@ -159,15 +150,12 @@ class AugmentedSource(TaskSource):
         return replace(self, images=self.images.to(device))
 
 
-class Features:
+class Features(Settings):
     """What images are clustered by."""
 
     def __call__(self, images: Tensor) -> np.ndarray:
         """From images `(E, C, H, W)` uint8 to `(E, D)`."""
         raise NotImplementedError
-
-    def __repr__(self) -> str:
-        return described(self)
 
 
 class Pixels(Features):

@@ -26,14 +26,14 @@ from lightning_meta.core import Batch, Episode
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.core.sampling import Keys, choose, choose_each, subkeys, uniform, whole
 from lightning_meta.datamodules.class_bank import ClassBank, EmbeddedBank, quarter_turns
-from lightning_meta.datamodules.episodes import ORDER, EpisodeDataset, TaskSource
+from lightning_meta.datamodules.episodes import ORDER, EpisodeDataset, Settings, TaskSource
 from lightning_meta.errors import ConfigError, require_at_least
 
 Counts = npt.NDArray[np.int64]
 SHAPE = 4  # of an episode's keys, that of its numbers; the smaller ones are those of `ClassBank`
 
 
-class VariableTasks(ABC):
+class VariableTasks(Settings, ABC):
     """A distribution of the numbers of an episode. Letters as everywhere: `T` episodes, `N` classes of the largest."""
 
     needed: EpisodeShape  # an episode that asks as much of a class as one must be able to give
@@ -56,9 +56,6 @@ class VariableTasks(ABC):
 
         A size of 0 is for no class, beyond the way of an episode: none are drawn.
         """
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{key}={value}' for key, value in vars(self).items())})"
 
 
 class UniformTasks(VariableTasks):

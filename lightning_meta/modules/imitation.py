@@ -71,7 +71,7 @@ class ImitationModule(RolloutModule):
                 "Discrete."
             )
         self.greedy = greedy
-        self.embed = nn.Linear(2 * seen_size + actions.size + 2, width)
+        self.embed = nn.Linear(seen_size + self.told_size, width)
         self.transformer = CausalTransformer(width, layers, heads)
         self.scores = nn.Linear(width, actions.scores)
 
@@ -92,11 +92,8 @@ class ImitationModule(RolloutModule):
     # ---- owned here ----------------------------------------------------------------------------------------------
 
     def begin(self, task: Any, dice: Dice) -> Lesson:
-        nothing_LB = dice.world.new_zeros(0, dice.world.shape[1])
-        told = Told(*(
-            nothing_LB.new_zeros(*nothing_LB.shape, *size) for size in ((self.seen_size,), (self.actions.size,), (), ())
-        ))  # fmt: skip
-        return Lesson(told, nothing_LB.long(), nothing_LB, self.teacher(task, dice))
+        told = self.nothing_told(dice)
+        return Lesson(told, told.reward.long(), told.reward, self.teacher(task, dice))
 
     def act(self, lesson: Lesson, memory: Any, told: Told, dice: Tensor) -> tuple[Tensor, Any]:
         if self.training:

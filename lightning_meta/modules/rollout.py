@@ -40,6 +40,10 @@ class Told(NamedTuple):
     reward: Tensor
     fresh: Tensor
 
+    def numbers(self) -> Tensor:
+        """All of it side by side `(..., B, I)`, for a network."""
+        return torch.cat([self.seen, self.action, self.reward[..., None], self.fresh[..., None]], dim=-1)
+
 
 class Trajectories(NamedTuple):
     """What was recorded in a round: constants, but for who acted.
@@ -79,6 +83,16 @@ class RolloutModule(MetaModule):
         self.measure_by(Return())
         self.seen_size, self.actions = seen_size, actions
         self.world: World | None = None  # the datamodule's
+
+    @property
+    def told_size(self) -> int:
+        """How many numbers an actor is told before a step, I: see `Told.numbers`."""
+        return self.seen_size + self.actions.size + 2
+
+    def nothing_told(self, dice: Dice) -> Told:
+        """What was told in no step of B trajectories `(0, B, ...)`: a trial so far, before it begins."""
+        sizes = (self.seen_size,), (self.actions.size,), (), ()
+        return Told(*(dice.world.new_zeros(0, dice.world.shape[1], *size) for size in sizes))
 
     # ---- an algorithm writes these four, for ONE task ------------------------------------------------------------
 

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_meta.core import TaskOutput
-from lightning_meta.core.policy_gradient import actor_critic_loss
+from lightning_meta.core.policy_gradient import actor_critic_loss, check_discounts
 from lightning_meta.datamodules.trials.rollouts import Dice
-from lightning_meta.errors import ConfigError
 from lightning_meta.modules.rollout import RolloutModule, Told, Trajectories
 from lightning_meta.worlds import Actions
 
@@ -59,11 +58,9 @@ class StreamActorModule(RolloutModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(seen_size, actions, **kwargs)
-        if not (0 <= discount <= 1 and 0 <= gae_lambda <= 1):
-            raise ConfigError(f"discount={discount} and gae_lambda={gae_lambda} must lie between 0 and 1.")
+        check_discounts(discount, gae_lambda)
         self.discount, self.gae_lambda = discount, gae_lambda
         self.value_weight, self.entropy_weight = value_weight, entropy_weight
-        self.told_size = seen_size + actions.size + 2
 
     def head(self, features: int) -> nn.Linear:
         """From features to the scores of actions and the value, which come last: what `outputs` is to be."""
@@ -112,8 +109,3 @@ class StreamActorModule(RolloutModule):
         whole = self.adapt(query)
         loss = actor_critic_loss(*whole[1:], self.discount, self.gae_lambda, self.value_weight, self.entropy_weight)
         return TaskOutput(loss, query.rewards.sum(0))
-
-
-def as_inputs(told: Told) -> Tensor:
-    """All that was told as numbers `(..., I)` for a network."""
-    return torch.cat([told.seen, told.action, told.reward[..., None], told.fresh[..., None]], dim=-1)

@@ -5,7 +5,6 @@ from torch import nn
 
 from lightning_meta.algorithms import LearningToReinforcementLearn
 from lightning_meta.compat import tree_map
-from lightning_meta.modules.stream_actor import as_inputs
 from lightning_meta.worlds import Discrete, TwoStep
 from tests.algorithms.rollout_cases import arms, processes, rollouts
 
@@ -35,7 +34,7 @@ def test_a_trial_is_read_as_by_the_lstm_of_torch() -> None:
         "weight_ih_l0": module.inputs.weight, "bias_ih_l0": module.inputs.bias,
         "weight_hh_l0": module.recurrent.weight, "bias_hh_l0": module.recurrent.bias,
     })  # fmt: skip
-    hidden, _ = lstm(torch.cat([as_inputs(played.told) for played in rounds]))
+    hidden, _ = lstm(torch.cat([played.told.numbers() for played in rounds]))
     outputs = module.outputs(hidden)
     stream = module.adapt(rounds[-1])
     torch.testing.assert_close(stream.values, outputs[..., -1])

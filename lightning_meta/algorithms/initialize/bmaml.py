@@ -13,7 +13,6 @@ posterior is that of the support set alone.
 
 from collections.abc import Callable
 from copy import deepcopy
-from math import log
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +25,7 @@ from lightning_meta.backbones import Backbone, support_statistics
 from lightning_meta.core import Batch, Params, TaskOutput, trainable, unroll
 from lightning_meta.core.initial_weights import initial_weights
 from lightning_meta.core.inner_optimizer import module_key
+from lightning_meta.core.statistics import log_mean_probabilities
 from lightning_meta.core.svgd import SVGD
 from lightning_meta.errors import ConfigError, require_at_least
 
@@ -98,7 +98,7 @@ class BMAML(MAML):
     def query_loss(self, adapted: Any, query: Batch) -> TaskOutput:
         particles: Particles = adapted
         logits_MQN = self.each(lambda one: functional_call(self.learner, one, (query.x,)), particles.params)
-        preds = logits_MQN.log_softmax(-1).logsumexp(0) - log(len(logits_MQN))
+        preds = log_mean_probabilities(logits_MQN)
         loss = F.nll_loss(preds, query.y)
         if self.training and self.chaser_steps:
             return TaskOutput(self.chased(particles, query), preds, {"query_loss": loss.detach()})

@@ -26,6 +26,7 @@ from lightning_meta.core.dice import normal
 from lightning_meta.core.gaussian import Gaussian, kl_divergence
 from lightning_meta.core.inner_loop import take_step
 from lightning_meta.core.inner_optimizer import SGD, module_key
+from lightning_meta.core.statistics import log_mean_probabilities
 from lightning_meta.errors import ConfigError, require_at_least
 
 
@@ -84,8 +85,7 @@ class PLATIPUS(MAML):
 
     def adapted_from(self, start: Params, support: Batch) -> Params:
         """Fast weights, as MAML has them, from a start that was drawn."""
-        steps = self.steps
-        phi = unroll(lambda p: self.loss(p, support), start, self.inner_optimizer, steps, self.first_order)
+        phi = unroll(lambda p: self.loss(p, support), start, self.inner_optimizer, self.steps, self.first_order)
         return phi | support_statistics(self.learner, phi, support.x)
 
     def adapt(self, support: Batch) -> Any:
@@ -109,7 +109,7 @@ class PLATIPUS(MAML):
         if isinstance(adapted, Prior):
             return self.training_loss(adapted, query)
         logits_LQN = self.each(lambda phi: functional_call(self.learner, phi, (query.x,)), adapted)
-        preds = logits_LQN.log_softmax(-1).logsumexp(0) - log(len(logits_LQN))
+        preds = log_mean_probabilities(logits_LQN)
         return TaskOutput(F.nll_loss(preds, query.y), preds)
 
     def training_loss(self, prior: Prior, query: Batch) -> TaskOutput:

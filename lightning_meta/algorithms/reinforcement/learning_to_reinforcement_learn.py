@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_meta.backbones.recurrent import LSTMState
 from lightning_meta.modules.rollout import Told
-from lightning_meta.modules.stream_actor import StreamActorModule, as_inputs
+from lightning_meta.modules.stream_actor import StreamActorModule
 from lightning_meta.worlds import Actions
 
 
@@ -40,7 +40,7 @@ class LearningToReinforcementLearn(StreamActorModule):
     def read(self, memory: LSTMState, told: Told) -> LSTMState:
         """One step of an LSTM, examples before units: under vmap that of `LSTMCell` would copy the weights."""
         hidden, cell = memory
-        gates = self.inputs(as_inputs(told)) + self.recurrent(hidden)
+        gates = self.inputs(told.numbers()) + self.recurrent(hidden)
         taken, kept, new, shown = gates.chunk(4, dim=-1)
         cell = kept.sigmoid() * cell + taken.sigmoid() * new.tanh()
         return shown.sigmoid() * cell.tanh(), cell

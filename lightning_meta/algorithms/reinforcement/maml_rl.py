@@ -19,13 +19,13 @@ from lightning_meta.core import SGD, InnerOptimizer, Params, TaskOutput, take_st
 from lightning_meta.core.policy_gradient import (
     Surrogate,
     advantages,
+    check_discounts,
     linear_baseline,
     returns_to_go,
     standardised,
     surrogate,
 )
 from lightning_meta.datamodules.trials.rollouts import Dice
-from lightning_meta.errors import ConfigError
 from lightning_meta.modules.learned_rates import inner_optimizer_for
 from lightning_meta.modules.rollout import RolloutModule, Told, Trajectories
 from lightning_meta.worlds import Actions, Continuous
@@ -80,8 +80,7 @@ class MAMLRL(RolloutModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(seen_size, actions, **kwargs)
-        if not (0 <= discount <= 1 and 0 <= gae_lambda <= 1):
-            raise ConfigError(f"discount={discount} and gae_lambda={gae_lambda} must lie between 0 and 1.")
+        check_discounts(discount, gae_lambda)
         self.first_order, self.surrogate = first_order, surrogate
         self.discount, self.gae_lambda = discount, gae_lambda
         self.policy = Policy(seen_size, actions, hidden, activation)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_meta.modules.rollout import Told
-from lightning_meta.modules.stream_actor import StreamActorModule, as_inputs
+from lightning_meta.modules.stream_actor import StreamActorModule
 from lightning_meta.worlds import Actions
 
 
@@ -38,7 +38,7 @@ class RL2(StreamActorModule):
 
     def read(self, memory: Tensor, told: Told) -> Tensor:
         """One step of a GRU. In plain operations, which can be mapped over tasks."""
-        reset, update, new = self.inputs(as_inputs(told)).chunk(3, dim=-1)
+        reset, update, new = self.inputs(told.numbers()).chunk(3, dim=-1)
         reset_by_memory, update_by_memory, new_by_memory = self.recurrent(memory).chunk(3, dim=-1)
         kept = torch.sigmoid(update + update_by_memory)
         return kept * memory + (1 - kept) * torch.tanh(new + torch.sigmoid(reset + reset_by_memory) * new_by_memory)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lightning_meta.algorithms.memory.snail import Attention, stacked, temporal_convolutions
 from lightning_meta.modules.rollout import Told
-from lightning_meta.modules.stream_actor import StreamActorModule, as_inputs
+from lightning_meta.modules.stream_actor import StreamActorModule
 from lightning_meta.worlds import Actions
 
 
@@ -52,14 +52,14 @@ class SNAILRL(StreamActorModule):
         return like.new_zeros(0, len(like), self.told_size)
 
     def read(self, memory_LBI: Tensor, told: Told) -> Tensor:
-        return torch.cat([memory_LBI, as_inputs(told)[None]])
+        return torch.cat([memory_LBI, told.numbers()[None]])
 
     def features(self, memory_LBI: Tensor) -> Tensor:
         return self.sequences(memory_LBI)[-1]
 
     def read_round(self, memory_LBI: Tensor, told: Told) -> tuple[Tensor, Tensor]:
         """All steps at once."""
-        memory_LBI = torch.cat([memory_LBI, as_inputs(told)])
+        memory_LBI = torch.cat([memory_LBI, told.numbers()])
         return memory_LBI, self.sequences(memory_LBI)[-len(told.seen) :]
 
     def sequences(self, inputs_LBI: Tensor) -> Tensor:

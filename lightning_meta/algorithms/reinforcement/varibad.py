@@ -25,9 +25,9 @@ from lightning_meta.compat import tree_map
 from lightning_meta.core import TaskOutput
 from lightning_meta.core.dice import normal
 from lightning_meta.core.gaussian import Gaussian, kl_divergence, log_density
-from lightning_meta.core.policy_gradient import actor_critic_loss
+from lightning_meta.core.policy_gradient import actor_critic_loss, check_discounts
 from lightning_meta.datamodules.trials.rollouts import Dice
-from lightning_meta.errors import ConfigError, require_at_least
+from lightning_meta.errors import require_at_least
 from lightning_meta.modules.rollout import RolloutModule, Told, Trajectories
 from lightning_meta.worlds import Actions
 
@@ -81,12 +81,11 @@ class VariBAD(RolloutModule):
     ) -> None:
         super().__init__(seen_size, actions, **kwargs)
         require_at_least(1, latent=latent)
-        if not (0 <= discount <= 1 and 0 <= gae_lambda <= 1):
-            raise ConfigError(f"discount={discount} and gae_lambda={gae_lambda} must lie between 0 and 1.")
+        check_discounts(discount, gae_lambda)
         self.latent, self.pays_above, self.kl_weight = latent, pays_above, kl_weight
         self.discount, self.gae_lambda = discount, gae_lambda
         self.value_weight, self.entropy_weight = value_weight, entropy_weight
-        self.cell, self.to_belief = LSTMCell(seen_size + actions.size + 2, hidden), nn.Linear(hidden, 2 * latent)
+        self.cell, self.to_belief = LSTMCell(self.told_size, hidden), nn.Linear(hidden, 2 * latent)
         self.policy = perceptron(seen_size + 2 * latent, width, actions.scores + 1)
         self.code_of_latent = perceptron(latent, width, width)
         self.code_of_step = perceptron(seen_size + actions.size, width, width)
@@ -96,7 +95,7 @@ class VariBAD(RolloutModule):
 
     def read(self, told: Told, state: LSTMState) -> LSTMState:
         """The state after one more step."""
-        return self.cell(torch.cat([told.seen, told.action, told.reward[..., None], told.fresh[..., None]], -1), state)
+        return self.cell(told.numbers(), state)
 
     def belief(self, hidden: Tensor) -> Gaussian:
         """What is believed of the task `(..., Z)` in a state of which these are the hidden units."""
@@ -149,14 +148,11 @@ class VariBAD(RolloutModule):
         return self.policy(torch.cat([seen, belief.mean.detach(), belief.std.detach()], dim=-1))
 
     def start(self, dice: Dice) -> Life:
-        nothing_LB = dice.world.new_zeros(0, dice.world.shape[1])
-        told = Told(*(
-            nothing_LB.new_zeros(*nothing_LB.shape, *size) for size in ((self.seen_size,), (self.actions.size,), (), ())
-        ))  # fmt: skip
+        told = self.nothing_told(dice)
         state = self.cell.zero_state(dice.world[0])
         no_action = self.actions.draw(dice.actor.new_zeros(0, dice.actor.shape[1], self.actions.scores), dice.actor[:0])
         key = (dice.actor * 2**DIE_BITS).long().sum()  # another one for each trial, since dice are
-        return Life(state, told, no_action, nothing_LB, nothing_LB, key)
+        return Life(state, told, no_action, told.reward, told.reward, key)
 
     def act(self, life: Life, memory: LSTMState | None, told: Told, dice: Tensor) -> tuple[Tensor, LSTMState]:
         state = self.read(told, life.state if memory is None else memory)
