@@ -168,7 +168,10 @@ class RolloutModule(MetaModule):
         return self.world
 
     def measure(self, tasks: RolloutTrial) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        out = self._map(self.play_task, tasks)
+        return self.measured(self._map(self.play_task, tasks))
+
+    def measured(self, out: TaskOutput) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What `measure` returns of trials that were played, `(T, ...)`."""
         self._check_rewards(out.preds)
         values = {"loss": out.loss, self.metric.name: self.metric.per_episode(out.preds, out.preds), **out.logs}
         return values, {"preds": out.preds}
@@ -177,7 +180,7 @@ class RolloutModule(MetaModule):
         """What was recorded of every round of T trials, `(T, H, B, ...)`, but for who acted."""
         return self._map(lambda *trial: [played._replace(actor=()) for played in self.play_rounds(*trial)[1]], tasks)
 
-    def _map(self, fn: Callable[..., Any], tasks: RolloutTrial) -> Any:
+    def _map(self, fn: Callable[..., Any], tasks: tuple[Any, ...]) -> Any:
         mode = self.played_world().task_mode if self.task_mode == "auto" else self.task_mode
         try:
             with repaired(self):

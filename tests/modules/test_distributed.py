@@ -20,6 +20,7 @@ from lightning_meta.algorithms import (
     DADA,
     MAML,
     MAMLRL,
+    MAMLTRPO,
     MANN,
     AutoAugment,
     LSTMOptimizer,
@@ -53,6 +54,7 @@ ALGORITHMS: dict[str, Callable[[], MetaModule]] = {
     "nas_reinforce": lambda: NASReinforce(cell(), 4),
     "regularized_evolution": lambda: RegularizedEvolution(cell(), 4, population=8, sample=3),
     "maml_rl": lambda: MAMLRL(2, Continuous(2), hidden=[8], activation="tanh"),
+    "maml_trpo": lambda: MAMLTRPO(2, Continuous(2), hidden=[4], activation="tanh", cg_steps=3),
     "meta_weight_net": lambda: MetaWeightNet(network(), 4, hidden=5, inner_optimizer=Momentum),
     "dada": lambda: DADA(network(), 4),  # draws at random in every inner step
     "autoaugment": lambda: AutoAugment(network(), 4),  # compares the trainings of all processes
@@ -86,7 +88,8 @@ def play(name: str, folder: Path, **how: Any) -> dict[str, Any]:
     """Train in float64 and test; what this process saw."""
     torch.manual_seed(0)
     module, diary = ALGORITHMS[name](), Diary()
-    module.optimizer = lambda params: torch.optim.SGD(params, lr=0.05)  # Adam would magnify rounding errors
+    rate = 1.0 if isinstance(module, MAMLTRPO) else 0.05
+    module.optimizer = lambda params: torch.optim.SGD(params, lr=rate)  # Adam would magnify rounding errors
     make_trainer = partial(
         pl.Trainer, max_epochs=-1, accelerator="cpu", precision="64-true", inference_mode=False, logger=False,
         use_distributed_sampler=False, num_sanity_val_steps=0, enable_progress_bar=False, enable_model_summary=False,
