@@ -18,6 +18,7 @@ EXTRAS = {  # as in pyproject.toml and in requirements-<extra>.txt
     "tables": ("pyarrow>=18.0", "scipy>=1.14"),
     "transport": ("POT>=0.9.5",),
     "mujoco": ("mujoco>=4.0",),
+    "metaworld": ("metaworld>=3.1",),
 }
 OTHERS = {"mlflow": ("mlflow-skinny>=3.0",), "tensorboard": ("tensorboardX>=2.2",)}  # which serve as well
 

@@ -8,6 +8,7 @@ from lightning_meta.worlds.dirichlet_bandits import DirichletBandits
 from lightning_meta.worlds.grid import Grid
 from lightning_meta.worlds.gym_world import GymWorld
 from lightning_meta.worlds.half_cheetah import HalfCheetahDirection, HalfCheetahVelocity
+from lightning_meta.worlds.meta_world import MetaWorld
 from lightning_meta.worlds.navigation import Navigation
 from lightning_meta.worlds.tabular_mdp import TabularMDP
 from lightning_meta.worlds.two_step import TwoStep
@@ -23,6 +24,7 @@ __all__ = [
     "GymWorld",
     "HalfCheetahDirection",
     "HalfCheetahVelocity",
+    "MetaWorld",
     "Navigation",
     "TabularMDP",
     "TwoStep",
