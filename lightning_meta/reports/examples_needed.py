@@ -40,12 +40,9 @@ class ExamplesNeeded(Report):
 
     def observe(self, tested: Tested, outputs: Any, batch: Any, ids: Sequence[int]) -> None:
         metric, arrivals = tested.module.metric, tested.data.arrivals
-        values_KT = torch.stack(
-            [
-                metric.per_episode(tested.play(fewer(batch, tested.data.shapes["test"].n_way, n)).preds, batch.query.y)
-                for n in range(1, len(self.scores) + 1)
-            ]
-        )
+        n_way, few = tested.data.shapes["test"].n_way, range(1, len(self.scores))
+        preds = [*(tested.play(fewer(batch, n_way, n)).preds for n in few), outputs["preds"]]
+        values_KT = torch.stack([metric.per_episode(of_all, batch.query.y) for of_all in preds])
         for score, values_T in zip(self.scores, values_KT, strict=True):
             score.update(values_T)
         if arrivals.learned_at is not None:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from lightning_meta import callbacks, reports
 from lightning_meta.algorithms import (
+    ANML,
     DADA,
     DARTS,
     KIP,
@@ -120,6 +121,10 @@ RUNS: dict[str, tuple[Callable[[], Any], Callable[[], Any], set[str], set[str]]]
         lambda: ProtoNet(conv4()), lambda: blobs(arrivals=Arrivals(learned_at=0.9)),
         {"calibration", "embedding", "episode_0", "episode_1", "examples_needed"},
         {"ece", "examples_needed", "learned"},
+    ),
+    "a stream of classes": (
+        lambda: ANML(conv4(None), conv4(None, hidden=4), n_way=3), blobs,
+        {"accuracy_by_age", "adaptation_curve", "calibration", "episode_0", "episode_1", "layer_similarity"}, {"ece"},
     ),
     "ProtoNet on images": (
         lambda: ProtoNet(conv4()), blobs, {"calibration", "embedding", "episode_0", "episode_1"}, {"ece"},
@@ -239,7 +244,7 @@ def test_no_number_of_a_report_is_negative(name: str, argument: str) -> None:
 
 
 def test_numbers_within_a_list_of_a_report_are_none_that_cannot_be() -> None:
-    uncounted = {"DecayMap", "ExamplesNeeded", "LabelCurve", "StayProbability"}
+    uncounted = {"AccuracyByAge", "DecayMap", "ExamplesNeeded", "LabelCurve", "StayProbability"}
     assert {name for name, _ in COUNTS} == set(reports.REPORTS) - uncounted
     with pytest.raises(ConfigError, match=r"Completions\.pixels=0 must be at least 1"):
         reports.Completions(pixels=[10, 0])
