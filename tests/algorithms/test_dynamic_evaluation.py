@@ -13,7 +13,7 @@ from lightning_meta.metrics import EpisodicMSE
 from lightning_meta.modules import LearnedRates
 from tests.conftest import Make, conv4, meta_gradient, random_functions
 
-CASES: dict[str, Make] = {"dynamic_evaluation": lambda: DynamicEvaluation(conv4(), n_way=3, inner_lr=0.1)}
+CASES: dict[str, Make] = {"dynamic_evaluation": lambda: DynamicEvaluation(conv4(), n_way=3, inner_lr=0.01)}
 VARIANTS: dict[str, Make] = {
     "dynamic_evaluation-trained_for": lambda: DynamicEvaluation(conv4(), n_way=3, inner_lr=0.1, inner_steps=1)
 }

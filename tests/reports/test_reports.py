@@ -124,7 +124,10 @@ RUNS: dict[str, tuple[Callable[[], Any], Callable[[], Any], set[str], set[str]]]
     ),
     "a stream of classes": (
         lambda: ANML(conv4(None), conv4(None, hidden=4), n_way=3), blobs,
-        {"accuracy_by_age", "adaptation_curve", "calibration", "episode_0", "episode_1", "layer_similarity"}, {"ece"},
+        {
+            "accuracy_by_age", "adaptation_curve", "calibration", "embedding", "episode_0", "episode_1", "layer_similarity",
+        },
+        {"ece"},
     ),
     "ProtoNet on images": (
         lambda: ProtoNet(conv4()), blobs, {"calibration", "embedding", "episode_0", "episode_1"}, {"ece"},
