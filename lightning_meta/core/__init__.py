@@ -14,7 +14,16 @@ from lightning_meta.core.hypergradient import (
     implicit_minimiser,
 )
 from lightning_meta.core.inner_loop import Progress, descend, detach, follow, take_step, unroll
-from lightning_meta.core.inner_optimizer import SGD, Adam, InnerOptimizer, Momentum, Params, RMSprop, trainable
+from lightning_meta.core.inner_optimizer import (
+    SGD,
+    Adam,
+    InnerOptimizer,
+    Momentum,
+    Params,
+    PulledBack,
+    RMSprop,
+    trainable,
+)
 from lightning_meta.core.statistics import mean_and_ci95, mean_and_ci95_over
 from lightning_meta.core.task_map import (
     TaskMode,
@@ -38,6 +47,7 @@ __all__ = [
     "Momentum",
     "Params",
     "Progress",
+    "PulledBack",
     "RMSprop",
     "TaskMode",
     "TaskOutput",

@@ -1,5 +1,6 @@
 """Episodic data: every data set is a source of tasks on one base."""
 
+from lightning_meta.datamodules.arrivals import Arrivals
 from lightning_meta.datamodules.base import EpisodicDataModule, TaskDataModule
 from lightning_meta.datamodules.bilevel.held_out_domains import HeldOutDomains
 from lightning_meta.datamodules.bilevel.held_out_images import HeldOutImages
@@ -43,6 +44,7 @@ __all__ = [
     "MNIST",
     "UMTRA",
     "ArrayTables",
+    "Arrivals",
     "BilevelDataModule",
     "CACTUs",
     "ClassSplit",

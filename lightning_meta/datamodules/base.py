@@ -9,6 +9,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_meta.core.episode import EpisodeShape, Need, Split
+from lightning_meta.datamodules.arrivals import Arrivals, ArrivingSource
 from lightning_meta.datamodules.episodes import EpisodeDataset, EpisodeLoader, TaskDataset, TaskSource
 from lightning_meta.errors import ConfigError, UserError, require_at_least
 
@@ -186,6 +187,7 @@ class EpisodicDataModule(TaskDataModule):
         n_query: query examples per class.
         train, val, test: way, shot and query of one split where they differ, e.g. `--data.train.n_way 60`.
         on_device: hold the data on the accelerator and gather episodes there (needs `num_workers=0`).
+        arrivals: training tasks come one after another. None: all are there from the start.
         **kwargs: of `TaskDataModule`, whose tasks are episodes here.
     """
 
@@ -198,9 +200,11 @@ class EpisodicDataModule(TaskDataModule):
         val: ShapeOverride = ShapeOverride(),  # noqa: B008
         test: ShapeOverride = ShapeOverride(),  # noqa: B008
         on_device: bool = False,
+        arrivals: Arrivals | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.arrivals = arrivals
         overrides: dict[Split, ShapeOverride] = {"train": train, "val": val, "test": test}
         self.shapes = {
             split: EpisodeShape(
@@ -255,7 +259,10 @@ class EpisodicDataModule(TaskDataModule):
 
     def check_episodes(self, split: Split) -> None:
         """Raise `DataError` or `ConfigError` when a split's episodes cannot be drawn (it is loaded)."""
-        self.sources[split].check(self.shapes[split])
+        if self.arrives(split):
+            self.dataset(split)  # which checks its source
+        else:
+            self.sources[split].check(self.shapes[split])
 
     def extremes(self, split: Split) -> tuple[EpisodeShape, ...]:
         """The smallest and the largest shape of a split's episodes (after `setup`); one, where all have the same."""
@@ -278,7 +285,30 @@ class EpisodicDataModule(TaskDataModule):
 
     def dataset(self, split: Split) -> EpisodeDataset:
         """The split's episodes as an indexed collection (after `setup`)."""
-        return EpisodeDataset(self.source(split), self.shapes[split], self.seed, split, "stream" in self.needs)
+        return self.dataset_of(EpisodeDataset, self.source(split), split)
+
+    def dataset_of(self, kind: type[EpisodeDataset], source: TaskSource, split: Split) -> EpisodeDataset:
+        """Of a source that is made for a split."""
+        if self.arrives(split):
+            assert self.arrivals is not None
+            source = ArrivingSource(source, self.arrivals, self.meta_batch_size)
+        return kind(source, self.shapes[split], self.seed, split, "stream" in self.needs)
+
+    def arrives(self, split: Split) -> bool:
+        """Whether the tasks of a split come one after another."""
+        if split != "train" or self.arrivals is None:
+            return False
+        if self.varies(split):
+            raise ConfigError("tasks that arrive are of one shape; leave data.arrivals out, or data.variable.")
+        return True
+
+    def trained_on(self) -> str:
+        return self.name + self.in_turn
+
+    @property
+    def in_turn(self) -> str:
+        """How training tasks come, in words, where they come one after another."""
+        return f", task after task ({self.arrivals!r})" if self.arrivals else ""
 
     def facts(self, split: Split) -> dict[str, Any]:
         return self.shapes[split]._asdict()

@@ -127,7 +127,8 @@ class ClassificationDataModule(EpisodicDataModule):
 
     def trained_on(self) -> str:
         classes = "" if self.train_split == "train" else " (training and validation classes)"
-        return self.name + classes + (f", without labels ({self.unsupervised!r})" if self.unsupervised else "")
+        unlabelled = f", without labels ({self.unsupervised!r})" if self.unsupervised else ""
+        return super().trained_on() + classes + unlabelled
 
     def prepare_image(self, path: Path) -> Tensor:
         """An image file of a user's, made like the images of this data set: `(C, H, W)` uint8. For `predict`.
@@ -200,9 +201,6 @@ class ClassificationDataModule(EpisodicDataModule):
         """The source, or that of variable episodes where a split has them."""
         return VariableBank(source, self.variable) if self.variable and self.varies(split) else source
 
-    def dataset_of(self, kind: type[EpisodeDataset], source: TaskSource, split: Split) -> EpisodeDataset:
-        return kind(source, self.shapes[split], self.seed, split, "stream" in self.needs)
-
     def n_classes(self, split: Split) -> int:
         """The number of classes of a split (after `setup`)."""
         return len(self.source(split).size)
@@ -214,7 +212,7 @@ class ClassificationDataModule(EpisodicDataModule):
     def names_in(self, split: Split, episode: int) -> dict[int, str] | None:
         """The names of an episode's classes by their labels; None where they have none."""
         names = self.class_names(split)
-        if names is None or self._without_labels(split):
+        if names is None or self._without_labels(split) or self.arrives(split):
             return None
         drawn: Drawn = self.dataset(split).draw([episode])[0]
         # The class of an example is the last that begins at its row or before.

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from lightning_meta import callbacks, reports
 from lightning_meta.algorithms import (
+    ANML,
     DADA,
     DARTS,
     KIP,
@@ -40,6 +41,7 @@ from lightning_meta.algorithms import (
 from lightning_meta.backbones import MLP
 from lightning_meta.callbacks import EpisodeTable, RunSummary, Throughput
 from lightning_meta.datamodules import (
+    Arrivals,
     GaussianProcess,
     ImageCompletion,
     LinearFunctions,
@@ -114,6 +116,18 @@ RUNS: dict[str, tuple[Callable[[], Any], Callable[[], Any], set[str], set[str]]]
     "MAML on three queries": (
         lambda: MAML(conv4(), n_way=3), lambda: blobs(n_query=1, test_episodes=1),
         {"adaptation_curve", "calibration", "episode_0"}, {"ece"},
+    ),
+    "ProtoNet on tasks that arrive": (
+        lambda: ProtoNet(conv4()), lambda: blobs(arrivals=Arrivals(learned_at=0.9)),
+        {"calibration", "embedding", "episode_0", "episode_1", "examples_needed"},
+        {"ece", "examples_needed", "learned"},
+    ),
+    "a stream of classes": (
+        lambda: ANML(conv4(None), conv4(None, hidden=4), n_way=3), blobs,
+        {
+            "accuracy_by_age", "adaptation_curve", "calibration", "embedding", "episode_0", "episode_1", "layer_similarity",
+        },
+        {"ece"},
     ),
     "ProtoNet on images": (
         lambda: ProtoNet(conv4()), blobs, {"calibration", "embedding", "episode_0", "episode_1"}, {"ece"},
@@ -233,7 +247,7 @@ def test_no_number_of_a_report_is_negative(name: str, argument: str) -> None:
 
 
 def test_numbers_within_a_list_of_a_report_are_none_that_cannot_be() -> None:
-    uncounted = {"DecayMap", "LabelCurve", "StayProbability"}
+    uncounted = {"AccuracyByAge", "DecayMap", "ExamplesNeeded", "LabelCurve", "StayProbability"}
     assert {name for name, _ in COUNTS} == set(reports.REPORTS) - uncounted
     with pytest.raises(ConfigError, match=r"Completions\.pixels=0 must be at least 1"):
         reports.Completions(pixels=[10, 0])

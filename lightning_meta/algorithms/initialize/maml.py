@@ -10,7 +10,7 @@ else, such as schedules and the number of query examples, is a setting and stand
 """
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -44,6 +44,8 @@ class MAML(FixedWayModule[Params]):
             (Reptile's authors) or `torch.nn.init.normal_` (MAML's, on Omniglot). None: as `nn.Linear`.
         **kwargs: of `EpisodicModule`.
     """
+
+    fewest_steps: ClassVar[int] = 1  # in training
 
     def __init__(
         self,
@@ -103,7 +105,7 @@ class MAML(FixedWayModule[Params]):
 
     def check_task(self, shape: EpisodeShape, split: Split) -> None:
         super().check_task(shape, split)
-        if split == "train" and self.inner_steps == 0:
+        if split == "train" and self.inner_steps < self.fewest_steps:
             raise ConfigError(
                 f"inner_steps=0 would train {type(self).__name__} without adaptation; take at least 1. (To evaluate "
                 "without adaptation: eval_inner_steps=0.)"

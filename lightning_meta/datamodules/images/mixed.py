@@ -67,6 +67,8 @@ class Mixed(ClassificationDataModule):
                 raise ConfigError(f"{setting}={getattr(self, setting)} is not for mixed data; {remedy}.")
         if self.unsupervised or any(source.unsupervised for source in sources.values()):
             raise ConfigError("unsupervised is for one data set; leave it out of mixed data and of their sources.")
+        if any(source.arrivals for source in sources.values()):
+            raise ConfigError("arrivals of a source would not be played; set data.arrivals of the mixed data alone.")
         for name, source in sources.items():
             told = {*source.shapes.values()}
             if told != {ORDINARY} and told != {*self.shapes.values()}:
@@ -84,7 +86,7 @@ class Mixed(ClassificationDataModule):
         return [name for name in self.mixed if split != "train" or self.weights[name]]
 
     def trained_on(self) -> str:
-        return " + ".join(self.mixed[name].trained_on() for name in self.played("train"))
+        return " + ".join(self.mixed[name].trained_on() for name in self.played("train")) + self.in_turn
 
     def facts(self, split: Split) -> dict[str, Any]:
         return {**super().facts(split), "sources": self.played(split)}
