@@ -15,6 +15,8 @@ import yaml
 from lightning_meta.cli.networks import KEY, WRAPPED, is_foreign, of_wrapped, with_wrapped
 from lightning_meta.errors import ConfigError
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # eight times as fast where PyYAML has it
+
 
 def compose(path: Path, named_in: tuple[Path, ...] = ()) -> Any:
     """Load a YAML file; follow references, then apply dotted keys in their order.
@@ -24,7 +26,7 @@ def compose(path: Path, named_in: tuple[Path, ...] = ()) -> Any:
     files that led to this one.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), LOADER)
     except OSError as error:
         raise ConfigError(f"config file {path}: {error.strerror}.") from error
     except yaml.YAMLError as error:
@@ -142,7 +144,7 @@ def _with_networks_of_its_file(option: Option) -> list[str]:
     if option.key not in PARTS or not option.value.endswith(".yaml") or not (file := Path(option.value)).is_file():
         return option.words
     content = compose(file)
-    as_it_stands = yaml.safe_load(file.read_text())
+    as_it_stands = yaml.load(file.read_text(), LOADER)
     return option.words if content == as_it_stands else [f"--{option.key}", json.dumps(content)]
 
 

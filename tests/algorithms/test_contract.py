@@ -88,7 +88,9 @@ def module(make: Make) -> EpisodicModule:
     return make().double()
 
 
-@pytest.mark.parametrize(("protocol", "chunk_size"), [("transductive", None), ("inductive", 2)])
+@pytest.mark.parametrize(
+    ("protocol", "chunk_size"), [("transductive", None), pytest.param("inductive", 2, marks=pytest.mark.slow)]
+)
 def test_vmap_equals_loop_in_value_and_meta_gradient(
     module: EpisodicModule, episodes: Episode, protocol: str, chunk_size: int | None
 ) -> None:
@@ -101,8 +103,15 @@ def test_vmap_equals_loop_in_value_and_meta_gradient(
     assert max(g.abs().max() for g in gradient.values()) > 1e-4
 
 
-@pytest.mark.parametrize("training", [True, False])
-@by_protocol
+@pytest.mark.parametrize(
+    ("training", "protocol"),
+    [
+        (True, "transductive"),
+        (False, "inductive"),
+        pytest.param(True, "inductive", marks=pytest.mark.slow),
+        pytest.param(False, "transductive", marks=pytest.mark.slow),
+    ],
+)
 @torch.no_grad()
 def test_one_task_alone_equals_the_same_task_in_a_batch(
     module: EpisodicModule, episodes: Episode, protocol: str, training: bool
@@ -151,7 +160,7 @@ def test_under_inductive_a_prediction_does_not_depend_on_the_other_queries(
                 torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("training", [True, pytest.param(False, marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_where_the_query_is_the_support_inductive_equals_transductive(
     module: EpisodicModule, episodes: Episode, training: bool
@@ -202,7 +211,7 @@ def test_predictions_need_no_query_labels(module: EpisodicModule, episodes: Epis
 
 
 @once_per_class
-@by_protocol
+@pytest.mark.parametrize("protocol", ["transductive", pytest.param("inductive", marks=pytest.mark.slow)])
 def test_meta_gradient_under_bf16_points_where_that_of_fp32_does(make: Make, episodes: Episode, protocol: str) -> None:
     module, tasks = (
         under(protocol, make()),
@@ -242,6 +251,7 @@ def test_fit_validate_test_predict(make: Make, data: EpisodicDataModule, tmp_pat
     assert f"val/{name}" in trainer.validate(module, datamodule=data, verbose=False)[0]
 
 
+@once_per_class
 def test_comes_back_from_a_checkpoint_with_the_objects_that_it_cannot_hold(
     make: Make, episodes: Episode, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -66,7 +66,7 @@ class Patterns(ClassificationDataModule):
         return ClassBank.from_classes((images * 255).to(torch.uint8))
 
 
-@pytest.mark.parametrize("degrees", [30.0, 45.0])
+@pytest.mark.parametrize("degrees", [30.0, pytest.param(45.0, marks=pytest.mark.slow)])
 def test_it_finds_by_how_much_held_out_images_are_turned(degrees: float) -> None:
     """From 6 degrees it comes near to what is true, and no other move comes up."""
     torch.manual_seed(0)

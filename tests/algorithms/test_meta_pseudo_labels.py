@@ -97,6 +97,7 @@ def test_inconsistency_is_the_divergence_under_noise(monkeypatch: pytest.MonkeyP
     torch.testing.assert_close(difference, 2 * expected[None])
 
 
+@pytest.mark.slow
 def test_a_student_names_two_moons_better_than_supervision_alone() -> None:
     """Six labels; the same start, the same points. Supervision alone is the teacher that nobody tells anything."""
     accuracies = {}

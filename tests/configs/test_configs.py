@@ -4,13 +4,16 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from jsonargparse._parameter_resolvers import get_signature_parameters
 
 from lightning_meta import algorithms, datamodules
 from lightning_meta.cli import MetaCLI, main
@@ -184,6 +187,7 @@ def size(path: Path) -> tuple[int, bool, str]:
     return examples, "cifar" in path.stem, path.stem
 
 
+@cache
 def sorts(path: Path) -> tuple[str, str]:
     """The algorithm of an experiment, by the file that it names, and its kind of data: images, text, functions, ..."""
     data = getattr(datamodules, compose(path)["data"]["class_path"].split(".")[-1])
@@ -236,16 +240,33 @@ def test_every_reference_is_followed(path: Path) -> None:
     assert ".yaml" not in yaml.safe_dump(compose(path))
 
 
-# Of each family and kind of data, one that draws.
-DRAWN = smallest_of_each(lambda path: (path.parent.name, sorts(path)[1]))
+def classes_in(config: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every part of a config that names a class, and where it stands."""
+    if isinstance(config, dict) and "class_path" in config:
+        yield place, config
+    parts = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
+    for key, part in parts:
+        yield from classes_in(part, f"{place}.{key}")
 
 
-@pytest.mark.parametrize("path", first_of_each(sorts))
-def test_an_experiment_runs_as_its_header_says_and_is_what_its_name_says(
-    path: Path, request: pytest.FixtureRequest
-) -> None:
-    if path not in DRAWN:
-        request.getfixturevalue("no_pictures")
+@cache
+def settings_of(class_path: str) -> set[str]:
+    return {parameter.name for parameter in get_signature_parameters(resolve_name(class_path))}
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=ids(EXPERIMENTS))
+def test_every_class_is_there_and_has_the_settings(path: Path) -> None:
+    assert any(path.stem.startswith(f"{model.stem}_") for model in MODELS)
+    found = [*classes_in(compose(path))]
+    assert {".data", ".model"} <= {place for place, _ in found}
+    for place, part in found:
+        assert part.keys() <= {"class_path", "init_args"}, place
+        unknown = part.get("init_args", {}).keys() - settings_of(part["class_path"])
+        assert not unknown, f"{place}: {part['class_path']} has no {unknown}"
+
+
+@pytest.mark.parametrize("path", first_of_each(lambda path: (path.parent.name, sorts(path)[1])))
+def test_an_experiment_runs_as_its_header_says_and_is_what_its_name_says(path: Path) -> None:
     cli = run(command(path))
     if isinstance(cli.datamodule, EpisodicDataModule):
         name = NAME.fullmatch(path.stem)

@@ -17,11 +17,10 @@ from lightning_meta.core.cuda_graph import RecordedStep
 from lightning_meta.errors import ConfigError
 from lightning_meta.modules import EpisodicModule, MetaModule
 from lightning_meta.modules.base import BUFFER, check_recordable
-from tests.algorithms.cases import CASES, draw_for, make_of
+from tests.algorithms.cases import CASES, ONE_OF_A_CLASS, draw_for, make_of, marked
 from tests.conftest import Make, blobs, conv4, random_episodes
 from tests.core.test_cuda_graph import by_calling
 
-MARKED = [pytest.param(name, marks=getattr(make, "marks", ())) for name, make in CASES.items() if name != "metaoptnet"]
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "_linalg_check_errors", "_unique")
 
 
@@ -44,7 +43,7 @@ def tasks_for(name: str, n_tasks: int = 3) -> Episode:
     return draw_for(name)(n_tasks=n_tasks)
 
 
-@pytest.mark.parametrize("name", MARKED)
+@pytest.mark.parametrize("name", [name for name in marked(ONE_OF_A_CLASS) if name.id != "metaoptnet"])
 def test_no_hook_waits_for_the_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the device `meta` tensors have no values, so that whoever asks for one fails, as in a recording."""
     monkeypatch.setattr("torch.autocast", lambda *args, **kwargs: nullcontext())  # `meta` has none

@@ -79,7 +79,7 @@ def test_every_algorithm_has_a_case() -> None:
     assert classes == {type(make()).__name__ for make, _ in CASES.values()}
 
 
-@pytest.mark.parametrize("chunk_size", [None, 2])
+@pytest.mark.parametrize("chunk_size", [None, pytest.param(2, marks=pytest.mark.slow)])
 def test_vmap_is_the_loop(make: Make, data: Rollouts, chunk_size: int | None) -> None:
     trials, results = trials_of(data, [0, 5, 9]), []
     for mode in ("vmap", "loop"):
