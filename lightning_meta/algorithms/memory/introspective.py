@@ -1,4 +1,4 @@
-"""The self-referential weight matrix of 1993: a recurrent network that sees its errors, and reads and changes its weights.
+"""The self-referential weight matrix of 1993: a network that sees its errors, and reads and changes its own weights.
 
 Schmidhuber: "A 'Self-Referential' Weight Matrix" (1993), International Conference on Artificial Neural Networks.
 
@@ -7,8 +7,8 @@ the next tick; others spell one, and the weight is changed by what a further uni
 that were made. So what changes weights is run by weights that can be changed. What is meta-learned is where they start.
 
 Deviations: the gradient is that of backpropagation through time, not computed forward as in the paper; it is the same.
-Bits are 1 and -1. Units are tanh, outputs linear; one of the inputs is constant. The paper has no experiment: the stream
-is that of Hochreiter et al. (2001), of a function's points, and here errors take the place of targets. The error is the
+Bits are 1 and -1. Units are tanh, outputs linear; one of the inputs is constant. The paper has no experiment: the
+stream is that of Hochreiter et al. (2001), the points of a function, with errors in place of targets. The error is the
 mean over the stream and the query set.
 """
 
@@ -88,7 +88,8 @@ class IntrospectiveNet(StreamModule[Stream]):
 
     def meant(self, spelled_BA: Tensor) -> Tensor:
         """How far each connection is the one whose address is spelled `(B, U, I + U)`."""
-        distance_BC = (spelled_BA[:, None] - self.addresses).square().sum(-1)
+        bits = self.addresses.shape[1]  # which is the squared length of an address
+        distance_BC = spelled_BA.square().sum(1, keepdim=True) + bits - 2 * spelled_BA @ self.addresses.T
         return (-self.sharpness * distance_BC).exp().unflatten(1, self.weights.shape)
 
     def start(self, size: int) -> State:
