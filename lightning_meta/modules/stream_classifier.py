@@ -26,7 +26,7 @@ class Reader(Protocol):
         """The memory after the write of a row without alternatives."""
 
 
-class StreamClassifier(EmbeddingModule[Any], StreamModule, FixedWayModule):
+class StreamClassifierModule(EmbeddingModule[Any], StreamModule, FixedWayModule):
     """An example comes with its label, as in the synchronous setting of Irie et al. (2022), arXiv:2202.05780.
 
     A query comes without, and each is the next row of the stream, alone. Only queries are judged. A subclass makes the

@@ -4,10 +4,10 @@ import torch
 from torch.nn import functional as F
 
 from lightning_meta.core import Batch, Episode
-from lightning_meta.modules.stream_classifier import StreamClassifier
+from lightning_meta.modules import StreamClassifierModule
 
 
-def check_query_is_the_next_row(module: StreamClassifier, episodes: Episode) -> None:
+def check_query_is_the_next_row(module: StreamClassifierModule, episodes: Episode) -> None:
     """Its logits are those of the last row of one stream, read row by row, whatever other queries there are."""
     support, query = (Batch(*(leaf[0] for leaf in part)) for part in episodes)
     features = Batch(module.backbone(support.x), support.y)

@@ -1,4 +1,4 @@
-"""The self-referential matrix of 1993 against its equations, connection by connection; its gradient, by forward mode."""
+"""The self-referential matrix of 1993 against its equations, a connection at a time; its gradient, by forward mode."""
 
 import math
 

@@ -24,7 +24,7 @@ def test_a_query_is_the_next_row_of_the_stream(episodes: Episode) -> None:
 def test_it_is_the_lstm_of_torch_on_the_support_set_and_one_query(episodes: Episode) -> None:
     module, (support, query) = small(), (Batch(*(leaf[0] for leaf in part)) for part in episodes)
     lstm = nn.LSTM(8, 8).double()
-    lstm.load_state_dict({f"{name}_l0": value for name, value in module.reader.state_dict().items()})
+    lstm.load_state_dict({f"{name}_l0": value for name, value in module.reader.cell.state_dict().items()})
     labelled = torch.cat([module.backbone(support.x), F.one_hot(support.y, 3)], dim=1)
     adapted = module.adapt(support)
     preds = module.head_loss(adapted.head, Batch(module.backbone(query.x), query.y)).preds

@@ -14,14 +14,14 @@ from typing import Any
 
 from lightning_meta.backbones import Backbone
 from lightning_meta.core.fast_weights import DeltaLayer, FastWeights
-from lightning_meta.modules.stream_classifier import StreamClassifier
+from lightning_meta.modules import StreamClassifierModule
 
 
-class DeltaNet(StreamClassifier):
+class DeltaNet(StreamClassifierModule):
     """Read the support set into fast weights, which start at zero; classify each query by one more row.
 
     Args:
-        backbone, n_way, width: of `StreamClassifier`.
+        backbone, n_way, width: of `StreamClassifierModule`.
         layers: of fast weights, each with a perceptron after it.
         heads: of each layer; the width is a multiple of them.
         factor: by which the hidden units of a perceptron are more than the width.

@@ -9,18 +9,18 @@ the authors' that of class 0, and all queries of an episode share its support se
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_meta.backbones import Backbone
 from lightning_meta.backbones.recurrent import LSTMCell, LSTMState
-from lightning_meta.modules.stream_classifier import StreamClassifier
+from lightning_meta.modules import StreamClassifierModule
 
 
-class LSTMClassifier(StreamClassifier):
+class LSTMClassifier(StreamClassifierModule):
     """Read the support set into the state of an LSTM; classify each query by one more row.
 
     Args:
-        backbone, n_way: of `StreamClassifier`.
+        backbone, n_way: of `StreamClassifierModule`.
         width: of the rows that are read, and units of the LSTM.
         **kwargs: of `EmbeddingModule`.
     """
@@ -30,15 +30,19 @@ class LSTMClassifier(StreamClassifier):
         self.reader = LSTMReader(width, width)
 
 
-class LSTMReader(LSTMCell):
-    """A cell as a reader: what a row writes is the next state."""
+class LSTMReader(nn.Module):
+    """A cell that is a reader: what a row writes is the next state."""
+
+    def __init__(self, in_features: int, hidden: int) -> None:
+        super().__init__()
+        self.cell = LSTMCell(in_features, hidden)
 
     def start(self, like: Tensor) -> LSTMState:
-        return self.zero_state(like[:1])
+        return self.cell.zero_state(like[:1])
 
     def forward(self, x_BD: Tensor, memory: LSTMState) -> tuple[Tensor, LSTMState]:
         h_BH, c_BH = (leaf.expand(len(x_BD), -1) for leaf in memory)
-        state = super().forward(x_BD, (h_BH, c_BH))
+        state = self.cell(x_BD, (h_BH, c_BH))
         return state[0], state
 
     def written(self, memory: LSTMState, write: LSTMState) -> LSTMState:

@@ -13,14 +13,14 @@ from typing import Any
 
 from lightning_meta.backbones import Backbone
 from lightning_meta.core.fast_weights import FastWeights, SelfReferentialLayer
-from lightning_meta.modules.stream_classifier import StreamClassifier
+from lightning_meta.modules import StreamClassifierModule
 
 
-class SRWM(StreamClassifier):
+class SRWM(StreamClassifierModule):
     """Read the support set by matrices that rewrite themselves; classify each query by one more row.
 
     Args:
-        backbone, n_way, width: of `StreamClassifier`.
+        backbone, n_way, width: of `StreamClassifierModule`.
         layers: of self-referential matrices, each with a perceptron after it.
         heads: of each layer; the width is a multiple of them.
         factor: by which the hidden units of a perceptron are more than the width.
