@@ -15,6 +15,7 @@ from lightning_meta.modules.pretrained import PretrainedModule, TransductiveModu
 from lightning_meta.modules.rollout import RolloutModule
 from lightning_meta.modules.stream import StreamModule
 from lightning_meta.modules.stream_actor import StreamActorModule
+from lightning_meta.modules.stream_classifier import StreamClassifierModule
 from lightning_meta.modules.taught import TaughtModule
 from lightning_meta.modules.truncated import TruncatedModule
 
@@ -35,6 +36,7 @@ __all__ = [
     "RolloutModule",
     "SelectionModule",
     "StreamActorModule",
+    "StreamClassifierModule",
     "StreamModule",
     "TaughtModule",
     "TransductiveModule",
