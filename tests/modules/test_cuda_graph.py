@@ -17,7 +17,7 @@ from lightning_meta.core.cuda_graph import RecordedStep
 from lightning_meta.errors import ConfigError
 from lightning_meta.modules import EpisodicModule, MetaModule
 from lightning_meta.modules.base import BUFFER, check_recordable
-from tests.algorithms.cases import CASES, ONE_OF_A_CLASS, draw_for, make_of, marked
+from tests.algorithms.cases import ONE_OF_A_CLASS, draw_for, make_of, marked
 from tests.conftest import Make, blobs, conv4, random_episodes
 from tests.core.test_cuda_graph import by_calling
 

@@ -125,7 +125,8 @@ RUNS: dict[str, tuple[Callable[[], Any], Callable[[], Any], set[str], set[str]]]
     "a stream of classes": (
         lambda: ANML(conv4(None), conv4(None, hidden=4), n_way=3), blobs,
         {
-            "accuracy_by_age", "adaptation_curve", "calibration", "embedding", "episode_0", "episode_1", "layer_similarity",
+            "accuracy_by_age", "adaptation_curve", "calibration", "embedding", "episode_0", "episode_1",
+            "layer_similarity",
         },
         {"ece"},
     ),
