@@ -103,7 +103,9 @@ def accuracy_over_examples(
         axes.plot(sizes, 100 * mean, label=name, color=colour, linestyle=line, linewidth=2)
     axes.axhline(100 * chance, color=GREY, linestyle=":", linewidth=1.2, label="guessing")
     axes.set_xscale("log")
+    axes.set_xticks(sizes, labels=[*map(str, sizes)])
+    axes.minorticks_off()
     axes.set_ylim(0, 100)
-    axes.legend(frameon=False, fontsize=LABEL)
+    axes.legend(frameon=False, fontsize=LABEL, loc="lower right")
     tidy(axes, "examples in context", "accuracy at a query (%)")
     return figure
