@@ -75,7 +75,7 @@ def test_the_sweeps_are_there() -> None:
 def test_commands_are_accepted_and_differ(path: Path, agent: Agent, capsys: pytest.CaptureFixture[str]) -> None:
     """The first and the last, which differ in all parameters."""
     commands = agent(path)
-    assert len(commands) == {"algorithm_seed": 9, "inner_loop": 9, "number_of_tasks": 5}[path.stem]
+    assert len(commands) == {"algorithm_seed": 9, "inner_loop": 9, "number_of_tasks": 6}[path.stem]
     found = []
     for command in (commands[0], commands[-1]):
         assert command[:5] == [*PROGRAM, "fit"]
