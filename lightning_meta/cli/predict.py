@@ -304,14 +304,14 @@ def main(arguments: Sequence[str]) -> None:
     module, data, state, checkpoint = open_run(run, given.ckpt_path)
     out = given.out or run / "predictions"
     title = f"{type(module).__name__}, trained on {data.name}"
-    of_any_table = isinstance(module, TabPFN) and isinstance(data, TabularPrior)
-    if not of_any_table:
+    table_learner = module if isinstance(module, TabPFN) and isinstance(data, TabularPrior) else None
+    if table_learner is None:
         make_ready(run, module, data, state)
-    if of_any_table or isinstance(data, ReadsRows):
+    if table_learner is not None or isinstance(data, ReadsRows):
         found, facts = (
-            predict_table(module, given.support, given.query, given.target)
-            if of_any_table
-            else predict_rows(module, data, given.support, given.query)
+            predict_rows(module, data, given.support, given.query)
+            if table_learner is None
+            else predict_table(table_learner, given.support, given.query, given.target)
         )
         facts.append(("files", write(out, found, given.json)))
         print("\n".join([f"{title}: {checkpoint}", *(f"{name:<13} {fact}" for name, fact in facts)]))

@@ -79,7 +79,8 @@ def of_training(tested: Tested) -> EpisodeDataset | None:
     if keys is None:
         return None
     dataset: EpisodeDataset = tested.data.dataset("test")
-    dataset.source = replace(dataset.source, task_keys=keys)
+    source: Any = dataset.source
+    dataset.source = replace(source, task_keys=keys)
     return dataset
 
 

@@ -63,7 +63,8 @@ class TableBoundaries(Report):
         name, planes = type(tested.module).__name__, {}
         for title, (x, y) in examples().items():
             rows = self.per_class * len(np.unique(y))
-            (x, others, _), (y, truth, _) = (np.split(part, [rows, rows + OTHERS]) for part in (x, y))
+            others, truth = x[rows : rows + OTHERS], y[rows : rows + OTHERS]
+            x, y = x[:rows], y[:rows]
             margin = EDGE * np.ptp(x, axis=0)
             low, high = x.min(0) - margin, x.max(0) + margin
             across, up = (np.linspace(a, b, self.resolution) for a, b in zip(low, high, strict=True))
