@@ -35,16 +35,20 @@ class Row(NamedTuple):
 
 def methods(run: Any) -> dict[str, Callable[[int], Any]]:
     """What makes each classifier, by the number of a split."""
+    from lightning_meta.interop.sklearn import TabPFNClassifier
+
+    return {"TabPFN": lambda split: TabPFNClassifier(run, seed=split), **rivals()}
+
+
+def rivals() -> dict[str, Callable[[int], Any]]:
+    """Those of scikit-learn."""
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    from lightning_meta.interop.sklearn import TabPFNClassifier
-
     return {
-        "TabPFN": lambda split: TabPFNClassifier(run, seed=split),
         "logistic regression": lambda split: make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
         "3 nearest neighbours": lambda split: make_pipeline(StandardScaler(), KNeighborsClassifier(3)),
         "random forest": lambda split: RandomForestClassifier(100, random_state=split),

@@ -4,7 +4,8 @@ python -m lightning_meta predict RUN --support PLACE --query PLACE [--out FOLDER
 
 RUN is the folder of a training run, `runs/<experiment>/version_<n>`. Of images, the support folder has a folder for
 each class, named as the class, `<support>/<class>/*.png`, and the query folder has the images to be classified. Of
-texts and tables both are files with the columns of the training data; the query's need not have the target.
+texts and tables both are files with the columns of the training data; the query's need not have the target. Of a
+TabPFN, which takes any table, both are files with the same columns, and the support has that of the classes as well.
 """
 
 import argparse
@@ -21,15 +22,18 @@ from pytorch_lightning.cli import instantiate_module
 from torch import Tensor
 
 from lightning_meta import checkpoints, shared_folder
+from lightning_meta.algorithms.in_context.tab_pfn import TabPFN
 from lightning_meta.backbones import norm_protocol
 from lightning_meta.cli.names import RUNS, run_folder, runs_like
 from lightning_meta.cli.predict_rows import check_classes, of_each, predict_rows
+from lightning_meta.cli.predict_table import predict_table
 from lightning_meta.core import Batch
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.datamodules.base import TaskDataModule
 from lightning_meta.datamodules.classification import ClassificationDataModule
 from lightning_meta.datamodules.images.image_folder import image_files, sub_folders, visible_files
 from lightning_meta.datamodules.rows import ReadsRows, Row
+from lightning_meta.datamodules.tables.tabular_prior import TabularPrior
 from lightning_meta.errors import ConfigError, DataError
 from lightning_meta.metrics import EpisodicAccuracy, EpisodicLogLikelihood, EpisodicMSE
 from lightning_meta.modules import EpisodicModule, StreamModule
@@ -79,13 +83,13 @@ def load_run(run: Path, checkpoint: Path | None = None) -> tuple[EpisodicModule[
         DataError: `run` has no config or no checkpoint.
         ConfigError: the checkpoint is damaged or not the run's, or the run learned nothing that is asked for by files.
     """
-    config = config_of(run)
-    if checkpoint is None and (run / shared_folder.WEIGHTS).is_file():
-        with shared_folder.checkpoint_of(run) as file:
-            return (*load_run(run, file)[:2], run / shared_folder.WEIGHTS)
-    checkpoint = checkpoint or checkpoints.best_or_last(run)
-    module, state = load_module(config["model"]["class_path"], checkpoint)
-    datamodule = data_of(config["data"])
+    module, datamodule, state, path = open_run(run, checkpoint)
+    make_ready(run, module, datamodule, state)
+    return module, datamodule, path
+
+
+def make_ready(run: Path, module: EpisodicModule[Any], datamodule: Any, state: Mapping[str, Any]) -> None:
+    """Give a data module what its checkpoint has of the data. `ConfigError` where it reads no files of a user's."""
     classifies = isinstance(module.metric, EpisodicAccuracy)
     if isinstance(datamodule, ReadsRows) and (classifies or isinstance(module.metric, NUMBERS)):
         datamodule.restore(state[type(datamodule).__qualname__])
@@ -94,7 +98,17 @@ def load_run(run: Path, checkpoint: Path | None = None) -> tuple[EpisodicModule[
             f"{run} is {type(module).__name__} on {datamodule.name}; this command is for images and texts by class, "
             "and for tables."
         )
-    return module, datamodule, checkpoint
+
+
+def open_run(run: Path, checkpoint: Path | None = None) -> tuple[EpisodicModule[Any], Any, dict[str, Any], Path]:
+    """The trained module of a run, its data module as it begins, what the checkpoint holds, and its path."""
+    config = config_of(run)
+    if checkpoint is None and (run / shared_folder.WEIGHTS).is_file():
+        with shared_folder.checkpoint_of(run) as file:
+            return (*open_run(run, file)[:3], run / shared_folder.WEIGHTS)
+    checkpoint = checkpoint or checkpoints.best_or_last(run)
+    module, state = load_module(config["model"]["class_path"], checkpoint)
+    return module, data_of(config["data"]), state, checkpoint
 
 
 def config_of(run: Path) -> dict[str, Any]:
@@ -283,14 +297,22 @@ def main(arguments: Sequence[str]) -> None:
         action="store_true",
         help="exchange dark and light. Runs on Omniglot and Glyphs take images for dark ink on light paper",
     )
+    parser.add_argument("--target", metavar="NAME", help="of a TabPFN: the column of classes (the query lacks it)")
     parser.add_argument("--json", action="store_true", help="write predictions.json too")
     given = parser.parse_args(arguments)
     run = run_folder(given.run) if given.ckpt_path else trained_run(given.run)
-    module, data, checkpoint = load_run(run, given.ckpt_path)
+    module, data, state, checkpoint = open_run(run, given.ckpt_path)
     out = given.out or run / "predictions"
     title = f"{type(module).__name__}, trained on {data.name}"
-    if isinstance(data, ReadsRows):
-        found, facts = predict_rows(module, data, given.support, given.query)
+    table_learner = module if isinstance(module, TabPFN) and isinstance(data, TabularPrior) else None
+    if table_learner is None:
+        make_ready(run, module, data, state)
+    if table_learner is not None or isinstance(data, ReadsRows):
+        found, facts = (
+            predict_rows(module, data, given.support, given.query)
+            if table_learner is None
+            else predict_table(table_learner, given.support, given.query, given.target)
+        )
         facts.append(("files", write(out, found, given.json)))
         print("\n".join([f"{title}: {checkpoint}", *(f"{name:<13} {fact}" for name, fact in facts)]))
         return

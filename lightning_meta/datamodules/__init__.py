@@ -21,6 +21,7 @@ from lightning_meta.datamodules.images.image_folder import ImageFolder
 from lightning_meta.datamodules.images.learn2learn_images import Learn2LearnImages
 from lightning_meta.datamodules.images.mixed import Mixed
 from lightning_meta.datamodules.images.omniglot import Omniglot
+from lightning_meta.datamodules.images.projected import ProjectedImages
 from lightning_meta.datamodules.images.rotations import Rotations
 from lightning_meta.datamodules.images.scenes import Scenes
 from lightning_meta.datamodules.images.torchvision_images import CIFAR10, MNIST, MNISTTest, TorchvisionImages
@@ -69,6 +70,7 @@ __all__ = [
     "Omniglot",
     "OptimizeeDataModule",
     "Pixels",
+    "ProjectedImages",
     "QuadraticOptimizees",
     "Quadratics",
     "RBFProcess",

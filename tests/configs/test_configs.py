@@ -71,6 +71,7 @@ QUICK_DOMAINS = [*QUICK_IMAGES, "--data.query_size", "2", *QUICK_ROTATIONS]
 QUICK_DATA = {
     "QuadraticOptimizees": QUICK_OPTIMIZEES, "ImageOptimizees": QUICK_IMAGES, "HeldOutImages": QUICK_HELD_OUT,
     "TwoMoons": QUICK_HELD_OUT, "HeldOutDomains": QUICK_DOMAINS,
+    "ProjectedImages": shlex.split("--data.val_per_class 10 --data.test_per_class 10"),
     "Domains": [*QUICK_EPISODES, *QUICK_ROTATIONS],
     "Rollouts": ["--data.trajectories", "1"],
 }  # fmt: skip

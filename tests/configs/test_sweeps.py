@@ -67,15 +67,15 @@ def resolved(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[s
 
 
 def test_the_sweeps_are_there() -> None:
-    assert [path.stem for path in SWEEPS] == ["algorithm_seed", "inner_loop", "learning_rates"]
-    assert [path.stem for path in GRIDS] == ["algorithm_seed", "inner_loop"]
+    assert [path.stem for path in SWEEPS] == ["algorithm_seed", "inner_loop", "learning_rates", "number_of_tasks"]
+    assert [path.stem for path in GRIDS] == ["algorithm_seed", "inner_loop", "number_of_tasks"]
 
 
 @pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
 def test_commands_are_accepted_and_differ(path: Path, agent: Agent, capsys: pytest.CaptureFixture[str]) -> None:
-    """The first and the last of nine, which differ in both parameters."""
+    """The first and the last, which differ in all parameters."""
     commands = agent(path)
-    assert len(commands) == 9
+    assert len(commands) == {"algorithm_seed": 9, "inner_loop": 9, "number_of_tasks": 6}[path.stem]
     found = []
     for command in (commands[0], commands[-1]):
         assert command[:5] == [*PROGRAM, "fit"]
@@ -84,9 +84,11 @@ def test_commands_are_accepted_and_differ(path: Path, agent: Agent, capsys: pyte
         settings = model["init_args"]
         found.append((model["class_path"].split(".")[-1], config["seed_everything"], settings.get("inner_lr")))
         found[-1] += (settings.get("inner_steps"), settings.get("eval_inner_steps"))
+        found[-1] += (config["data"]["init_args"].get("tasks"),)
     expected = {
-        "algorithm_seed": [("MAML", 0, 0.4, 1, 3), ("ProtoNet", 2, None, None, None)],
-        "inner_loop": [("MAML", 0, 0.1, 1, None), ("MAML", 0, 0.4, 5, None)],
+        "algorithm_seed": [("MAML", 0, 0.4, 1, 3, None), ("ProtoNet", 2, None, None, None, None)],
+        "inner_loop": [("MAML", 0, 0.1, 1, None, None), ("MAML", 0, 0.4, 5, None, None)],
+        "number_of_tasks": [("GPICL", 0, None, None, None, 1), ("GPICL", 0, None, None, None, 65536)],
     }
     assert found == expected[path.stem]
 

@@ -1,5 +1,6 @@
 """A trained TabPFN as scikit-learn sees it: by its own checks of estimators, and what the module itself predicts."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from sklearn.utils.estimator_checks import check_estimator
 
 from lightning_meta.algorithms import TabPFN
-from lightning_meta.cli import main
+from lightning_meta.cli import main, predict
 from lightning_meta.core import Batch
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.core.sampling import episode_keys
@@ -63,6 +64,12 @@ def test_a_run_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     found = TabPFNClassifier("tab_pfn_tabularprior_5w10s").fit(x, y)
     expected = TabPFNClassifier(cli.model.cpu()).fit(x, y)
     np.testing.assert_allclose(found.predict_proba(x), expected.predict_proba(x), rtol=1e-5)
+    lines = [",".join(map(str, [*row, name])) for row, name in zip(x.tolist(), y, strict=True)]
+    (tmp_path / "known.csv").write_text("\n".join(["a,b,c,d,animal", *lines]))
+    (tmp_path / "asked.csv").write_text("\n".join(["a,b,c,d", *(line.rpartition(",")[0] for line in lines)]))
+    predict.main(["tab_pfn_tabularprior_5w10s", "--support", "known.csv", "--query", "asked.csv", "--out", "out"])
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        assert [row["predicted"] for row in csv.DictReader(file)] == expected.predict(x).tolist()
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from lightning_meta.algorithms import (
     ANML,
     DADA,
     DARTS,
+    GPICL,
     KIP,
     MAML,
     MAMLRL,
@@ -36,6 +37,7 @@ from lightning_meta.algorithms import (
     ProtoDetection,
     ProtoNet,
     ProtoSegmentation,
+    TabPFN,
     VariBAD,
 )
 from lightning_meta.backbones import MLP
@@ -47,6 +49,7 @@ from lightning_meta.datamodules import (
     LinearFunctions,
     QuadraticOptimizees,
     Quadratics,
+    TabularPrior,
     TwoMoons,
 )
 from lightning_meta.errors import ConfigError
@@ -56,6 +59,7 @@ from tests.algorithms.bilevel_cases import cell, held_out, network
 from tests.algorithms.rollout_cases import arms, navigation, rollouts
 from tests.algorithms.test_proto_segmentation import maps
 from tests.conftest import SIZE, blobs, conv4, scenes, sinusoids
+from tests.datamodules.test_projected import projected
 from tests.reports.conftest import run_test
 
 FEW = {"val_episodes": 2, "test_episodes": 3, "eval_meta_batch_size": 2}
@@ -145,6 +149,14 @@ RUNS: dict[str, tuple[Callable[[], Any], Callable[[], Any], set[str], set[str]]]
     "in-context regression": (
         lambda: InContextRegression(x_size=5, width=8, depth=1, heads=2), lambda: LinearFunctions(k_shot=4, **FEW),
         {"error_over_examples"}, {"least_squares_mse", "nearest_neighbours_mse", "averaging_mse"},
+    ),
+    "tables": (
+        lambda: TabPFN(features=3, width=8, depth=1, heads=2), lambda: TabularPrior(n_way=3, features=3, **FEW),
+        {"calibration", "table_boundaries"}, {"ece"},
+    ),
+    "stream of projected images": (
+        lambda: GPICL(16, n_way=12, width=8, depth=1, heads=2), lambda: projected(tasks=2),
+        {"accuracy_over_examples", "calibration"}, {"ece", "trained_tasks_acc"},
     ),
     "CNP on sine waves": (lambda: cnp(1), sinusoids, set(), set()),
     "CNP on images": (
