@@ -23,6 +23,7 @@ commands:
              benchmark heads RUN, all heads for frozen features on one trained backbone; benchmark domains RUN ..., runs
              on the data sets that they were and were not trained on; benchmark cells, searches for an architecture on a
              table of all; benchmark outer_cost EXPERIMENT, an update of a bilevel problem against plain training;
+             benchmark learners RUN ..., runs of any family on the same tasks: how good, how sure, how fast;
              benchmark world_steps, steps per second of worlds beside gymnasium; benchmark tables RUN, a TabPFN on few
              rows of real tables beside scikit-learn's classifiers
 
@@ -69,6 +70,7 @@ TOOLS = {  # modules of lightning_meta
     ("benchmark", "domains"): "benchmark.domains",
     ("benchmark", "cells"): "benchmark.cells",
     ("benchmark", "outer_cost"): "benchmark.outer_cost",
+    ("benchmark", "learners"): "benchmark.learners",
     ("benchmark", "world_steps"): "benchmark.world_steps",
     ("benchmark", "tables"): "benchmark.tables",
 }
