@@ -33,7 +33,17 @@ from lightning_meta.datamodules.tables.tables import Tables
 from lightning_meta.datamodules.tables.tabular_prior import TabularPrior
 from lightning_meta.datamodules.text.text_classes import CLINC150, HuffPost, TextClasses
 from lightning_meta.datamodules.trials.rollouts import Rollouts, RolloutTrial
-from lightning_meta.datamodules.unsupervised import AAL, UMTRA, CACTUs, Features, OfBackbone, Pixels, UnsupervisedTasks
+from lightning_meta.datamodules.unsupervised import (
+    AAL,
+    UMTRA,
+    Autoencoder,
+    CACTUs,
+    Features,
+    OfBackbone,
+    OfRun,
+    Pixels,
+    UnsupervisedTasks,
+)
 from lightning_meta.datamodules.variable import MetaDatasetTasks, UniformTasks, VariableTasks
 
 __all__ = [
@@ -46,6 +56,7 @@ __all__ = [
     "UMTRA",
     "ArrayTables",
     "Arrivals",
+    "Autoencoder",
     "BilevelDataModule",
     "CACTUs",
     "ClassSplit",
@@ -67,6 +78,7 @@ __all__ = [
     "MetaDatasetTasks",
     "Mixed",
     "OfBackbone",
+    "OfRun",
     "Omniglot",
     "OptimizeeDataModule",
     "Pixels",
