@@ -8,6 +8,7 @@ from lightning_meta.datamodules.bilevel.trials import BilevelDataModule, Trial
 from lightning_meta.datamodules.bilevel.two_moons import TwoMoons
 from lightning_meta.datamodules.class_split import ClassSplit
 from lightning_meta.datamodules.classification import ClassificationDataModule
+from lightning_meta.datamodules.functions.circles import Circles
 from lightning_meta.datamodules.functions.gaussian_process import GaussianProcess, RBFProcess
 from lightning_meta.datamodules.functions.image_completion import ImageCompletion
 from lightning_meta.datamodules.functions.linear_functions import LinearFunctions
@@ -59,6 +60,7 @@ __all__ = [
     "Autoencoder",
     "BilevelDataModule",
     "CACTUs",
+    "Circles",
     "ClassSplit",
     "ClassificationDataModule",
     "Domains",
