@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,22 @@ def start_from(backbone: nn.Module, place: str, option: str = "pretrained") -> s
     passed = [name for name in there if name.removeprefix(beginning) not in own and not name.endswith(COUNTER)]
     over = f"; passed over: {_some(passed)}" if passed else ""
     return f"the backbone starts from {path}: {len(own)} of its {len(own)} tensors{over}."
+
+
+def backbone_of(place: str, option: str = "pretrained") -> Backbone:
+    """The backbone that a run has trained, with its settings there; the arguments are those of `start_from`."""
+    path = file_of(place, option)
+    model = checkpoints.read(path).get("hyper_parameters", {}).get("_class_path")
+    if model is None:
+        raise ConfigError(
+            f"{option}={place}: {path} does not say of which class it is; give a run of the command line."
+        )
+    package, _, name = model.rpartition(".")
+    module = getattr(import_module(package), name).load_from_checkpoint(path, map_location="cpu")
+    backbone = getattr(module, "backbone", None)
+    if not isinstance(backbone, Backbone):
+        raise ConfigError(f"{option}={place}: {name} has no backbone; give a run of an algorithm that has one.")
+    return backbone
 
 
 def file_of(place: str, option: str = "pretrained") -> Path:

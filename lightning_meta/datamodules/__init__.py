@@ -8,6 +8,7 @@ from lightning_meta.datamodules.bilevel.trials import BilevelDataModule, Trial
 from lightning_meta.datamodules.bilevel.two_moons import TwoMoons
 from lightning_meta.datamodules.class_split import ClassSplit
 from lightning_meta.datamodules.classification import ClassificationDataModule
+from lightning_meta.datamodules.functions.circles import Circles
 from lightning_meta.datamodules.functions.gaussian_process import GaussianProcess, RBFProcess
 from lightning_meta.datamodules.functions.image_completion import ImageCompletion
 from lightning_meta.datamodules.functions.linear_functions import LinearFunctions
@@ -33,7 +34,17 @@ from lightning_meta.datamodules.tables.tables import Tables
 from lightning_meta.datamodules.tables.tabular_prior import TabularPrior
 from lightning_meta.datamodules.text.text_classes import CLINC150, HuffPost, TextClasses
 from lightning_meta.datamodules.trials.rollouts import Rollouts, RolloutTrial
-from lightning_meta.datamodules.unsupervised import AAL, UMTRA, CACTUs, Features, OfBackbone, Pixels, UnsupervisedTasks
+from lightning_meta.datamodules.unsupervised import (
+    AAL,
+    UMTRA,
+    Autoencoder,
+    CACTUs,
+    Features,
+    OfBackbone,
+    OfRun,
+    Pixels,
+    UnsupervisedTasks,
+)
 from lightning_meta.datamodules.variable import MetaDatasetTasks, UniformTasks, VariableTasks
 
 __all__ = [
@@ -46,8 +57,10 @@ __all__ = [
     "UMTRA",
     "ArrayTables",
     "Arrivals",
+    "Autoencoder",
     "BilevelDataModule",
     "CACTUs",
+    "Circles",
     "ClassSplit",
     "ClassificationDataModule",
     "Domains",
@@ -67,6 +80,7 @@ __all__ = [
     "MetaDatasetTasks",
     "Mixed",
     "OfBackbone",
+    "OfRun",
     "Omniglot",
     "OptimizeeDataModule",
     "Pixels",

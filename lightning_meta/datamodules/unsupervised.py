@@ -7,7 +7,7 @@ true classes: the best checkpoint is chosen with labels of validation classes, a
 |---|---|
 | `UMTRA` | one image, and what augmentation makes of it |
 | `AAL` | `k_shot` images by chance; its queries are augmentations of them |
-| `CACTUs` | a cluster of features: of the pixels, or of a backbone that is trained already |
+| `CACTUs` | a cluster of features: of the pixels, of an autoencoder, or of a backbone that is trained already |
 
 Khodadadeh, Boloni, Shah: "Unsupervised Meta-Learning for Few-Shot Image Classification" (2019), arXiv:1811.11819
 (UMTRA). Antoniou, Storkey: "Assume, Augment and Learn: Unsupervised Few-Shot Meta-Learning via Random Labels and Data
@@ -16,17 +16,19 @@ arXiv:1810.02334 (CACTUs).
 
 Deviations: UMTRA's authors shift drawings and erase pixels, and take AutoAugment's policies for photographs; here,
 strengths of `core.augment` are drawn uniformly, and nothing is erased. CACTUs' features come from ACAI, BiGAN and
-DeepCluster there.
+DeepCluster there; `Autoencoder` is a plain one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lightning_meta.backbones import Backbone, norm_protocol
 from lightning_meta.core import Batch, Episode
@@ -37,7 +39,7 @@ from lightning_meta.datamodules.class_bank import ClassBank
 from lightning_meta.datamodules.episodes import Settings, TaskSource
 from lightning_meta.datamodules.mixed_source import MixedSource
 from lightning_meta.errors import ConfigError, require_at_least
-from lightning_meta.pretrained import start_from
+from lightning_meta.pretrained import backbone_of, start_from
 
 DRAWINGS = {"rotate": 10.0, "shift_x": 0.2, "shift_y": 0.2, "shear_x": 0.2, "shear_y": 0.2, "scale": 0.2}
 AT_ONCE = 500  # images whose features are computed together
@@ -187,19 +189,98 @@ class OfBackbone(Features):
     """
 
     def __init__(self, backbone: Backbone, pretrained: str) -> None:
-        if "transductive" in norm_protocol(backbone):
-            raise ConfigError(
-                "features of a cluster must not depend on which images are computed together; take a backbone with "
-                "norm: running."
-            )
+        check_norm(backbone)
         self.backbone, self.pretrained = backbone, pretrained
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> np.ndarray:
         start_from(self.backbone, self.pretrained, "data.unsupervised.features.pretrained")
-        self.backbone.eval()
-        features = [self.backbone(part.cpu().float().div(255)) for part in images.split(AT_ONCE)]
-        return torch.nn.functional.normalize(torch.cat(features), dim=1).numpy()
+        return unit_features(self.backbone, images)
+
+
+class OfRun(Features):
+    """The features of the backbone of a run, scaled to unit length. The run knows its settings.
+
+    Args:
+        run: by folder or name: the best checkpoint of its newest run, or else the last one. Its training saw labels
+            unless it was without.
+    """
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> np.ndarray:
+        backbone = backbone_of(self.run, "data.unsupervised.embedding")
+        check_norm(backbone)
+        backbone.check_input_shape(images.shape[1:], "the data")
+        return unit_features(backbone, images)
+
+
+def check_norm(backbone: Backbone) -> None:
+    """Raise `ConfigError` where the features of an image depend on the images that are computed with it."""
+    if {"transductive", "inductive"} & {*norm_protocol(backbone).split("/")}:
+        raise ConfigError(
+            "features of a cluster must not depend on which images are computed together, but this backbone's do; "
+            "take one with norm: running."
+        )
+
+
+def unit_features(backbone: Backbone, images: Tensor) -> np.ndarray:
+    """The features `(E, D)` of images, scaled to unit length."""
+    backbone.eval()
+    features = [backbone(part.cpu().float().div(255)) for part in images.split(AT_ONCE)]
+    return F.normalize(torch.cat(features), dim=1).numpy()
+
+
+class Autoencoder(Features):
+    """The code of a small convolutional autoencoder, which is trained on the images when they are clustered.
+
+    The same images and seed give the same codes, on as many threads.
+
+    Args:
+        code: numbers that an image is made into.
+        steps: of training, by Adam on the squared error of the pixels.
+        batch_size: images of a step.
+        lr: learning rate.
+        seed: of the weights and the batches.
+    """
+
+    def __init__(
+        self, code: int = 32, steps: int = 2000, batch_size: int = 64, lr: float = 1e-3, seed: int = 0
+    ) -> None:
+        require_at_least(1, code=code, steps=steps, batch_size=batch_size)
+        self.code, self.steps, self.batch_size, self.lr, self.seed = code, steps, batch_size, lr, seed
+
+    def __call__(self, images: Tensor) -> np.ndarray:
+        images = images.cpu()
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            torch.manual_seed(self.seed)
+            encoder, decoder = coder(images.shape[1:], self.code)
+            adam = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], self.lr)
+            for _ in range(self.steps):
+                x = images[torch.randint(len(images), (self.batch_size,))].float().div(255)
+                adam.zero_grad()
+                F.mse_loss(decoder(encoder(x)), x).backward()
+                adam.step()
+        with torch.no_grad():
+            return torch.cat([encoder(part.float().div(255)) for part in images.split(AT_ONCE)]).numpy()
+
+
+def coder(shape: Sequence[int], code: int) -> tuple[nn.Module, nn.Module]:
+    """Networks from images of a shape `(C, H, W)` to codes and back."""
+    channels, *size = shape
+    small = [-(-side // 4) for side in size]  # two strides of 2
+    encoder = nn.Sequential(
+        nn.Conv2d(channels, 16, 3, stride=2, padding=1), nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(32 * prod(small), code),
+    )  # fmt: skip
+    decoder = nn.Sequential(
+        nn.Linear(code, 32 * prod(small)), nn.ReLU(), nn.Unflatten(1, (32, *small)),
+        nn.Upsample(scale_factor=2), nn.Conv2d(32, 16, 3, padding=1), nn.ReLU(),
+        nn.Upsample(size=tuple(size)), nn.Conv2d(16, channels, 3, padding=1),
+    )  # fmt: skip
+    return encoder, decoder
 
 
 @dataclass(frozen=True)
@@ -230,7 +311,8 @@ class CACTUs(UnsupervisedTasks):
 
     Args:
         clusters: of k-means.
-        features: what is clustered.
+        features: what is clustered. None: `Pixels`.
+        embedding: a run by folder or name, whose backbone's features are clustered, in place of `features`.
         partitions: so many clusterings, each after random scaling of the features; an episode is of one of them.
         seed: of the clusterings.
     """
@@ -238,12 +320,17 @@ class CACTUs(UnsupervisedTasks):
     def __init__(
         self,
         clusters: int = 500,
-        features: Features = Pixels(),  # noqa: B008 - never mutated
+        features: Features | None = None,
         partitions: int = 1,
         seed: int = 0,
+        embedding: str | None = None,
     ) -> None:
         require_at_least(1, clusters=clusters, partitions=partitions)
-        self.clusters, self.features, self.partitions, self.seed = clusters, features, partitions, seed
+        if features is not None and embedding is not None:
+            raise ConfigError(f"features={features!r} and embedding={embedding} are two answers; leave one out.")
+        self.clusters = clusters
+        self.features = OfRun(embedding) if embedding is not None else features or Pixels()
+        self.partitions, self.seed = partitions, seed
 
     def source(self, images: Tensor, shape: EpisodeShape) -> TaskSource:
         if self.clusters > len(images):

@@ -41,7 +41,8 @@ class EmbeddingMap(Report):
         self.episode = episode
 
     def applies(self, tested: Tested) -> bool:
-        return tested.classifies and isinstance(getattr(tested.module, "backbone", None), nn.Module)
+        backbone = getattr(tested.module, "backbone", None)
+        return tested.classifies and tested.leaves_one_network and isinstance(backbone, nn.Module)
 
     def draw(self, tested: Tested, log_dir: Path) -> dict[str, Figure]:
         module, backbone = tested.module, tested.module.backbone

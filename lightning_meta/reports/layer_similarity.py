@@ -49,7 +49,8 @@ class LayerSimilarity(Report):
 
     def applies(self, tested: Tested) -> bool:
         learner = getattr(tested.module, "learner", None)
-        whole = tested.adapts_in_steps and isinstance(learner, nn.Sequential) and len(learner) == 2
+        whole = tested.adapts_in_steps and tested.leaves_one_network
+        whole = whole and isinstance(learner, nn.Sequential) and len(learner) == 2
         return whole and len(tested.episodes([0]).query.x[0]) >= MIN_EXAMPLES
 
     def draw(self, tested: Tested, log_dir: Path) -> dict[str, Figure]:

@@ -49,6 +49,11 @@ class Tested:
         """Whether `play` may be told their number."""
         return self.plays_episodes and hasattr(self.module, "eval_inner_steps")
 
+    @property
+    def leaves_one_network(self) -> bool:
+        """Whether adaptation ends with one, whose layers can be looked at, not with several predictors."""
+        return not hasattr(self.module, "logits_of_each")
+
     def draws_from(self, source: type) -> bool:
         """Whether the test episodes come from such a source."""
         return self.plays_episodes and isinstance(self.data.sources["test"], source)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,18 @@ from lightning_meta.core import Episode
 from lightning_meta.core.augment import augment
 from lightning_meta.core.episode import EpisodeShape, Split
 from lightning_meta.core.sampling import episode_keys
-from lightning_meta.datamodules import AAL, UMTRA, CACTUs, Mixed, OfBackbone, Pixels, UniformTasks, UnsupervisedTasks
+from lightning_meta.datamodules import (
+    AAL,
+    UMTRA,
+    Autoencoder,
+    CACTUs,
+    Mixed,
+    OfBackbone,
+    OfRun,
+    Pixels,
+    UniformTasks,
+    UnsupervisedTasks,
+)
 from lightning_meta.datamodules.base import ShapeOverride
 from lightning_meta.datamodules.class_bank import ClassBank
 from lightning_meta.datamodules.unsupervised import ClusterBank
@@ -26,8 +38,9 @@ from tests.conftest import CLASSES, EXAMPLES, Blobs, conv4
 from tests.datamodules.test_episodes import assert_same, ready
 
 FEW = CACTUs(clusters=6, features=Pixels(4))
-KINDS = [UMTRA(), UMTRA(augment_support=True, flip=True), AAL(), FEW, CACTUs(6, Pixels(4), partitions=2)]
-EACH = pytest.mark.parametrize("tasks", KINDS, ids=["umtra", "both", "aal", "cactus", "partitions"])
+CODES = CACTUs(6, Autoencoder(code=4, steps=5))
+KINDS = [UMTRA(), UMTRA(augment_support=True, flip=True), AAL(), FEW, CACTUs(6, Pixels(4), partitions=2), CODES]
+EACH = pytest.mark.parametrize("tasks", KINDS, ids=["umtra", "both", "aal", "cactus", "partitions", "autoencoder"])
 
 
 class Separated(Blobs):
@@ -147,6 +160,60 @@ def test_clusters_of_separated_classes_are_the_classes() -> None:
     assert sorted(source.size.tolist()) == [EXAMPLES] * CLASSES
     members = [source.order[first : first + EXAMPLES] // EXAMPLES for first in source.first]
     assert sorted(int(true[0]) for true in members if len(set(true.tolist())) == 1) == list(range(CLASSES))
+
+
+def test_an_autoencoder_finds_separated_classes_and_leaves_the_random_numbers_alone() -> None:
+    bank, state = data(UMTRA(), kind=Separated).source("train"), torch.get_rng_state()
+    source = CACTUs(CLASSES, Autoencoder(code=8, steps=40, batch_size=32)).source(bank.inputs, EpisodeShape(3, 2, 3))
+    assert torch.equal(torch.get_rng_state(), state)
+    first, second = (Autoencoder(steps=2, batch_size=4)(bank.inputs[:9]) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    members = [source.order[a : a + size] // EXAMPLES for a, size in zip(source.first, source.size, strict=True)]
+    assert sorted(set(true.tolist()) == {true[0]} for true in members).count(True) >= CLASSES - 2
+
+
+def test_codes_are_of_images_of_any_size() -> None:
+    for shape in ((3, 3, 10, 13), (2, 1, 28, 28)):
+        assert Autoencoder(code=5, steps=1, batch_size=2)(torch.randint(256, shape, dtype=torch.uint8)).shape[1] == 5
+
+
+def run_of(folder: Path, norm: str = "running", **of: Any) -> tuple[str, Conv4]:
+    """What the command line leaves of a training: a checkpoint that says what it is of."""
+    trained = ProtoNet(conv4(norm=norm))
+    plain = {"class_path": "lightning_meta.backbones.Conv4", "init_args": dict(image_size=16, hidden=6, norm=norm)}
+    made = {"_class_path": "lightning_meta.algorithms.ProtoNet", "backbone": plain} | of
+    made["_instantiator"] = "pytorch_lightning.cli.instantiate_module"
+    content = {"state_dict": trained.state_dict(), "global_step": 3, "hyper_parameters": made}
+    torch.save(content | {"pytorch-lightning_version": pl.__version__}, folder / "last.ckpt")
+    return str(folder), trained.backbone
+
+
+def test_an_embedding_is_that_of_the_run_and_labels_are_never_read(tmp_path: Path) -> None:
+    run, trained = run_of(tmp_path)
+    tasks = CACTUs(6, embedding=run)
+    x = torch.randint(256, (20, 1, 16, 16), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = torch.nn.functional.normalize(trained.eval()(x / 255), dim=1)
+    assert torch.allclose(torch.from_numpy(tasks.features(x)), expected, atol=1e-5)
+    assert_same(train(tasks), train(tasks, kind=Relabelled))
+    assert f"features=OfRun(run={run})" in data(tasks).trained_on()
+
+
+def test_a_run_without_fitting_features_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "transductive").mkdir()
+    (tmp_path / "unnamed").mkdir()
+    unnamed = run_of(tmp_path / "unnamed", _class_path=None)[0]
+    for run, message in (
+        (run_of(tmp_path / "transductive", "transductive")[0], "norm: running"),
+        (unnamed, "does not say of which class it is"),
+        ("nothing", "data.unsupervised.embedding=nothing: there is neither a file nor a run"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            data(CACTUs(6, embedding=run))
+    with pytest.raises(ConfigError, match="in_channels and image_size"):
+        OfRun(run_of(tmp_path)[0])(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+    with pytest.raises(ConfigError, match="two answers"):
+        CACTUs(6, Pixels(), embedding="x")
 
 
 def test_small_clusters_are_never_drawn_and_rows_are_those_of_their_cluster() -> None:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from lightning_meta import callbacks, reports
 from lightning_meta.algorithms import (
     ANML,
+    BMAML,
     DADA,
     DARTS,
     GPICL,
@@ -24,6 +25,7 @@ from lightning_meta.algorithms import (
     MAML,
     MAMLRL,
     PFN,
+    PLATIPUS,
     RL2,
     ActiveLearning,
     ConditionalNeuralProcess,
@@ -44,6 +46,7 @@ from lightning_meta.backbones import MLP
 from lightning_meta.callbacks import EpisodeTable, RunSummary, Throughput
 from lightning_meta.datamodules import (
     Arrivals,
+    Circles,
     GaussianProcess,
     ImageCompletion,
     LinearFunctions,
@@ -133,6 +136,14 @@ RUNS: dict[str, tuple[Callable[[], Any], Callable[[], Any], set[str], set[str]]]
             "layer_similarity",
         },
         {"ece"},
+    ),
+    "BMAML on circles": (
+        lambda: BMAML(MLP(2, (4,)), n_way=2, particles=2), lambda: Circles(n_query=3, **FEW),
+        {"adaptation_curve", "ambiguous_tasks", "calibration"}, {"ece"},
+    ),
+    "PLATIPUS on images": (
+        lambda: PLATIPUS(conv4(), n_way=3, draws=2), blobs,
+        {"adaptation_curve", "calibration", "episode_0", "episode_1"}, {"ece"},
     ),
     "ProtoNet on images": (
         lambda: ProtoNet(conv4()), blobs, {"calibration", "embedding", "episode_0", "episode_1"}, {"ece"},

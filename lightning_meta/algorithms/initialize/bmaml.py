@@ -95,10 +95,13 @@ class BMAML(MAML):
     def statistics(self, phi: Params, x: Tensor) -> Params:
         return self.each(lambda one: support_statistics(self.learner, one, x) | one, phi)
 
+    def logits_of_each(self, particles: Particles, x: Tensor) -> Tensor:
+        """What each particle says, `(M, Q, N)`."""
+        return self.each(lambda one: functional_call(self.learner, one, (x,)), particles.params)
+
     def query_loss(self, adapted: Any, query: Batch) -> TaskOutput:
         particles: Particles = adapted
-        logits_MQN = self.each(lambda one: functional_call(self.learner, one, (query.x,)), particles.params)
-        preds = log_mean_probabilities(logits_MQN)
+        preds = log_mean_probabilities(self.logits_of_each(particles, query.x))
         loss = F.nll_loss(preds, query.y)
         if self.training and self.chaser_steps:
             return TaskOutput(self.chased(particles, query), preds, {"query_loss": loss.detach()})

@@ -105,11 +105,14 @@ class PLATIPUS(MAML):
         """A function of the weights of one draw for all of them, stacked."""
         return vmap(fn, randomness="different")(params)
 
+    def logits_of_each(self, drawn: Params, x: Tensor) -> Tensor:
+        """What the weights of each draw say in evaluation, `(L, Q, N)`."""
+        return self.each(lambda phi: functional_call(self.learner, phi, (x,)), drawn)
+
     def query_loss(self, adapted: Any, query: Batch) -> TaskOutput:
         if isinstance(adapted, Prior):
             return self.training_loss(adapted, query)
-        logits_LQN = self.each(lambda phi: functional_call(self.learner, phi, (query.x,)), adapted)
-        preds = log_mean_probabilities(logits_LQN)
+        preds = log_mean_probabilities(self.logits_of_each(adapted, query.x))
         return TaskOutput(F.nll_loss(preds, query.y), preds)
 
     def training_loss(self, prior: Prior, query: Batch) -> TaskOutput:
