@@ -3,14 +3,13 @@
 python -m lightning_meta benchmark learners RUN [RUN ...] [--episodes 600] [--out runs/learners]
 
 A RUN is the folder of a run, the name of its experiment, or a checkpoint. All of them have learned the same kind of
-task: classes of a data set, or functions. The tasks are the test episodes of the first, and every run's data must be
-such that its own would be the same.
+task: classes of a data set, or functions. The tasks are the test episodes of the first run, of its shape.
 
 - score: accuracy (%), or the mean squared error of functions.
 - nats: mean log-probability of the right class, or log-density of a value, of those that predict distributions. It
   punishes who is sure and wrong.
 - ECE (%): expected calibration error of classifiers (docs: `Calibration`).
-- tasks, minutes: what it was trained on, and for how long, on whatever machine that was.
+- tasks, minutes: what it was trained on until its checkpoint, and for how long, on whatever machine that was.
 - ms: to adapt to one task and predict its queries, on this machine, the fastest of several times.
 
 Where the data know what can be known of their functions, this stands in the last row.
@@ -31,6 +30,7 @@ from torch.nn import functional as F
 from lightning_meta import checkpoints, notes
 from lightning_meta.benchmark.domains import label
 from lightning_meta.cli.predict import open_run, trained_run
+from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.core.statistics import mean_and_ci95_over
 from lightning_meta.datamodules import EpisodicDataModule, GaussianProcess
 from lightning_meta.datamodules.functions.gaussian_process import GaussianProcessSource
@@ -102,9 +102,9 @@ def load(place: Path) -> Run:
     return Run(folder, module, data, state)
 
 
-def play(run: Run, episodes: int, out: Path) -> Played:
-    """The first test episodes of its data."""
-    run.data.test_episodes = episodes
+def play(run: Run, shape: EpisodeShape, episodes: int, out: Path) -> Played:
+    """The first test episodes of its data, of a shape."""
+    run.data.test_episodes, run.data.shapes = episodes, run.data.shapes | {"test": shape}
     trainer = pl.Trainer(
         devices=1, logger=False, inference_mode=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=out / label(run.folder), callbacks=[watch := Watch()],
@@ -218,7 +218,7 @@ def main(arguments: Sequence[str]) -> None:
     for place in given.runs:
         run = load(place)
         try:
-            played = play(run, given.episodes, given.out)
+            played = play(run, (first[0] if first else run).data.shapes["test"], given.episodes, given.out)
         except UserError as error:
             raise type(error)(f"{run.folder}: {error}") from error
         first = first or (run, played)
@@ -251,7 +251,6 @@ def check_same(one: tuple[Run, Played], other: tuple[Run, Played]) -> None:
     inputs = [played.first.query.x[0].cpu(), its_played.first.query.x[0].cpu()]
     if not (same and inputs[0].shape == inputs[1].shape and F.l1_loss(*inputs) == 0):
         raise ConfigError(
-            f"the test episodes of {its.folder} ({its.data.name}, {its.data.shapes['test']}) are not those of "
-            f"{run.folder} ({run.data.name}, {run.data.shapes['test']}); give runs on the same data, of the same shape "
-            "and data.seed."
+            f"the test episodes of {its.folder} ({its.data.name}, data.seed={its.data.seed}) are not those of "
+            f"{run.folder} ({run.data.name}, data.seed={run.data.seed}); give runs on the same data, of the same seed."
         )
