@@ -27,3 +27,11 @@ class StreamModule(EpisodicModule[Adapted]):
         size = len(support.y)
         order_S = torch.from_numpy(choose(episode_keys(0, 0, [0]), size, size)[0]).to(support.y.device)
         return Batch(support.x[order_S], support.y[order_S])
+
+
+def class_after_class(support: Batch) -> Batch:
+    """The examples of a stream, those of a class together; classes in the order in which they are seen last in it."""
+    places_S = torch.arange(len(support.y), device=support.y.device)
+    last_S = ((support.y[:, None] == support.y) * places_S).amax(1)
+    order_S = last_S.argsort(stable=True)
+    return Batch(support.x[order_S], support.y[order_S])

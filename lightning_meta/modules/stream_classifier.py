@@ -10,7 +10,7 @@ from lightning_meta.backbones import Backbone
 from lightning_meta.core import Batch, TaskOutput
 from lightning_meta.modules.embedding import EmbeddingModule
 from lightning_meta.modules.fixed_way import FixedWayModule
-from lightning_meta.modules.stream import StreamModule
+from lightning_meta.modules.stream import StreamModule, class_after_class
 
 
 class Reader(Protocol):
@@ -36,18 +36,29 @@ class StreamClassifierModule(EmbeddingModule[Any], StreamModule, FixedWayModule)
         backbone: of the embedding.
         n_way: classes per episode. On the command line it follows `data.n_way`.
         width: D, of the rows that are read and of the outputs.
+        classes_in_turn: classes come one after another, each with all its examples, so that the first must be
+            remembered while the last is learned: continual learning by reading. Otherwise the order is random.
         **kwargs: of `EmbeddingModule`.
     """
 
     reader: Reader
 
-    def __init__(self, backbone: Backbone, n_way: int | None = None, width: int = 256, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        n_way: int | None = None,
+        width: int = 256,
+        classes_in_turn: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(backbone, **kwargs)
-        self.n_way = self.required_way(n_way)
+        self.n_way, self.classes_in_turn = self.required_way(n_way), classes_in_turn
         self.project = nn.Linear(self.backbone.out_features + self.n_way, width)
         self.classifier = nn.Linear(width, self.n_way)
 
     def adapt_head(self, support: Batch) -> Any:
+        if self.classes_in_turn:
+            support = class_after_class(support)
         labels_SN = F.one_hot(support.y, self.n_way).to(support.x.dtype)
         rows_SD = self.project(torch.cat([support.x, labels_SN], dim=1))
         memory = self.reader.start(rows_SD)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_meta.algorithms.continual.online import Online
 from lightning_meta.metrics import EpisodicMean
+from lightning_meta.modules import StreamClassifierModule
 from lightning_meta.reports.base import Report
 from lightning_meta.reports.style import BLUE, INK, LABEL, Curve, new_figure, tidy
 from lightning_meta.reports.tables import rows_of, write_csv
@@ -24,7 +25,7 @@ class AccuracyByAge(Report):
     """Accuracy on the classes of a stream, from the one that was seen last the longest ago to the newest.
 
     From all test episodes. Writes `<log_dir>/accuracy_by_age.csv` and the picture `accuracy_by_age`. For classifiers
-    that learn one example after another: `Online`, `OML`, `ANML`.
+    that learn one example after another: `Online`, `OML`, `ANML`, and those that read: `DeltaNet`, `SRWM`.
     """
 
     def __init__(self) -> None:
@@ -32,7 +33,7 @@ class AccuracyByAge(Report):
         self.scores: list[EpisodicMean] = []  # of the oldest class, the one after it, ...
 
     def applies(self, tested: Tested) -> bool:
-        return tested.classifies and isinstance(tested.module, Online)
+        return tested.classifies and isinstance(tested.module, Online | StreamClassifierModule)
 
     def begin(self, tested: Tested) -> None:
         n_way = tested.data.shapes["test"].n_way

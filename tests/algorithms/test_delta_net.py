@@ -8,11 +8,14 @@ from tests.algorithms.streams import check_query_is_the_next_row
 from tests.conftest import Make, conv4
 
 CASES: dict[str, Make] = {"delta_net": lambda: DeltaNet(conv4(), n_way=3, width=8, layers=2, heads=2, factor=2)}
+VARIANTS: dict[str, Make] = {
+    "delta_net_in_turn": lambda: DeltaNet(conv4(), n_way=3, width=8, layers=1, heads=2, factor=2, classes_in_turn=True)
+}
 
 
-def small() -> DeltaNet:
+def small(**settings: bool) -> DeltaNet:
     torch.manual_seed(0)
-    return DeltaNet(conv4("inductive"), n_way=3, width=8, layers=2, heads=2, factor=2).double()
+    return DeltaNet(conv4("inductive"), n_way=3, width=8, layers=2, heads=2, factor=2, **settings).double()
 
 
 def test_a_query_is_the_next_row_of_the_stream(episodes: Episode) -> None:
@@ -35,3 +38,14 @@ def test_without_writes_the_support_set_is_not_seen(episodes: Episode) -> None:
     memory = module.adapt(support).head
     assert all(not weights.any() for weights in memory)
     assert torch.equal(preds(support), preds(relabelled))
+
+
+def test_in_turn_it_reads_one_class_after_another_whatever_the_order_of_the_stream(episodes: Episode) -> None:
+    support = Batch(*(leaf[0] for leaf in episodes.support))
+    mixed, sorted_S = torch.tensor([0, 1, 2, 2, 1, 0]), torch.tensor([2, 3, 1, 4, 0, 5])
+    support = Batch(support.x, mixed)  # seen last in the order 2, 1, 0
+    in_turn = small(classes_in_turn=True).adapt(support).head
+    blocks = Batch(support.x[sorted_S], support.y[sorted_S])
+    torch.testing.assert_close(in_turn, small().adapt(blocks).head, rtol=1e-10, atol=1e-12)
+    other = small().adapt(support).head
+    assert max((a - b).abs().amax().item() for a, b in zip(in_turn, other, strict=True)) > 1e-6

@@ -5,7 +5,9 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_meta.algorithms import FullContextMatchingNet, ProtoNet
+from lightning_meta.core import Batch
 from lightning_meta.datamodules.episodes import EpisodeDataset
+from lightning_meta.modules.stream import class_after_class
 from tests.conftest import Blobs, blobs, conv4
 
 
@@ -47,3 +49,13 @@ def test_an_algorithm_needs_streams_and_the_next_one_gets_ordinary_episodes() ->
     assert data.dataset("test").support_as_stream
     trainer.test(ProtoNet(conv4()), datamodule=data, verbose=False)
     assert not data.dataset("test").support_as_stream
+
+
+def test_classes_in_turn_are_in_the_order_in_which_they_were_seen_last_and_their_examples_as_they_came() -> None:
+    stream = Batch(torch.arange(7), torch.tensor([1, 0, 2, 2, 1, 0, 1]))
+    found = class_after_class(stream)
+    assert found.x.tolist() == [2, 3, 1, 5, 0, 4, 6]
+    assert found.y.tolist() == [2, 2, 0, 0, 1, 1, 1]
+    mapped = torch.vmap(class_after_class)(Batch(*(torch.stack([leaf, leaf.flip(0)]) for leaf in stream)))
+    assert mapped.x[0].tolist() == found.x.tolist()
+    assert mapped.y[1].tolist() == [2, 2, 0, 0, 1, 1, 1] and mapped.x[1].tolist() == [3, 2, 5, 1, 6, 4, 0]

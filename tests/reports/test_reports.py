@@ -29,6 +29,7 @@ from lightning_meta.algorithms import (
     RL2,
     ActiveLearning,
     ConditionalNeuralProcess,
+    DeltaNet,
     Hyperparameters,
     InContextRegression,
     LSTMLearner,
@@ -147,6 +148,10 @@ RUNS: dict[str, tuple[Callable[[], Any], Callable[[], Any], set[str], set[str]]]
     ),
     "ProtoNet on images": (
         lambda: ProtoNet(conv4()), blobs, {"calibration", "embedding", "episode_0", "episode_1"}, {"ece"},
+    ),
+    "DeltaNet on images": (
+        lambda: DeltaNet(conv4(), n_way=3, width=8, layers=1, heads=2, factor=2), blobs,
+        {"accuracy_by_age", "calibration", "embedding", "episode_0", "episode_1"}, {"ece"},
     ),
     "MAML on sine waves": (sine_maml, sinusoids, {"adaptation_curve", "layer_similarity", "sine_fits"}, set()),
     "CNP on Gaussian processes": (

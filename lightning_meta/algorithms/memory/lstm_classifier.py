@@ -22,7 +22,7 @@ class LSTMClassifier(StreamClassifierModule):
     Args:
         backbone, n_way: of `StreamClassifierModule`.
         width: of the rows that are read, and units of the LSTM.
-        **kwargs: of `EmbeddingModule`.
+        **kwargs: of `StreamClassifierModule`.
     """
 
     def __init__(self, backbone: Backbone, n_way: int | None = None, width: int = 256, **kwargs: Any) -> None:

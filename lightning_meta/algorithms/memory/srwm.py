@@ -24,7 +24,7 @@ class SRWM(StreamClassifierModule):
         layers: of self-referential matrices, each with a perceptron after it.
         heads: of each layer; the width is a multiple of them.
         factor: by which the hidden units of a perceptron are more than the width.
-        **kwargs: of `EmbeddingModule`.
+        **kwargs: of `StreamClassifierModule`.
     """
 
     def __init__(
