@@ -5,7 +5,8 @@ in a Second" (2022), arXiv:2207.01848, section 4: a random network stands for ho
 nodes are columns, one more is cut into classes.
 
 Deviations: half of the tables are clusters, a class each, which the paper does not have; networks have two layers of
-one size; no column is a category and none has gaps.
+one size; no column is a category and none has gaps. Columns of real tables say much the same: how many independent
+causes a table has is drawn by its logarithm, and so is the number of columns.
 """
 
 from dataclasses import dataclass, field, replace
@@ -23,7 +24,9 @@ from lightning_meta.datamodules.episodes import TaskSource
 from lightning_meta.errors import ConfigError, require_at_least
 
 Array = npt.NDArray[np.float64]
-CAUSES = 8  # numbers that everything else in a network follows from
+CAUSES = 8  # numbers that everything else in a network follows from, at most
+APART = 4.0  # the largest distance between the centres of classes, by the deviation within one, about
+OWN = 0.2  # deviation of what a column of clusters shares with no other
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,10 @@ class TabularPriorSource(TaskSource):
         way, support_rows = shape.n_way, shape.n_way * shape.k_shot
         rows = support_rows + way * shape.n_query
         columns_key, classes_key = np.moveaxis(subkeys(size_key, range(2)), -1, 0)
-        columns_T, classes_T = whole(columns_key, min(2, self.features), self.features), whole(classes_key, 2, way)
-        of_network, of_clusters = self._network(table_key, classes_T, rows), self._clusters(table_key, classes_T, rows)
+        columns_T = by_logarithm(columns_key, min(2, self.features), self.features)
+        classes_T = whole(classes_key, 2, way)
+        of_network = self._network(table_key, classes_T, rows)
+        of_clusters = self._clusters(table_key, classes_T, columns_T, rows)
         network_T = uniform(kind_key, 1)[:, 0] < 0.5
         x_TMF = np.where(network_T[:, None, None], of_network[0], of_clusters[0])
         y_TM = np.where(network_T[:, None], of_network[1], of_clusters[1])
@@ -62,9 +67,11 @@ class TabularPriorSource(TaskSource):
     def _network(self, keys: Keys, classes_T: npt.NDArray[np.int64], rows: int) -> tuple[Array, npt.NDArray[np.int64]]:
         """Columns are nodes of a random network; the classes are intervals of another node."""
         cause_key, first_key, second_key, cut_key, node_key = np.moveaxis(subkeys(keys, range(5)), -1, 0)
+        count_key = subkeys(keys, [10])[:, 0]
         tasks, units = len(keys), self.features + 1
         causes_TMC = normal(cause_key, rows * CAUSES).reshape(tasks, rows, CAUSES)
-        first_TCU = normal(first_key, CAUSES * units).reshape(tasks, CAUSES, units) / np.sqrt(CAUSES)
+        first_TCU = normal(first_key, CAUSES * units).reshape(tasks, CAUSES, units)
+        first_TCU = first_TCU * shares(by_logarithm(count_key, 1, CAUSES), CAUSES)[..., None]
         second_TUU = normal(second_key, units * units).reshape(tasks, units, units) / np.sqrt(units)
         first_TMU = np.tanh(2 * causes_TMC @ first_TCU)
         nodes_TMV = np.concatenate([first_TMU, np.tanh(3 * first_TMU @ second_TUU)], axis=2)
@@ -76,23 +83,42 @@ class TabularPriorSource(TaskSource):
         y_TM = ((rank_TM[:, :, None] > cuts_TN[:, None]) & counts_TN[:, None]).sum(2)
         return taken_TMF[:, :, 1:], y_TM
 
-    def _clusters(self, keys: Keys, classes_T: npt.NDArray[np.int64], rows: int) -> tuple[Array, npt.NDArray[np.int64]]:
-        """A class is a normal distribution; its covariance is its own or, at even odds, that of all classes."""
+    def _clusters(
+        self, keys: Keys, classes_T: npt.NDArray[np.int64], columns_T: npt.NDArray[np.int64], rows: int
+    ) -> tuple[Array, npt.NDArray[np.int64]]:
+        """A class is a normal distribution; its covariance is its own or, at even odds, that of all classes.
+
+        Classes are as far apart in few columns as in many.
+        """
         class_key, centre_key, shape_key, row_key, odds_key = np.moveaxis(subkeys(keys, range(5, 10)), -1, 0)
+        count_key, own_key = np.moveaxis(subkeys(keys, range(11, 13)), -1, 0)
         tasks, way, size = len(keys), int(classes_T.max()), self.features
         y_TM = (uniform(class_key, rows) * classes_T[:, None]).astype(np.int64)
         distance_T, shared_T = uniform(odds_key, 2).T
+        distance_T = APART * distance_T / np.sqrt(columns_T)
         centres_TNF = normal(centre_key, way * size).reshape(tasks, way, size) * distance_T[:, None, None]
-        shapes_TNFF = normal(shape_key, way * size * size).reshape(tasks, way, size, size) / np.sqrt(size)
+        shapes_TNFF = normal(shape_key, way * size * size).reshape(tasks, way, size, size)
+        shapes_TNFF = shapes_TNFF * shares(by_logarithm(count_key, 1, size), size)[:, None, :, None]
         shapes_TNFF = np.where((shared_T < 0.5)[:, None, None, None], shapes_TNFF[:, :1], shapes_TNFF)
         noise_TMF = normal(row_key, rows * size).reshape(tasks, rows, size)
         x_TMF = np.take_along_axis(centres_TNF, y_TM[:, :, None], axis=1)
+        x_TMF = x_TMF + OWN * normal(own_key, rows * size).reshape(tasks, rows, size)
         for label in range(way):
             x_TMF = x_TMF + (y_TM == label)[..., None] * (noise_TMF @ shapes_TNFF[:, label])
         return x_TMF, y_TM
 
     def to(self, device: torch.device) -> "TabularPriorSource":
         return replace(self, device=device)
+
+
+def by_logarithm(keys: Keys, low: int, high: int) -> npt.NDArray[np.int64]:
+    """Whole numbers from `low` to `high`, both included: n as likely as log(n + 1) - log(n)."""
+    return (low * ((high + 1) / low) ** uniform(keys, 1)[..., 0]).astype(np.int64).clip(low, high)
+
+
+def shares(counts_T: npt.NDArray[np.int64], most: int) -> Array:
+    """Equal weights `(T, most)` of the first so many, zero for others; the sum of their squares is 1."""
+    return (np.arange(most) < counts_T[:, None]) / np.sqrt(counts_T)[:, None]
 
 
 class TabularPrior(EpisodicDataModule):
