@@ -93,7 +93,9 @@ def examples_needed(curve: Curve, label: str, learned_at: float | None, title: s
     if learned_at is not None:
         axes.axhline(learned_at, color=INK, linestyle="--", linewidth=1, label="learned")
         axes.legend(frameon=False, fontsize=LABEL)
-    axes.set_ylim(bottom=0)
+    # What diverges on few examples leaves the panel, and does not flatten the others.
+    reach = max(1.1 * (learned_at or 0.0), 4 * float(mean.median()), 1e-9)
+    axes.set_ylim(0, min(1.05 * float((mean + ci95).max()), reach))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     tidy(axes, "examples of a new task, of each class", label)
     return figure

@@ -8,7 +8,7 @@ from lightning_meta.algorithms import MAML
 from lightning_meta.core import Batch, Episode
 from lightning_meta.datamodules import Arrivals
 from lightning_meta.reports import ExamplesNeeded
-from lightning_meta.reports.examples_needed import fewer, first_within
+from lightning_meta.reports.examples_needed import examples_needed, fewer, first_within
 from tests.conftest import blobs, conv4
 from tests.datamodules.test_episodes import ready
 from tests.reports.conftest import run_test
@@ -48,3 +48,9 @@ def test_fewer_examples_are_the_first_of_each_class() -> None:
     y = torch.tensor([[0, 0, 0, 1, 1, 1]])
     episode = Episode(Batch(torch.arange(6)[None], y), Batch(torch.zeros(1, 1), torch.zeros(1, 1)))
     assert fewer(episode, 2, 2).support.x.tolist() == [[0, 1, 3, 4]]
+
+
+def test_what_diverges_on_few_examples_does_not_flatten_the_others() -> None:
+    curve = torch.tensor([1e4, 3.0, 2.0, 1.0]), torch.tensor([2e4, 0.5, 0.4, 0.2])
+    (axes,) = examples_needed(curve, "mse", 1.0).axes
+    assert 3 < axes.get_ylim()[1] < 20
