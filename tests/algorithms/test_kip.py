@@ -115,6 +115,24 @@ def test_learned_images_predict_better_than_those_it_began_with(learn: str) -> N
     assert torch.equal(module.labels, module.targets(torch.arange(4)).float()) == (learn == "images")
 
 
+@pytest.mark.parametrize("learn", ["both", "labels"])
+def test_without_training_it_is_the_first_images_and_labels_that_are_solved_for(learn: str) -> None:
+    """By hand, from the same data; and a test after a training leaves what was learned."""
+    data = held_out(support_per_class=2, held_out_per_class=6, val_per_class=2, test_per_class=2, test_episodes=2)
+    run = pl.Trainer(accelerator="cpu", inference_mode=False, logger=False, enable_checkpointing=False, max_steps=1,
+                     enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
+    module, by_hand = kip(per_class=1, learn=learn), kip(per_class=1, learn=learn)
+    run.test(module, datamodule=data, verbose=False)
+    by_hand.start_from(data)
+    assert torch.equal(module.images, by_hand.images) and torch.equal(module.labels, by_hand.labels)
+    assert torch.equal(module.labels, module.targets(torch.arange(4)).float()) == (learn == "both")
+    if learn == "both":
+        run.fit(module, datamodule=data)
+        learned = module.images.detach().clone()
+        run.test(module, datamodule=data, verbose=False)
+        assert torch.equal(module.images, learned) and not torch.equal(module.images, by_hand.images)
+
+
 def test_what_cannot_be_is_told() -> None:
     run = pl.Trainer(accelerator="cpu", inference_mode=False, logger=False, enable_checkpointing=False, max_steps=1,
                      enable_progress_bar=False, enable_model_summary=False)  # fmt: skip

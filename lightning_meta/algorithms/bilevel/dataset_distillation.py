@@ -80,7 +80,7 @@ class DatasetDistillation(BilevelModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
-        if stage == "fit" and isinstance(data, BilevelDataModule):
+        if isinstance(data, BilevelDataModule) and (stage == "fit" or self.provenance is None):
             self.start_from(data)
 
     @torch.no_grad()

@@ -113,7 +113,7 @@ class KIP(MetaModule):
                 f"a kernel has no inner steps, but data.truncation={data.truncation} and data.unroll_steps="
                 f"{data.unroll_steps}; set them to 1 and null."
             )
-        if stage == "fit":
+        if stage == "fit" or self.provenance is None:
             self.start_from(data)
 
     @torch.no_grad()
