@@ -43,7 +43,7 @@ def tasks_for(name: str, n_tasks: int = 3) -> Episode:
     return draw_for(name)(n_tasks=n_tasks)
 
 
-@pytest.mark.parametrize("name", [name for name in marked(ONE_OF_A_CLASS) if name.id != "metaoptnet"])
+@pytest.mark.parametrize("name", [case for case in marked(ONE_OF_A_CLASS) if case.values[0] != "metaoptnet"])
 def test_no_hook_waits_for_the_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the device `meta` tensors have no values, so that whoever asks for one fails, as in a recording."""
     monkeypatch.setattr("torch.autocast", lambda *args, **kwargs: nullcontext())  # `meta` has none

@@ -14,7 +14,7 @@ from lightning_meta.errors import ConfigError
 from lightning_meta.modules import EpisodicModule
 from tests.algorithms.cases import CASES, REGRESSORS, data_for, make_of, marked
 from tests.conftest import Make, blobs, conv4, meta_gradient
-from tests.modules.test_cuda_graph import MARKED, tasks_for
+from tests.modules.test_cuda_graph import tasks_for
 
 pytestmark = [
     pytest.mark.gpu,
@@ -108,7 +108,7 @@ def assert_recorded_is_the_same(make: Make, folder: Path, **options: Any) -> Non
     assert len({row["train/loss"] for row in rows}) == len(rows)
 
 
-@pytest.mark.parametrize("name", [name for name in MARKED if getattr(name, "values", [name])[0] != "hochreiter"])
+@pytest.mark.parametrize("name", [case for case in ALL if case.values[0] not in ("hochreiter", "metaoptnet")])
 def test_recorded_steps_are_the_same_training(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients, buffers and logs, of every algorithm. Its noise is gentle here, as in the contract."""
     monkeypatch.setattr("torch.randn_like", lambda x: torch.cos(10 * x).detach())

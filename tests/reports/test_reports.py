@@ -257,7 +257,9 @@ def test_reports_are_chosen_by_name(tmp_path: Path) -> None:
     assert not (tmp_path / "support_use.csv").exists()
     drawn(only=["SupportUse"])
     assert (tmp_path / "support_use.csv").exists()
-    with pytest.raises(ConfigError, match=r"no report SineFit; there are AdaptationCurve, .* Did you mean SineFits\?"):
+    with pytest.raises(
+        ConfigError, match=r"no report SineFit; there are .*, AdaptationCurve, .* Did you mean SineFits\?"
+    ):
         reports.TestReport(skip=["SineFit"])
 
 
