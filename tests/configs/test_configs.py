@@ -103,6 +103,7 @@ def _random_images_and_no_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         monkeypatch.setattr(data, "prepare_data", lambda self: None)
         monkeypatch.setattr(data, "load_source", random_bank)
     monkeypatch.setattr(School, "rows", random_rows())
+    monkeypatch.setattr(SpokenDigits, "class_names", lambda self, split: None)  # which are those of its files
     monkeypatch.setattr("lightning_meta.modules.episodic.start_from", lambda backbone, place: f"not from {place}")
     monkeypatch.setattr("sys.argv", ["lightning_meta"])
     monkeypatch.chdir(tmp_path)
