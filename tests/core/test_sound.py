@@ -35,7 +35,7 @@ def by_numpy(clip: np.ndarray, rate: int, size: int) -> np.ndarray:
         for band in range(size):
             low, centre, high = corners[band : band + 3]
             weights = np.interp(frequencies, [low, centre, high], [0, 1, 0], left=0, right=0)
-            picture[band, step] = 10 * np.log10(max(weights @ power, 1e-30))
+            picture[band, step] = 10 * np.log10(np.maximum(weights @ power, 1e-30))
     return picture
 
 

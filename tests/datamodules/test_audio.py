@@ -5,6 +5,7 @@ import logging
 import struct
 import wave
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -141,7 +142,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "words"
 
 
-def folder(root: Path, split: ClassSplit = HALVES, **kwargs: object) -> AudioFolder:
+def folder(root: Path, split: ClassSplit = HALVES, **kwargs: Any) -> AudioFolder:
     return AudioFolder(str(root), split, **{"size": 16, "seconds": 0.5, "n_way": 2, "n_query": 2, **kwargs},
                        cache=str(root.parent / "cache"))  # fmt: skip
 
@@ -280,7 +281,7 @@ def recordings(tmp_path: Path) -> Path:
 
 
 def test_neither_the_digits_nor_the_speakers_of_the_test_are_in_training(recordings: Path) -> None:
-    def of(split: Split) -> set[tuple[str, str]]:
+    def of(split: Split) -> set[tuple[str, ...]]:
         return {tuple(path.name.split("_")[:2]) for groups in data.groups[split].values() for group in groups
                 for path in data.files[group]}  # fmt: skip
 

@@ -1,6 +1,6 @@
 """Tones of instruments that do not exist: sums of partials with noise, by rule and by key."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,8 @@ LOWEST, HIGHEST = 110.0, 440.0  # Hz: two octaves of keynotes, in which every in
 FORMANT_WIDTH = 0.5  # octaves
 AUDIBLE = 0.95  # of half the sample rate: no partial is above
 RELEASE = 0.02  # seconds in which a tone dies away at its end
+
+Numbers = TypeVar("Numbers", float, npt.NDArray[np.float64])
 
 
 class Timbre(NamedTuple):
@@ -83,7 +85,7 @@ def draw_tones(keys: Keys) -> Tones:
     return Tones(between(LOWEST, HIGHEST, pitch), 0.1 * onset, 0.4 + 0.4 * length, 0.1 + 0.9 * level)
 
 
-def between(low: float, high: float, unit: npt.NDArray[np.float64] | float) -> npt.NDArray[np.float64] | float:
+def between(low: float, high: float, unit: Numbers) -> Numbers:
     """From `low` to `high` at even distances in octaves."""
     return low * (high / low) ** unit
 
