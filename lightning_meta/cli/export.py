@@ -18,6 +18,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from lightning_meta.cli.predict import check, load_run, read_task, trained_run
 from lightning_meta.cli.predict_rows import read_known
 from lightning_meta.compat import tree_flatten, tree_unflatten
 from lightning_meta.core import Batch
+from lightning_meta.datamodules.audio.audio_classes import AudioClasses
 from lightning_meta.datamodules.classification import ClassificationDataModule
 from lightning_meta.datamodules.rows import ReadsRows
 from lightning_meta.datamodules.tables.tables import Tables
@@ -131,6 +133,11 @@ def of_images(data: ClassificationDataModule, inverted: bool) -> dict[str, Any]:
     }
 
 
+def of_sounds(data: AudioClasses) -> dict[str, Any]:
+    """What an input is."""
+    return {"inputs": "log-mels in [0, 1], by LogMels of lightning_meta.core.sound", **asdict(data.picture)}
+
+
 def share(run: Path, checkpoint: Path | None, folder: Path | None) -> None:
     if folder is None or folder.suffix in (".pt2", ".onnx"):
         raise ConfigError(
@@ -173,7 +180,8 @@ def main(arguments: Sequence[str]) -> None:
     else:
         task = read_task(given.support, None, data, given.invert)
         check(module, task)
-        support, classes, facts = task.support, task.classes, of_images(data, given.invert)
+        support, classes = task.support, task.classes
+        facts = of_sounds(data) if isinstance(data, AudioClasses) else of_images(data, given.invert)
     outputs = len(classes) or support.y.shape[-1]
     worst = export(AdaptedModel(module, support, outputs), support.x[:1].repeat(2, *[1] * (support.x.ndim - 1)), file)
     protocol = norm_protocol(module)

@@ -3,9 +3,10 @@
 python -m lightning_meta predict RUN --support PLACE --query PLACE [--out FOLDER] [--json]
 
 RUN is the folder of a training run, `runs/<experiment>/version_<n>`. Of images, the support folder has a folder for
-each class, named as the class, `<support>/<class>/*.png`, and the query folder has the images to be classified. Of
-texts and tables both are files with the columns of the training data; the query's need not have the target. Of a
-TabPFN, which takes any table, both are files with the same columns, and the support has that of the classes as well.
+each class, named as the class, `<support>/<class>/*.png`, and the query folder has the images to be classified; of
+sounds they have WAV files. Of texts and tables both are files with the columns of the training data; the query's need
+not have the target. Of a TabPFN, which takes any table, both are files with the same columns, and the support has that
+of the classes as well.
 """
 
 import argparse
@@ -17,7 +18,6 @@ from typing import Any, NamedTuple
 
 import torch
 import yaml
-from PIL import Image
 from pytorch_lightning.cli import instantiate_module
 from torch import Tensor
 
@@ -31,7 +31,8 @@ from lightning_meta.core import Batch
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.datamodules.base import TaskDataModule
 from lightning_meta.datamodules.classification import ClassificationDataModule
-from lightning_meta.datamodules.images.image_folder import image_files, sub_folders, visible_files
+from lightning_meta.datamodules.files import IMAGES
+from lightning_meta.datamodules.images.image_folder import example_files, sub_folders, visible_files
 from lightning_meta.datamodules.rows import ReadsRows, Row
 from lightning_meta.datamodules.tables.tabular_prior import TabularPrior
 from lightning_meta.errors import ConfigError, DataError
@@ -44,7 +45,6 @@ from lightning_meta.reports.tables import write_csv
 NUMBERS = (EpisodicMSE, EpisodicLogLikelihood)
 CHUNK = 200  # query images at once, where predictions do not depend on each other
 UNEVEN = 1.5  # times its share of the query images: a class with more of them than that
-GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")  # of Pillow
 
 
 class Task(NamedTuple):
@@ -95,8 +95,8 @@ def make_ready(run: Path, module: EpisodicModule[Any], datamodule: Any, state: M
         datamodule.restore(state[type(datamodule).__qualname__])
     elif not (classifies and isinstance(datamodule, ClassificationDataModule)):
         raise ConfigError(
-            f"{run} is {type(module).__name__} on {datamodule.name}; this command is for images and texts by class, "
-            "and for tables."
+            f"{run} is {type(module).__name__} on {datamodule.name}; this command is for images, sounds and texts "
+            "by class, and for tables."
         )
 
 
@@ -147,15 +147,15 @@ def read_task(support: Path, query: Path | None, data: ClassificationDataModule,
     for folder, option in ((support, "--support"), (query, "--query")):
         if folder is not None and not folder.is_dir():
             raise DataError(f"{folder} is no folder; {option} must be one.")
-    classes = sub_folders(support)
+    classes = sub_folders(support, data.kind)
     if len(classes) < 2:
         raise DataError(
-            f"{support} has {len(classes)} class folders; put images of each of two or more classes into {support}/"
-            "<class>/."
+            f"{support} has {len(classes)} class folders; put {data.kind.name} of each of two or more classes into "
+            f"{support}/<class>/."
         )
 
-    of_class = {name: image_files(support / name) for name in classes}
-    return make_task(of_class, image_files(query) if query else [], data, invert)
+    of_class = {name: example_files(support / name, data.kind) for name in classes}
+    return make_task(of_class, example_files(query, data.kind) if query else [], data, invert)
 
 
 def make_task(
@@ -174,32 +174,28 @@ def make_task(
         except DataError as error:
             errors.append(str(error))
     if errors:
-        raise DataError(" ".join([f"{len(errors)} images cannot be used:", *errors] if len(errors) > 1 else errors))
+        raise DataError(
+            " ".join([f"{len(errors)} {data.kind.name} cannot be used:", *errors] if len(errors) > 1 else errors)
+        )
     x = torch.stack(images).float() / 255
     x = 1 - x if invert else x
     return Task([*of_class], Batch(x[: len(shown)], labels), x[len(shown) :], [*query])
 
 
-def treatment(support: Path, query: Path, channels: int) -> list[str]:
-    """What was done to the images of two folders, and what in them was passed over, in a line for each."""
-    folders = [support / name for name in sub_folders(support)]
-    paths = [path for folder in (*folders, query) for path in image_files(folder)]
-    oblong = coloured = 0
-    for path in paths:
-        with Image.open(path) as image:
-            # Quarter turns, which the orientation of a photograph may ask for, leave it as oblong as it is.
-            oblong, coloured = oblong + (image.width != image.height), coloured + (image.mode not in GREY_MODES)
-    deeper = [f"{folder}/{name}" for folder in (*folders, query) for name in sub_folders(folder)]
-    others = [path for folder in (*folders, query) for path in visible_files(folder, images=False)]
-    beside = visible_files(support, images=True)
+def treatment(support: Path, query: Path, channels: int, data: ClassificationDataModule) -> list[str]:
+    """What was done to the files of two folders, and what in them was passed over, in a line for each."""
+    kind = data.kind
+    folders = [support / name for name in sub_folders(support, kind)]
+    paths = [path for folder in (*folders, query) for path in example_files(folder, kind)]
+    deeper = [f"{folder}/{name}" for folder in (*folders, query) for name in sub_folders(folder, kind)]
+    others = [path for folder in (*folders, query) for path in visible_files(folder, False, kind)]
+    beside = visible_files(support, True, kind)
     lines = {
-        f"not square, their sides cut off: {oblong} of {len(paths)}": oblong,
-        f"in colour, made grey as in training: {coloured} of {len(paths)}": channels == 1 and coloured,
         f"sub-folders passed over: {len(deeper)} ({_some(deeper)})": deeper,
-        f"files passed over that are no images: {len(others)} ({_some(others)})": others,
-        f"images passed over beside the class folders: {len(beside)} ({_some(beside)})": beside,
+        f"files passed over that are no {kind.name}: {len(others)} ({_some(others)})": others,
+        f"{kind.name} passed over beside the class folders: {len(beside)} ({_some(beside)})": beside,
     }
-    return [line for line, happened in lines.items() if happened]
+    return [*data.changes(paths, channels), *(line for line, happened in lines.items() if happened)]
 
 
 def doubt(protocol: str, shape: EpisodeShape, task: Task, predicted: Tensor) -> str:
@@ -273,7 +269,7 @@ def write(out: Path, rows: Sequence[Row], as_json: bool) -> str:
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         "python -m lightning_meta predict",
-        description="Classify images or texts, or predict rows of tables, from a few labelled examples.",
+        description="Classify images, sounds or texts, or predict rows of tables, from a few labelled examples.",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a training run, or its experiment's name")
     parser.add_argument(
@@ -316,6 +312,8 @@ def main(arguments: Sequence[str]) -> None:
         facts.append(("files", write(out, found, given.json)))
         print("\n".join([f"{title}: {checkpoint}", *(f"{name:<13} {fact}" for name, fact in facts)]))
         return
+    if given.invert and data.kind is not IMAGES:
+        raise ConfigError(f"--invert exchanges dark and light, but the examples are {data.kind.name}; leave it out.")
     task = read_task(given.support, given.query, data, given.invert)
     check(module, task)
     confidence, label = probabilities(module, task).max(1)
@@ -332,10 +330,10 @@ def main(arguments: Sequence[str]) -> None:
     shots, protocol = task.support.y.bincount().tolist(), norm_protocol(module)
     together = " (a prediction depends on which query images are given together)" if reads_jointly(module) else ""
     facts = [
-        ("support", f"{len(task.classes)} classes, {of_each(shots, 'image')}"),
-        ("query", f"{len(task.files)} images of {' x '.join(map(str, task.query.shape[1:]))}"),
+        ("support", f"{len(task.classes)} classes, {of_each(shots, data.kind.name.removesuffix('s'))}"),
+        ("query", f"{len(task.files)} {data.kind.name} of {' x '.join(map(str, task.query.shape[1:]))}"),
         *(("picture", f"{shown} is {name}, which no installed font can draw") for shown, name in renamed),
-        *(("images", line) for line in treatment(given.support, given.query, task.query.shape[1])),
+        *((data.kind.name, line) for line in treatment(given.support, given.query, task.query.shape[1], data)),
         ("normalisation", f"{protocol}{together}"),
         ("warning", doubt(protocol, data.shapes["test"], task, label)),
         ("files", f"{files}, predictions.png"),

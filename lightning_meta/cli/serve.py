@@ -21,6 +21,7 @@ from PIL import Image
 
 from lightning_meta.cli.answers import MOST_BYTES, MOST_IMAGES, Answerer, drawing
 from lightning_meta.cli.predict import load_run, trained_run
+from lightning_meta.datamodules import files
 from lightning_meta.datamodules.classification import ClassificationDataModule
 from lightning_meta.errors import ConfigError, DataError, UserError
 from lightning_meta.extras import check, need
@@ -147,6 +148,8 @@ def check_images(data: Any, run: Path) -> None:
     """Raise `ConfigError` unless the data of a run make images of a user's like their own."""
     if not isinstance(data, ClassificationDataModule):
         raise ConfigError(f"{run} was trained on {data.name}; serve is for images. Of files of rows: predict {run}.")
+    if data.kind is not files.IMAGES:
+        raise ConfigError(f"{run} was trained on {data.kind.name}; serve is for images. Of files: predict {run}.")
     with tempfile.TemporaryDirectory() as folder:
         Image.new("RGB", (32, 32), "white").save(file := Path(folder) / "white.png")
         data.prepare_image(file)

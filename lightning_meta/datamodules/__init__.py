@@ -1,6 +1,10 @@
 """Episodic data: every data set is a source of tasks on one base."""
 
 from lightning_meta.datamodules.arrivals import Arrivals
+from lightning_meta.datamodules.audio.audio_classes import AudioClasses, AudioFiles
+from lightning_meta.datamodules.audio.audio_folder import AudioFolder
+from lightning_meta.datamodules.audio.spoken_digits import SpokenDigits
+from lightning_meta.datamodules.audio.timbres import Timbres
 from lightning_meta.datamodules.base import EpisodicDataModule, TaskDataModule
 from lightning_meta.datamodules.bilevel.held_out_domains import HeldOutDomains
 from lightning_meta.datamodules.bilevel.held_out_images import HeldOutImages
@@ -57,6 +61,9 @@ __all__ = [
     "UMTRA",
     "ArrayTables",
     "Arrivals",
+    "AudioClasses",
+    "AudioFiles",
+    "AudioFolder",
     "Autoencoder",
     "BilevelDataModule",
     "CACTUs",
@@ -96,10 +103,12 @@ __all__ = [
     "Sinusoid",
     "SinusoidWithIdentity",
     "SklearnTables",
+    "SpokenDigits",
     "Tables",
     "TabularPrior",
     "TaskDataModule",
     "TextClasses",
+    "Timbres",
     "TorchvisionImages",
     "Trial",
     "TwoMoons",

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from lightning_meta.core.episode import EpisodeShape, Split
@@ -27,9 +28,12 @@ from lightning_meta.datamodules.base import EpisodicDataModule
 from lightning_meta.datamodules.class_bank import ClassBank, Drawn, EmbeddedBank, Labels, TaskAugmentation
 from lightning_meta.datamodules.class_split import SPLITS
 from lightning_meta.datamodules.episodes import EpisodeDataset, TaskSource
+from lightning_meta.datamodules.files import IMAGES, FileKind
 from lightning_meta.datamodules.unsupervised import UnsupervisedTasks
 from lightning_meta.datamodules.variable import VariableBank, VariableDataset, VariableTasks
 from lightning_meta.errors import ConfigError
+
+GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")  # of Pillow
 
 
 class ClassificationDataModule(EpisodicDataModule):
@@ -55,6 +59,8 @@ class ClassificationDataModule(EpisodicDataModule):
             their final figures. Validation stays what it is: it then measures on classes that were trained on.
         **kwargs: of `EpisodicDataModule`.
     """
+
+    kind: FileKind = IMAGES  # of a user's files, which `prepare_image` takes
 
     def __init__(
         self,
@@ -141,6 +147,19 @@ class ClassificationDataModule(EpisodicDataModule):
             f"{self.name} does not say how an image of your own is made like its images; its class needs the method "
             "prepare_image."
         )
+
+    def changes(self, paths: Sequence[Path], channels: int) -> list[str]:
+        """What `prepare_image` does to a user's files that might surprise, in a line for each."""
+        oblong = coloured = 0
+        for path in paths:
+            with Image.open(path) as image:
+                # Quarter turns, which the orientation of a photograph may ask for, leave it as oblong as it is.
+                oblong, coloured = oblong + (image.width != image.height), coloured + (image.mode not in GREY_MODES)
+        lines = {
+            f"not square, their sides cut off: {oblong} of {len(paths)}": oblong,
+            f"in colour, made grey as in training: {coloured} of {len(paths)}": channels == 1 and coloured,
+        }
+        return [line for line, happened in lines.items() if happened]
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

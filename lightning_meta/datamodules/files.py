@@ -1,10 +1,29 @@
-"""Writing files that other runs may read or write at the same time."""
+"""Kinds of files, and writing those that other runs may read or write at the same time."""
 
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
+
+
+class FileKind(NamedTuple):
+    """What the examples of a data set are, in files.
+
+    Attributes:
+        name: of several, in messages.
+        suffixes: of their files, in small letters.
+        hidden: what the names of files and folders begin with that are passed over.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    hidden: tuple[str, ...] = (".",)
+
+
+IMAGES = FileKind("images", (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
+SOUNDS = FileKind("sounds", (".wav",), (".", "_"))  # Speech Commands has noise of the background in a folder with _
 
 
 @contextmanager

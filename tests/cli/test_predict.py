@@ -236,11 +236,11 @@ def test_what_was_done_to_images_is_said_in_a_line_each(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new(mode, size).save(tmp_path / f"{name}.png")
     folders = tmp_path / "s", tmp_path / "q"
-    assert treatment(*folders, channels=3) == ["not square, their sides cut off: 2 of 3"]
+    assert treatment(*folders, channels=3, data=Glyphs()) == ["not square, their sides cut off: 2 of 3"]
     (tmp_path / "q/more").mkdir()
     (tmp_path / "s/b/notes.txt").write_text("not an image")
     save(tmp_path / "s/loose.png", 10)
-    assert treatment(*folders, channels=1) == [
+    assert treatment(*folders, channels=1, data=Glyphs()) == [
         "not square, their sides cut off: 2 of 3",
         "in colour, made grey as in training: 1 of 3",
         f"sub-folders passed over: 1 ({tmp_path}/q/more)",
@@ -282,7 +282,7 @@ def test_a_run_that_does_not_classify_images_is_refused(at_work: Path, tmp_path:
     config["data"] = {"class_path": "lightning_meta.datamodules.Sinusoid", "init_args": {}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(
-        ConfigError, match="MAML on Sinusoid; this command is for images and texts by class, and for tables"
+        ConfigError, match="MAML on Sinusoid; this command is for images, sounds and texts by class, and for tables"
     ):
         load_run(tmp_path, next(Path("runs/maml").rglob("best-*.ckpt")))
 

@@ -22,6 +22,7 @@ from lightning_meta.core.episode import Split
 from lightning_meta.datamodules import (
     CIFARFS,
     MNIST,
+    AudioClasses,
     BilevelDataModule,
     ClassificationDataModule,
     EpisodicDataModule,
@@ -30,7 +31,9 @@ from lightning_meta.datamodules import (
     Omniglot,
     Rollouts,
     School,
+    SpokenDigits,
     TextClasses,
+    Timbres,
 )
 from lightning_meta.datamodules.class_bank import ClassBank
 from lightning_meta.errors import ConfigError
@@ -83,7 +86,7 @@ def random_bank(data: ClassificationDataModule, split: Split) -> ClassBank:
         return ClassBank.from_classes(torch.randint(data.vocabulary, (70, 20, data.length), generator=generator))
     if isinstance(data, MNISTTest):
         return ClassBank.from_classes(torch.randint(256, (10, 70, 1, 28, 28), dtype=torch.uint8, generator=generator))
-    size = (3, 32, 32) if isinstance(data, CIFARFS) else (1, 28, 28)
+    size = (3, 32, 32) if isinstance(data, CIFARFS) else (1, 32, 32) if isinstance(data, AudioClasses) else (1, 28, 28)
     return ClassBank.from_classes(torch.randint(256, (70, 20, *size), dtype=torch.uint8, generator=generator))
 
 
@@ -96,10 +99,11 @@ def random_rows() -> dict[str, list[dict[str, float]]]:
 
 @pytest.fixture(autouse=True)
 def _random_images_and_no_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    for data in (CIFARFS, Glyphs, MNIST, MNISTTest, Omniglot, TextClasses):
+    for data in (CIFARFS, Glyphs, MNIST, MNISTTest, Omniglot, SpokenDigits, TextClasses, Timbres):
         monkeypatch.setattr(data, "prepare_data", lambda self: None)
         monkeypatch.setattr(data, "load_source", random_bank)
     monkeypatch.setattr(School, "rows", random_rows())
+    monkeypatch.setattr(SpokenDigits, "class_names", lambda self, split: None)  # which are those of its files
     monkeypatch.setattr("lightning_meta.modules.episodic.start_from", lambda backbone, place: f"not from {place}")
     monkeypatch.setattr("sys.argv", ["lightning_meta"])
     monkeypatch.chdir(tmp_path)

@@ -25,12 +25,13 @@ from lightning_meta.datamodules.class_split import (
     shortened,
 )
 from lightning_meta.datamodules.classification import ClassificationDataModule
+from lightning_meta.datamodules.files import IMAGES, FileKind
 from lightning_meta.datamodules.images.image_cache import read_cache, write_cache
 from lightning_meta.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SUFFIXES = IMAGES.suffixes
 SMALL_IMAGES = Path("data/small_images")  # in the folder that training is started in, as runs/ is
 MODES = {1: "L", 3: "RGB"}  # channels -> Pillow's name for them
 RECIPE = 1  # to be raised whenever `read_image` makes other pixels of the same file
@@ -96,7 +97,7 @@ class ImageFolder(ClassificationDataModule):
             return
         files = {name: paths for of_split in self.files.values() for name, paths in of_split.items()}
         log.info("Reading %d images of %s (once) ...", sum(map(len, files.values())), self.root)
-        others = Counter(path.suffix for name in files for path in visible_files(self.root / name, images=False))
+        others = Counter(path.suffix for name in files for path in visible_files(self.root / name, of_kind=False))
         if others:
             counts = ", ".join(f"{count} with the suffix '{suffix}'" for suffix, count in others.most_common())
             log.warning("%s: passing over files that are no images: %s.", self.root, counts)
@@ -125,7 +126,7 @@ class ImageFolder(ClassificationDataModule):
     def files(self) -> dict[Split, dict[str, list[Path]]]:
         """The images of each class of each split, looked up once so that the whole run has the same."""
         return {
-            split: {name: image_files(self.root / name) for name in names}
+            split: {name: example_files(self.root / name) for name in names}
             for split, names in find_classes(self.root, self.class_split).items()
         }
 
@@ -142,7 +143,7 @@ class ImageFolder(ClassificationDataModule):
         return self.cache_folder / f"few_shot_{self.channels}x{self.image_size}x{self.image_size}_{key}.pt"
 
 
-def find_classes(root: Path, split: ClassSplit) -> dict[Split, list[str]]:
+def find_classes(root: Path, split: ClassSplit, kind: FileKind = IMAGES) -> dict[Split, list[str]]:
     """The folders of the classes of each split, relative to `root`.
 
     Raises:
@@ -150,10 +151,12 @@ def find_classes(root: Path, split: ClassSplit) -> dict[Split, list[str]]:
         ConfigError: `root` is not split in the way that `split` says.
     """
     if not root.is_dir():
-        raise DataError(f"{root} is no folder; --data.root must be one, with a folder of images for each class in it.")
-    folders = sub_folders(root)
+        raise DataError(
+            f"{root} is no folder; --data.root must be one, with a folder of {kind.name} for each class in it."
+        )
+    folders = sub_folders(root, kind)
     if not folders:
-        raise DataError(f"{root} has no class folders; put the images of each class into a folder {root}/<class>.")
+        raise DataError(f"{root} has no class folders; put the {kind.name} of each class into a folder {root}/<class>.")
     if split.fractions:
         if set(SPLITS) <= set(folders):
             raise ConfigError(
@@ -170,7 +173,7 @@ def find_classes(root: Path, split: ClassSplit) -> dict[Split, list[str]]:
             "out as classes: --data.split.fractions [0.64,0.16,0.2]. Or list the classes in three files: "
             "--data.split.train train.txt --data.split.val val.txt --data.split.test test.txt."
         )
-    names = {name: sub_folders(root / name) for name in SPLITS}
+    names = {name: sub_folders(root / name, kind) for name in SPLITS}
     check_classes(names, {name: str(root / name) for name in SPLITS})
     return {split_name: [f"{split_name}/{name}" for name in of_split] for split_name, of_split in names.items()}
 
@@ -189,29 +192,31 @@ def listed_classes(root: Path, lists: dict[Split, Path]) -> dict[Split, list[str
     return names
 
 
-def sub_folders(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+def sub_folders(folder: Path, kind: FileKind = IMAGES) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(kind.hidden))
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The images in the folder of a class, ordered by name. Raises `DataError` if there are none.
+def example_files(folder: Path, kind: FileKind = IMAGES) -> list[Path]:
+    """The images, or what else, in the folder of a class, ordered by name. Raises `DataError` if there are none.
 
     Hidden files are passed over, among them macOS's `._X.png`, which it puts beside `X.png` when it copies.
     """
-    images = visible_files(folder, images=True)
-    if not images:
+    files = visible_files(folder, of_kind=True, kind=kind)
+    if not files:
         raise DataError(
-            f"the class folder {folder} has no images ({', '.join(SUFFIXES)}); add some or remove the folder."
+            f"the class folder {folder} has no {kind.name} ({', '.join(kind.suffixes)}); add some or remove the folder."
         )
-    return images
+    return files
 
 
-def visible_files(folder: Path, images: bool) -> list[Path]:
-    """The files in a folder that are images, or else those that are not, ordered by name, without hidden ones."""
+def visible_files(folder: Path, of_kind: bool, kind: FileKind = IMAGES) -> list[Path]:
+    """The files in a folder that are of a kind, or else those that are not, ordered by name, without hidden ones."""
     return sorted(
         path
         for path in folder.iterdir()
-        if (path.suffix.lower() in SUFFIXES) == images and not path.name.startswith(".") and path.is_file()
+        if (path.suffix.lower() in kind.suffixes) == of_kind
+        and not path.name.startswith(kind.hidden)
+        and path.is_file()
     )
 
 

@@ -1,0 +1,108 @@
+"""Sounds as pictures: log-mel spectrograms, frequency upwards in rows and time in columns.
+
+The mel scale is that of O'Shaughnessy, "Speech Communication" (1987), 2595 log10(1 + f / 700), which HTK uses.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil, log2
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FLOOR = 60.0  # decibels below the loudest place of a clip, where a picture is black
+OVERLAP = 2  # a window is so many steps of time long, so that each sample is in two
+
+
+@dataclass(frozen=True)
+class LogMels:
+    """Makes square pictures of clips, which must have `length` samples.
+
+    A picture is `(1, size, size)` uint8: 255 is the loudest place of its clip, 0 is `FLOOR` decibels below or less. So
+    it does not depend on how loud the clip is. The lowest frequency is in the last row, as spectrograms are drawn.
+
+    Args:
+        sample_rate: samples in a second.
+        seconds: how long a clip is.
+        size: how many mel bands, and how many steps of time.
+    """
+
+    sample_rate: int
+    seconds: float
+    size: int
+
+    @property
+    def length(self) -> int:
+        """Samples of a clip."""
+        return round(self.sample_rate * self.seconds)
+
+    @property
+    def hop(self) -> int:
+        """Samples from one step of time to the next."""
+        return -(-self.length // self.size)
+
+    @property
+    def window(self) -> int:
+        return OVERLAP * self.hop
+
+    @property
+    def points(self) -> int:
+        """Of a spectrum: the window's, doubled until the lowest, narrowest band has one, and once at least."""
+        narrowest = float(hertz(mel(torch.tensor(self.sample_rate / 2)) / (self.size + 1)))
+        return self.window * 2 ** max(ceil(log2(self.sample_rate / self.window / narrowest)), 1)
+
+    @cached_property
+    def bands(self) -> Tensor:
+        return mel_bands(self.size, self.points, self.sample_rate)
+
+    def __call__(self, clips: Tensor) -> Tensor:
+        """Pictures `(B, 1, size, size)` of clips `(B, length)`, none of which is silent."""
+        clips = F.pad(clips, (0, self.hop * self.size - self.length))
+        power = power_spectra(clips, self.points, self.window, self.hop)[..., : self.size]
+        decibels = 10 * (self.bands @ power).clamp_min(1e-30).log10()
+        above = decibels - decibels.amax((-2, -1), keepdim=True) + FLOOR
+        return (above.clamp_min(0) * (255 / FLOOR)).round().to(torch.uint8).flip(-2)[:, None]
+
+
+def power_spectra(clips: Tensor, points: int, window: int, hop: int) -> Tensor:
+    """Power `(B, points // 2 + 1, steps)` of clips `(B, samples)` under Hann windows, step t around sample `t * hop`.
+
+    What is before the beginning and after the end is silence.
+    """
+    shape = torch.hann_window(window, dtype=clips.dtype, device=clips.device)
+    spectra = torch.stft(clips, points, hop, window, shape, center=True, pad_mode="constant", return_complex=True)
+    return spectra.abs().square()
+
+
+def mel_bands(bands: int, points: int, sample_rate: int) -> Tensor:
+    """Triangles `(bands, points // 2 + 1)` over the frequencies of a spectrum, at even distances in mel.
+
+    Each rises from the top of the one before to its own, which is 1, and falls to that of the next.
+    """
+    corners = hertz(torch.linspace(0, float(mel(torch.tensor(sample_rate / 2.0))), bands + 2))
+    frequencies = torch.linspace(0, sample_rate / 2, points // 2 + 1)
+    rise, fall = (corners[1:-1] - corners[:-2])[:, None], (corners[2:] - corners[1:-1])[:, None]
+    rising, falling = (frequencies - corners[:-2, None]) / rise, (corners[2:, None] - frequencies) / fall
+    return torch.minimum(rising, falling).clamp_min(0)
+
+
+def mel(frequency: Tensor) -> Tensor:
+    return 2595 * torch.log10(1 + frequency / 700)
+
+
+def hertz(mels: Tensor) -> Tensor:
+    return 700 * (10 ** (mels / 2595) - 1)
+
+
+def resample(samples: Tensor, sample_rate: int, wanted: int) -> Tensor:
+    """Samples `(..., n)` at another rate, `(..., round(n * wanted / sample_rate))`.
+
+    Done on the whole spectrum: what is below half of both rates is kept as it is, and nothing else.
+    """
+    if sample_rate == wanted:
+        return samples
+    before = samples.shape[-1]
+    after = max(round(before * wanted / sample_rate), 1)
+    kept = (min(before, after) + 1) // 2
+    return torch.fft.irfft(torch.fft.rfft(samples)[..., :kept], after) * (after / before)

@@ -1,0 +1,1 @@
+"""Classes of sounds, which algorithms see as pictures of their spectra."""
