@@ -28,6 +28,7 @@ from lightning_meta.reports.style import BLUE, GREY, INK, LABEL, SMALL, TITLE, V
 
 # Inches.
 LEGEND = 0.3  # room for the meaning of the frames
+LEGENDS = (3.0, 2.6)  # widths of what is said of thin and of thick ones
 MORE = 0.5  # room for how many images are not shown
 FILES = 0.14  # room for a line of files' names below their images
 
@@ -63,7 +64,8 @@ def prediction_gallery(
     n_query = min(max_query, int(predicted.bincount().max()))
     left_support, pitch = room_for(names), IMAGE + CAPTION + (FILES if files else 0)
     left_query = left_support + n_support * (IMAGE + GAP) - GAP + SEPARATION
-    width = max(left_query + n_query * (IMAGE + GAP) - GAP + MORE, left_support + CHARACTER * len(title), WIDTH)
+    images, words = left_query + n_query * (IMAGE + GAP) - GAP + MORE, left_support + CHARACTER * len(title)
+    width = max(images, words, left_support + sum(LEGENDS), WIDTH)
     figure, axes = sheet(width, TOP + len(names) * pitch + LEGEND + MARGIN)
 
     axes.text(left_support, MARGIN, f"{title}\n{len(query)} query images", fontsize=TITLE, color=INK, va="top")
@@ -71,7 +73,7 @@ def prediction_gallery(
     axes.text(left_query, TOP - 0.06, "query, with the probability of this class", fontsize=LABEL, color=INK)
     legend: dict[str, Any] = {"y": TOP + len(names) * pitch + LEGEND / 2, "va": "center", "fontsize": SMALL}
     axes.text(left_support, s="thin blue frame: probability of 50 % or more", color=BLUE, **legend)
-    axes.text(left_support + 3.0, s="thick red frame, ?: less than 50 %", color=VERMILLION, **legend)
+    axes.text(left_support + LEGENDS[0], s="thick red frame, ?: less than 50 %", color=VERMILLION, **legend)
     for label, name in enumerate(names):
         top = TOP + label * pitch
         centre: dict[str, Any] = {"y": top + IMAGE / 2, "fontsize": LABEL, "color": INK, "va": "center"}

@@ -62,6 +62,18 @@ def test_gallery_names_the_classes() -> None:
         assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
 
 
+def test_of_one_query_per_class_nothing_is_cut_off() -> None:
+    support, query = episode(1)
+    one = torch.arange(3)
+    figure = prediction_gallery(
+        support, query.x[:3], ["a rather long name of a class", "dog", "elk"], one, one / 3, "P"
+    )
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    for text in figure.axes[0].texts:
+        box = text.get_window_extent(renderer)
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.x1, text.get_text()
+
+
 def test_predictions_show_names_files_and_what_frames_mean() -> None:
     support, query = episode(1)
     files = [f"photograph_number_{i:02d}.png" for i in range(len(query.y))]
