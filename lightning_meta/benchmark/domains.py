@@ -143,9 +143,15 @@ def test(run: Run, columns: Mapping[str, DataSet], shape: EpisodeShape, episodes
 
 def load(place: Path) -> Run:
     """A run by its folder, by its experiment's name, or by a checkpoint."""
-    checkpoint = place if place.is_file() else None
-    folder = (checkpoints.run_of(place) or place.parent) if checkpoint else trained_run(place)
+    folder, checkpoint = found_run(place)
     return Run(folder, *load_run(folder, checkpoint))
+
+
+def found_run(place: Path) -> tuple[Path, Path | None]:
+    """The folder of a run, and the checkpoint where one was named."""
+    if place.is_file():
+        return checkpoints.run_of(place) or place.parent, place
+    return trained_run(place), None
 
 
 def label(folder: Path) -> str:

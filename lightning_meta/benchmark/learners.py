@@ -27,9 +27,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_meta import checkpoints, notes
-from lightning_meta.benchmark.domains import label
-from lightning_meta.cli.predict import open_run, trained_run
+from lightning_meta import notes
+from lightning_meta.benchmark.domains import found_run, label
+from lightning_meta.cli.predict import open_run
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.core.statistics import mean_and_ci95_over
 from lightning_meta.datamodules import EpisodicDataModule, GaussianProcess
@@ -94,8 +94,7 @@ class Watch(pl.Callback):
 
 
 def load(place: Path) -> Run:
-    checkpoint = place if place.is_file() else None
-    folder = (checkpoints.run_of(place) or place.parent) if checkpoint else trained_run(place)
+    folder, checkpoint = found_run(place)
     module, data, state, _ = open_run(folder, checkpoint)
     if not isinstance(module, EpisodicModule) or not isinstance(data, EpisodicDataModule):
         raise ConfigError(f"{folder} is {type(module).__name__} on {data.name}; give learners of few-shot tasks.")

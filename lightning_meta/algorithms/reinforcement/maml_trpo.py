@@ -22,7 +22,6 @@ from torch.func import functional_call
 from torch.optim import SGD
 
 from lightning_meta.algorithms.reinforcement.maml_rl import MAMLRL
-from lightning_meta.compat import tree_map
 from lightning_meta.core import Params, TaskOutput, trainable
 from lightning_meta.core.trust_region import trust_region_step
 from lightning_meta.datamodules.trials.rollouts import RolloutTrial
@@ -85,7 +84,8 @@ class MAMLTRPO(MAMLRL):
     def measure(self, tasks: RolloutTrial) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if not (self.training and torch.is_grad_enabled()):
             return super().measure(tasks)
-        out, rounds, adapted = self._map(self.play_and_judge, tasks)
+        with torch.no_grad():
+            out, rounds, adapted = self._map(self.play_and_judge, tasks)
         values, others = self.measured(out)
 
         def at(theta: Params) -> tuple[Tensor, Tensor]:
@@ -103,7 +103,7 @@ class MAMLTRPO(MAMLRL):
         """A trial; what was recorded of every round; and the scores of who acted in the last `(H, B, S)`."""
         out, rounds = self.play_rounds(*trial)
         scores = functional_call(self.policy, rounds[-1].actor, (rounds[-1].told.seen,))
-        return tree_map(Tensor.detach, (out, [played._replace(actor=()) for played in rounds], scores))
+        return out, [played._replace(actor=()) for played in rounds], scores
 
     def forward(self, rounds: list[Trajectories], before: Tensor) -> TaskOutput:
         """What the weights of now would have made of recorded rounds.
