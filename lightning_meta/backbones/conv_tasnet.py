@@ -23,7 +23,7 @@ EPS = 1e-8  # of energies, beside a sound whose mean power is 1
 
 
 class Filterbank(nn.Module):
-    """Pairs of filters `(2, F, W)`, each the other's quarter of a period later, for taking apart and for putting together.
+    """Pairs of filters `(2, F, W)`, a quarter of a period apart: some take sounds apart, others put them together.
 
     Args:
         window: samples of a filter, an even number; there are `window / 2 + 1` pairs.
@@ -53,7 +53,7 @@ class Filterbank(nn.Module):
 
 
 def fourier(window: int) -> Tensor:
-    """Cosines and sines `(2, F, W)` under the root of a Hann window: a tight frame, its own inverse but for a factor."""
+    """Cosines and sines `(2, F, W)` under the root of a Hann window: a tight frame, which is its own inverse."""
     place_W, frequency_F = torch.arange(window, dtype=torch.float64), torch.arange(window // 2 + 1)
     angle_FW = 2 * pi * frequency_F[:, None] * place_W / window
     once = (frequency_F == 0) | (frequency_F == window // 2)  # others stand for the negative frequency too
@@ -68,7 +68,7 @@ def loudness(coefficients: Tensor) -> Tensor:
 
 
 class GlobalNorm(nn.Module):
-    """Normalises each sound over steps and channels; scale and shift are outside, or `vmap` gets second derivatives wrong."""
+    """Normalises each sound over steps and channels. Scale and shift stand outside, as `vmap` needs it."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

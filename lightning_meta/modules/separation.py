@@ -68,13 +68,13 @@ class SeparationModule(EpisodicModule[Adapted]):
         x, y = datamodule.dataset(split)[0].query
         if x.dim() != 2 or y.dim() != 3 or not y.is_floating_point():
             raise ConfigError(
-                f"{type(self).__name__} takes mixtures apart into voices, but {datamodule.name} has inputs of the shape "
-                f"{tuple(x.shape[1:])} and targets of {tuple(y.shape[1:])}; take data such as VoiceMixtures."
+                f"{type(self).__name__} takes mixtures apart into voices, but {datamodule.name} has inputs of the "
+                f"shape {tuple(x.shape[1:])} and targets of {tuple(y.shape[1:])}; take data such as VoiceMixtures."
             )
         if y.shape[1] != self.voices:
             raise ConfigError(
-                f"voices={self.voices}, but the mixtures of {datamodule.name} have {y.shape[1]} voices; set model.voices "
-                f"to {y.shape[1]}."
+                f"voices={self.voices}, but the mixtures of {datamodule.name} have {y.shape[1]} voices; set "
+                f"model.voices to {y.shape[1]}."
             )
         if x.shape[-1] < self.filters.window:
             raise ConfigError(

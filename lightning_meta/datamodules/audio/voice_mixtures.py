@@ -32,7 +32,7 @@ LEVEL = 0.1  # root mean square of a voice, before it is made louder or softer
 LOUDER = 3.0  # decibels, at most, or softer
 RANGE = 2**15 - 1  # of whole numbers that samples are kept as
 JSB = "jsb_chorales/Jsb16thSeparated.json"
-ORIGIN = "Copy Jsb16thSeparated.json of https://github.com/czhuang/JSB-Chorales-dataset there, or leave data.scores at drawn."
+ORIGIN = "Copy it from https://github.com/czhuang/JSB-Chorales-dataset, or leave data.scores at drawn."
 
 
 @dataclass(frozen=True)
