@@ -131,7 +131,7 @@ def scenes(targets: Literal["masks", "boxes"], **overrides: Any) -> Scenes:
     return Scenes(blobs(), targets, **(settings | overrides))
 
 
-def random_mixtures(n_tasks: int = 3, voices: int = 3, k_shot: int = 2, n_query: int = 4) -> Episode:
+def random_mixtures(n_tasks: int = 3, voices: int = 4, k_shot: int = 2, n_query: int = 4) -> Episode:
     """Random float64 voices of different colours and their sums."""
     generator = torch.Generator().manual_seed(0)
     time_L = torch.arange(96, dtype=torch.float64)

@@ -66,7 +66,7 @@ def predict_sounds(
 
 
 def taken_apart(module: SeparationModule[Any], adapted: Any, x_L: Tensor, length: int) -> Tensor:
-    """The voices `(V, L)` of a mixture of any length, in segments as long as in training, which fade into each other."""
+    """The voices `(V, L)` of a mixture of any length, in segments of the length of training that fade over."""
     half = length // 2
     rest = -len(x_L) % half
     segments_BL = torch.nn.functional.pad(x_L, (half, half + rest)).unfold(0, 2 * half, half)

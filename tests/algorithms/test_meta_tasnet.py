@@ -15,7 +15,7 @@ from lightning_meta.errors import ConfigError
 from lightning_meta.modules import SeparationModule
 from tests.conftest import Make, blobs, chorales, conv4, random_mixtures
 
-SIZES = {"voices": 3, "window": 16, "channels": 4, "hidden": 6, "blocks": 2, "repeats": 1}
+SIZES = {"voices": 4, "window": 16, "channels": 4, "hidden": 6, "blocks": 2, "repeats": 1}
 
 
 def stirred(**settings: object) -> MetaTasNet:
@@ -31,7 +31,6 @@ SEPARATORS: dict[str, Make] = {
     "independent_tasnet": lambda: IndependentTasNet(**SIZES),
     "multi_task_tasnet": lambda: MultiTaskTasNet(**SIZES),
 }
-VARIANTS: dict[str, Make] = {}
 
 
 def first(part: Batch) -> Batch:
@@ -46,7 +45,7 @@ def test_weights_are_generated_and_applied_as_by_hand() -> None:
     found = module.query_loss(module.adapt(support), query).preds
     coefficients, level = module.taken_apart(query.x)
     scores = []
-    for voice in range(3):
+    for voice in range(4):
         alone, _ = module.taken_apart(support.y[:, voice])
         embedding = torch.stack([module.listener(loudness(one[None]))[0] for one in alone]).mean(0)
         own = MetaTasNet(**SIZES).double().extractor
@@ -56,7 +55,7 @@ def test_weights_are_generated_and_applied_as_by_hand() -> None:
             own.get_parameter(name).copy_(kernel + written)
         scores.append(own(loudness(coefficients)))
     masks = torch.stack(scores).exp() / torch.stack(scores).exp().sum(0)
-    for voice in range(3):
+    for voice in range(4):
         sound = module.filters.decode(coefficients * masks[voice][..., None, :], query.x.shape[-1]) * level
         torch.testing.assert_close(found[:, voice], sound, rtol=1e-9, atol=1e-11)
 
@@ -64,11 +63,11 @@ def test_weights_are_generated_and_applied_as_by_hand() -> None:
 @torch.no_grad()
 def test_of_full_rank_it_can_be_any_network_for_each_voice() -> None:
     """With one less than there are voices: as many weights as `IndependentTasNet` has, and those may be its weights."""
-    module = MetaTasNet(**SIZES, embed="learned", embedding=2, rank=2).double()
+    module = MetaTasNet(**SIZES, embed="learned", embedding=3, rank=3).double()
     other = IndependentTasNet(**SIZES).double()
     other.filters.load_state_dict(module.filters.state_dict())
-    module.embeddings.copy_(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
-    module.generated.code.weight.copy_(torch.eye(2))
+    module.embeddings.copy_(torch.eye(4)[:, 1:])
+    module.generated.code.weight.copy_(torch.eye(3))
     for name, kernel in module.extractor.named_parameters():
         base, *further = (one.get_parameter(name) for one in other.extractors)
         kernel.copy_(base)
@@ -102,8 +101,8 @@ def test_voices_follow_the_order_of_the_support_set() -> None:
     module, tasks = stirred().double().eval(), random_mixtures()
     support, x = first(tasks.support), tasks.query.x[0]
     found = module.predict(module.adapt(support), x)
-    turned = module.predict(module.adapt(Batch(support.x, support.y[:, [2, 0, 1]])), x)
-    torch.testing.assert_close(turned, found[:, [2, 0, 1]], rtol=1e-9, atol=1e-12)
+    turned = module.predict(module.adapt(Batch(support.x, support.y[:, [2, 0, 3, 1]])), x)
+    torch.testing.assert_close(turned, found[:, [2, 0, 3, 1]], rtol=1e-9, atol=1e-12)
     assert not torch.allclose(turned, found, atol=1e-3)
 
 
@@ -113,7 +112,7 @@ def test_silent_voices_are_left_out_of_the_loss() -> None:
     query = first(tasks.query)
     query.y[0, 1] = 0
     out = module.query_loss(module.adapt(first(tasks.support)), query)
-    there = [(q, v) for q in range(len(query.x)) for v in range(3) if (q, v) != (0, 1)]
+    there = [(q, v) for q in range(len(query.x)) for v in range(4) if (q, v) != (0, 1)]
     ratios = torch.stack([si_sdr(out.preds[q, v], query.y[q, v]) for q, v in there])
     torch.testing.assert_close(out.loss, -ratios.mean())
     everywhere = module.query_loss(module.adapt(first(tasks.support)), Batch(query.x, torch.zeros_like(query.y)))
@@ -149,12 +148,12 @@ def test_it_learns_which_voice_is_which_from_the_support_set() -> None:
     ("make", "data", "message"),
     [
         (lambda: MetaTasNet(**SIZES), blobs, r"apart into voices, but Blobs has inputs of the shape \(1, 16, 16\)"),
-        (lambda: MetaTasNet(**SIZES), chorales, "voices=3, but the mixtures of VoiceMixtures have 4 voices; set"),
+        (lambda: MetaTasNet(**SIZES | {"voices": 3}), chorales, "voices=3, but the mixtures of VoiceMixtures have 4 voices; set"),
         (
             lambda: MetaTasNet(voices=4, window=8192), chorales,
             "mixtures of 4800 samples are shorter than the window=8192",
         ),
-        (lambda: ProtoNet(conv4()), chorales, "."),
+        (lambda: ProtoNet(conv4()), chorales, "the backbone expects inputs of shape"),
     ],
 )  # fmt: skip
 def test_data_of_another_kind_are_refused(make: Make, data: Make, message: str, tmp_path) -> None:
