@@ -59,7 +59,9 @@ class Separation(Report):
             write_wav(path, sound_L / loudest, rate)
             for logger in tested.trainer.loggers:
                 if isinstance(logger, WandbLogger):
-                    logger.log_audio(key=f"test/{path.stem}", audios=[str(path)])
+                    import wandb  # its list of sounds, which `log_audio` makes, needs another package
+
+                    logger.experiment.log({f"test/{path.stem}": wandb.Audio(str(path))})
 
 
 def separation(mixture_L: Tensor, found_VL: Tensor, true_VL: Tensor, rate: int, title: str = "Separation") -> Figure:
@@ -91,6 +93,7 @@ def separation(mixture_L: Tensor, found_VL: Tensor, true_VL: Tensor, rate: int, 
         grid[row, 1].set_ylabel(label, fontsize=LABEL, color=INK)
         grid[row, 0].set_ylabel("kHz", fontsize=LABEL, color=INK)
     grid[0, 0].set_title("mixture", fontsize=LABEL, color=INK)
+    grid[0, 0].tick_params(labelbottom=True)
     grid[1, 0].set_visible(False)
     figure.supxlabel("seconds", fontsize=LABEL, color=INK)
     return figure

@@ -148,7 +148,7 @@ def test_it_learns_which_voice_is_which_from_the_support_set() -> None:
     ("make", "data", "message"),
     [
         (lambda: MetaTasNet(**SIZES), blobs, r"apart into voices, but Blobs has inputs of the shape \(1, 16, 16\)"),
-        (lambda: MetaTasNet(**SIZES | {"voices": 3}), chorales, "voices=3, but the mixtures of VoiceMixtures have 4 voices; set"),
+        (lambda: MetaTasNet(**SIZES | {"voices": 3}), chorales, "voices=3, but the mixtures of VoiceMixtures have 4"),
         (
             lambda: MetaTasNet(voices=4, window=8192), chorales,
             "mixtures of 4800 samples are shorter than the window=8192",
