@@ -84,7 +84,7 @@ def test_the_data_are_the_same_in_every_run_and_no_two_splits_share_a_piece() ->
     assert torch.equal(made["val"], chorales(seed=5).load_source("val").voices)
     data = VoiceMixtures()
     scores = [score.tobytes() for split in SPLITS for score in data.pieces(split)]
-    assert len(scores) == len({*scores}) == 248
+    assert len(scores) == len({*scores}) == 328
 
 
 def test_no_instrument_plays_in_two_splits_unless_it_is_asked_for() -> None:

@@ -24,7 +24,7 @@ from lightning_meta.errors import ConfigError, DataError, require_at_least
 log = logging.getLogger(__name__)
 
 BAND = 0x43484F52  # the seed of all pieces: the data set is the same in every run, whatever the seed of episodes
-PIECES = (160, 24, 64)  # for training, validation and test
+PIECES = (240, 24, 64)  # for training, validation and test
 INSTRUMENTS: dict[Split, int] = {"train": 60, "val": 20, "test": 20}
 VOICES = 4
 CHORD = 0.6  # seconds
