@@ -45,7 +45,7 @@ def draw_chorale(key: Keys, chords: int) -> Score:
     before, degree, score = [round(sum(ends) / 2) for ends in RANGES], 0, []
     for root, tones, passing in zip(*draws, strict=True):
         triad = {(keynote + SCALE[(degree + third) % 7]) % 12 for third in (0, 2, 4)}
-        pitches = []
+        pitches: list[int] = []
         for voice, (low, high) in enumerate(RANGES):
             # The bass takes the root; nobody crosses the voice above.
             wanted = {(keynote + SCALE[degree]) % 12} if voice == 3 else triad
