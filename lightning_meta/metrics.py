@@ -10,6 +10,7 @@ from torchmetrics import Metric
 
 from lightning_meta.core import mean_and_ci95
 from lightning_meta.core.gaussian import Gaussian, log_density
+from lightning_meta.core.sound import si_sdr, si_sdr_improvement, sounding
 
 
 class EpisodicMetric(Metric):
@@ -142,6 +143,38 @@ class EpisodicLogLikelihood(EpisodicMetric):
     def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
         prediction = Gaussian(*preds.double().unbind(-1))
         return log_density(targets.double(), prediction).sum(-1).mean(-1)
+
+
+class EpisodicSISDR(EpisodicMetric):
+    """Scale-invariant signal-to-distortion ratio, mean over the voices of an episode's mixtures that are not silent.
+
+    Predictions and targets are `(T, Q, V, L)`.
+    """
+
+    name, mode = "si_sdr", "max"
+    unit, digits = "dB", 2
+
+    @staticmethod
+    def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
+        return _mean_where(sounding(targets), si_sdr(preds.double(), targets.double()))
+
+
+class EpisodicSISDRImprovement(EpisodicMetric):
+    """By how much the SI-SDR of the predicted voices is better than that of the mixture, which is their sum."""
+
+    name, mode = "si_sdri", "max"
+    unit, digits = "dB", 2
+    companions = (EpisodicSISDR,)
+
+    @staticmethod
+    def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
+        return _mean_where(sounding(targets), si_sdr_improvement(preds.double(), targets.double()))
+
+
+def _mean_where(there: Tensor, values: Tensor) -> Tensor:
+    """Of each episode, `(T,)`."""
+    there, values = there.flatten(1), values.flatten(1)
+    return torch.where(there, values, 0).sum(1) / there.sum(1).clamp_min(1)
 
 
 class Return(EpisodicMetric):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from lightning_meta.backbones import Conv4
 from lightning_meta.core import Batch, Episode, TaskOutput
 from lightning_meta.core.episode import Split
-from lightning_meta.datamodules import ClassificationDataModule, Scenes, Sinusoid
+from lightning_meta.datamodules import ClassificationDataModule, Scenes, Sinusoid, VoiceMixtures
 from lightning_meta.datamodules.class_bank import ClassBank
 from lightning_meta.datamodules.images import image_folder
 from lightning_meta.modules import EpisodicModule
@@ -129,6 +129,28 @@ def scenes(targets: Literal["masks", "boxes"], **overrides: Any) -> Scenes:
     settings: dict[str, Any] = dict(objects=2, clutter=1, jitter=0, n_way=2, k_shot=1, n_query=2)
     settings |= dict(meta_batch_size=4, steps_per_epoch=4, val_episodes=5, test_episodes=7)
     return Scenes(blobs(), targets, **(settings | overrides))
+
+
+def random_mixtures(n_tasks: int = 3, voices: int = 4, k_shot: int = 2, n_query: int = 4) -> Episode:
+    """Random float64 voices of different colours and their sums."""
+    generator = torch.Generator().manual_seed(0)
+    time_L = torch.arange(96, dtype=torch.float64)
+
+    def batch(count: int) -> Batch:
+        frequency = torch.rand(n_tasks, 1, voices, 1, generator=generator, dtype=torch.float64)
+        phase, level = torch.rand(2, n_tasks, count, voices, 1, generator=generator, dtype=torch.float64)
+        y = (0.5 + level) * torch.sin(frequency * time_L + 6 * phase)
+        y = y + 0.3 * torch.randn(y.shape, generator=generator, dtype=torch.float64)
+        return Batch(y.sum(2), y)
+
+    return Episode(batch(k_shot), batch(n_query))
+
+
+def chorales(**overrides: Any) -> VoiceMixtures:
+    """As many episodes as in `blobs`, of three short segments."""
+    settings: dict[str, Any] = dict(pieces=[2, 1, 1], seconds=0.6, segments=3, n_query=2)
+    settings |= dict(meta_batch_size=4, steps_per_epoch=4, val_episodes=5, test_episodes=7)
+    return VoiceMixtures(**(settings | overrides))
 
 
 def put_in_force(module: nn.Module, out: TaskOutput) -> None:

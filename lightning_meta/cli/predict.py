@@ -4,9 +4,10 @@ python -m lightning_meta predict RUN --support PLACE --query PLACE [--out FOLDER
 
 RUN is the folder of a training run, `runs/<experiment>/version_<n>`. Of images, the support folder has a folder for
 each class, named as the class, `<support>/<class>/*.png`, and the query folder has the images to be classified; of
-sounds they have WAV files. Of texts and tables both are files with the columns of the training data; the query's need
-not have the target. Of a TabPFN, which takes any table, both are files with the same columns, and the support has that
-of the classes as well.
+sounds they have WAV files. Of mixtures of sounds, the support folder has a folder of WAV files for each voice, and the
+query folder has mixtures to be taken apart. Of texts and tables both are files with the columns of the training data;
+the query's need not have the target. Of a TabPFN, which takes any table, both are files with the same columns, and the
+support has that of the classes as well.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from lightning_meta.algorithms.in_context.tab_pfn import TabPFN
 from lightning_meta.backbones import norm_protocol
 from lightning_meta.cli.names import RUNS, run_folder, runs_like
 from lightning_meta.cli.predict_rows import check_classes, of_each, predict_rows
+from lightning_meta.cli.predict_sounds import predict_sounds
 from lightning_meta.cli.predict_table import predict_table
 from lightning_meta.core import Batch
 from lightning_meta.core.episode import EpisodeShape
@@ -37,7 +39,7 @@ from lightning_meta.datamodules.rows import ReadsRows, Row
 from lightning_meta.datamodules.tables.tabular_prior import TabularPrior
 from lightning_meta.errors import ConfigError, DataError
 from lightning_meta.metrics import EpisodicAccuracy, EpisodicLogLikelihood, EpisodicMSE
-from lightning_meta.modules import EpisodicModule, StreamModule
+from lightning_meta.modules import EpisodicModule, SeparationModule, StreamModule
 from lightning_meta.reports.fonts import drawable
 from lightning_meta.reports.prediction_gallery import prediction_gallery
 from lightning_meta.reports.tables import write_csv
@@ -300,6 +302,10 @@ def main(arguments: Sequence[str]) -> None:
     module, data, state, checkpoint = open_run(run, given.ckpt_path)
     out = given.out or run / "predictions"
     title = f"{type(module).__name__}, trained on {data.name}"
+    if isinstance(module, SeparationModule):
+        facts = predict_sounds(module, data, given.support, given.query, out)
+        print("\n".join([f"{title}: {checkpoint}", *(f"{name:<13} {fact}" for name, fact in facts)]))
+        return
     table_learner = module if isinstance(module, TabPFN) and isinstance(data, TabularPrior) else None
     if table_learner is None:
         make_ready(run, module, data, state)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 FLOOR = 60.0  # decibels below the loudest place of a clip, where a picture is black
+EPS = 1e-8  # of energies, so that those of silence can be divided by
 OVERLAP = 2  # a window is so many steps of time long, so that each sample is in two
 
 
@@ -106,3 +107,24 @@ def resample(samples: Tensor, sample_rate: int, wanted: int) -> Tensor:
     after = max(round(before * wanted / sample_rate), 1)
     kept = (min(before, after) + 1) // 2
     return torch.fft.irfft(torch.fft.rfft(samples)[..., :kept], after) * (after / before)
+
+
+def si_sdr(estimate: Tensor, target: Tensor) -> Tensor:
+    """Scale-invariant signal-to-distortion ratio `(...)` of sounds `(..., L)`, in decibels.
+
+    Le Roux, Wisdom, Erdogan, Hershey: "SDR - Half-baked or Well Done?" (2018), arXiv:1811.02508: how much of the
+    estimate is along the target and how much across.
+    """
+    along = (estimate * target).sum(-1, keepdim=True) / (target.square().sum(-1, keepdim=True) + EPS) * target
+    ratio = (along.square().sum(-1) + EPS) / ((estimate - along).square().sum(-1) + EPS)
+    return 10 * torch.log10(ratio)
+
+
+def si_sdr_improvement(estimates: Tensor, targets: Tensor) -> Tensor:
+    """By how much the SI-SDR `(..., V)` of the voices of a mixture, `(..., V, L)`, is better than the mixture's own."""
+    return si_sdr(estimates, targets) - si_sdr(targets.sum(-2, keepdim=True).expand_as(targets), targets)
+
+
+def sounding(voices: Tensor) -> Tensor:
+    """Which voices `(..., L)` are not silent, `(...)`: the SI-SDR of silence means nothing."""
+    return voices.abs().amax(-1) > 0

@@ -5,6 +5,7 @@ from lightning_meta.datamodules.audio.audio_classes import AudioClasses, AudioFi
 from lightning_meta.datamodules.audio.audio_folder import AudioFolder
 from lightning_meta.datamodules.audio.spoken_digits import SpokenDigits
 from lightning_meta.datamodules.audio.timbres import Timbres
+from lightning_meta.datamodules.audio.voice_mixtures import VoiceMixtures
 from lightning_meta.datamodules.base import EpisodicDataModule, TaskDataModule
 from lightning_meta.datamodules.bilevel.held_out_domains import HeldOutDomains
 from lightning_meta.datamodules.bilevel.held_out_images import HeldOutImages
@@ -115,4 +116,5 @@ __all__ = [
     "UniformTasks",
     "UnsupervisedTasks",
     "VariableTasks",
+    "VoiceMixtures",
 ]

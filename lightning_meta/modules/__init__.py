@@ -13,6 +13,7 @@ from lightning_meta.modules.learned_rates import LearnedRates
 from lightning_meta.modules.naming import NamingModule
 from lightning_meta.modules.pretrained import PretrainedModule, TransductiveModule
 from lightning_meta.modules.rollout import RolloutModule
+from lightning_meta.modules.separation import SeparationModule
 from lightning_meta.modules.stream import StreamModule
 from lightning_meta.modules.stream_actor import StreamActorModule
 from lightning_meta.modules.stream_classifier import StreamClassifierModule
@@ -35,6 +36,7 @@ __all__ = [
     "PretrainedModule",
     "RolloutModule",
     "SelectionModule",
+    "SeparationModule",
     "StreamActorModule",
     "StreamClassifierModule",
     "StreamModule",

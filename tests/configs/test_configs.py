@@ -77,6 +77,7 @@ QUICK_DATA = {
     "ProjectedImages": shlex.split("--data.val_per_class 10 --data.test_per_class 10"),
     "Domains": [*QUICK_EPISODES, *QUICK_ROTATIONS],
     "Rollouts": ["--data.trajectories", "1"],
+    "VoiceMixtures": ["--data.pieces", "[1,1,1]"],
 }  # fmt: skip
 
 

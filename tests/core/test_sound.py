@@ -6,8 +6,19 @@ import torch
 from numpy.testing import assert_allclose
 from scipy import signal
 from torch import Tensor
+from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
 
-from lightning_meta.core.sound import FLOOR, LogMels, mel_bands, power_spectra, resample
+from lightning_meta.core.sound import (
+    FLOOR,
+    LogMels,
+    mel_bands,
+    power_spectra,
+    resample,
+    si_sdr,
+    si_sdr_improvement,
+    sounding,
+)
+from lightning_meta.metrics import EpisodicSISDR, EpisodicSISDRImprovement, metric_of
 
 RATE = 8000
 
@@ -105,3 +116,51 @@ def test_what_the_new_rate_does_not_have_is_gone_and_nothing_is_folded_down() ->
     assert float(resample(high, 16000, 8000).abs().max()) < 1e-9
     assert float(high[::2].abs().max()) > 0.9, "where leaving out samples would make 3,000 Hz of it"
     assert resample(high, 16000, 16000) is high
+
+
+# ---- how near a sound is to another ---------------------------------------------------------------------------------
+
+
+def voices(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def test_si_sdr_is_that_of_torchmetrics_and_of_a_projection() -> None:
+    target = voices(3, 4, 200)
+    for share in (0.01, 0.5, 10.0):
+        estimate = target * 3 + share * voices(2, 3, 4, 200)[1]
+        ours = si_sdr(estimate, target)
+        torch.testing.assert_close(
+            ours, scale_invariant_signal_distortion_ratio(estimate, target), rtol=1e-6, atol=1e-6
+        )
+        one, true = estimate[1, 2].numpy(), target[1, 2].numpy()
+        factor, left, *_ = np.linalg.lstsq(true[:, None], one, rcond=None)
+        assert ours[1, 2].item() == pytest.approx(10 * np.log10(np.sum((factor * true) ** 2) / left[0]), abs=1e-5)
+
+
+def test_si_sdr_of_noise_across_the_target_is_what_was_added() -> None:
+    """Also where the level, or the sign, of the estimate is another."""
+    target = torch.sin(2 * np.pi * torch.arange(1000, dtype=torch.float64) / 50)
+    across = torch.cos(2 * np.pi * torch.arange(1000, dtype=torch.float64) / 50)
+    for decibels in (-20.0, 0.0, 30.0):
+        for level in (1e-2, -1.0, 1e3):
+            found = si_sdr(level * (target + across * 10 ** (-decibels / 20)), target)
+            assert found.item() == pytest.approx(decibels, abs=1e-3)
+
+
+def test_the_metrics_are_means_over_voices_that_sound() -> None:
+    targets, preds = voices(2, 3, 4, 90), voices(2, 2, 3, 4, 90)[1]
+    targets[0, 1, 2] = 0
+    mixtures = targets.sum(2, keepdim=True).expand_as(targets)
+    theirs = scale_invariant_signal_distortion_ratio(preds, targets)
+    before = scale_invariant_signal_distortion_ratio(mixtures, targets)
+    there = torch.ones(2, 3, 4, dtype=torch.bool)
+    there[0, 1, 2] = False
+    assert torch.equal(sounding(targets), there)
+    for metric, values in ((EpisodicSISDR, theirs), (EpisodicSISDRImprovement, theirs - before)):
+        expected = torch.stack([values[t][there[t]].mean() for t in range(2)])
+        torch.testing.assert_close(metric.per_episode(preds, targets), expected, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(metric.per_episode(7 * preds, targets), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(si_sdr_improvement(mixtures, targets)[there], torch.zeros(there.sum()).double())
+    assert metric_of("si_sdri").text(6.123, 0.05) == "6.12 ± 0.05 dB"
+    assert metric_of("si_sdr") is EpisodicSISDR and metric_of("si_sdri_voice_1") is EpisodicSISDRImprovement

@@ -35,6 +35,7 @@ from lightning_meta.algorithms import (
     LSTMLearner,
     LSTMOptimizer,
     MetaPseudoLabels,
+    MetaTasNet,
     MetaWeightNet,
     ModelFree,
     ProtoDetection,
@@ -62,7 +63,7 @@ from lightning_meta.worlds import Continuous, Discrete, Grid, TwoStep
 from tests.algorithms.bilevel_cases import cell, held_out, network
 from tests.algorithms.rollout_cases import arms, navigation, rollouts
 from tests.algorithms.test_proto_segmentation import maps
-from tests.conftest import SIZE, blobs, conv4, scenes, sinusoids
+from tests.conftest import SIZE, blobs, chorales, conv4, scenes, sinusoids
 from tests.datamodules.test_projected import projected
 from tests.reports.conftest import run_test
 
@@ -210,6 +211,7 @@ RUNS: dict[str, tuple[Callable[[], Any], Callable[[], Any], set[str], set[str]]]
     ),
     "arms": (lambda: RL2(1, Discrete(3), hidden=4), arms, {"regret"}, set()),
     "masks": (lambda: ProtoSegmentation(maps()), lambda: scenes("masks"), {"scene_gallery"}, set()),
+    "mixtures": (lambda: MetaTasNet(window=64, channels=4, hidden=4, blocks=1), chorales, {"separation"}, set()),
     "boxes": (lambda: ProtoDetection(maps()), lambda: scenes("boxes"), {"scene_gallery"}, set()),
     "learned optimizer": (
         lambda: LSTMOptimizer(hidden=4), lambda: QuadraticOptimizees(dimension=3, unroll_steps=3, **FEW),

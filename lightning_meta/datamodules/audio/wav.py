@@ -1,9 +1,10 @@
-"""WAV files, read without another library: the formats that recorders and editors write.
+"""WAV files, without another library: those that recorders and editors write are read, and such are written.
 
 The standard library's `wave` knows whole numbers only, and takes a file that was cut off for a short one.
 """
 
 import struct
+import wave
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,6 +66,15 @@ def parse(content: bytes) -> Sound:
     if not np.isfinite(samples).all():
         raise ValueError("some samples are no numbers")
     return Sound(torch.from_numpy(samples.astype("float32")), sample_rate)
+
+
+def write_wav(path: Path, samples: Tensor, sample_rate: int) -> None:
+    """Write samples `(samples,)`, which are cut off beyond [-1, 1], with 16 bits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = (samples.clamp(-1, 1) * (2**15 - 1)).round().to(torch.int16)
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, sample_rate, len(whole), "NONE", ""))
+        file.writeframes(whole.numpy().astype("<i2").tobytes())
 
 
 def clip_of(sound: Sound, picture: LogMels, path: Path) -> Tensor:
