@@ -16,7 +16,7 @@ from lightning_meta.core.gaussian import kl_divergence as ours_kl
 from lightning_meta.errors import ConfigError
 from tests.conftest import SIZE, Make, blobs, random_episodes
 
-SMALL: dict[str, Any] = dict(image_size=SIZE, hidden=2, width=12, c_size=3, z_size=2, draws=4)
+SMALL: dict[str, Any] = dict(image_size=SIZE, hidden=8, width=128, c_size=16, z_size=8, draws=4)
 CASES: dict[str, Make] = {"neural_statistician": lambda: NeuralStatistician(**SMALL)}
 
 C_VAR, Z_VAR, X_VAR, SIDE = 1.0, 0.5, 0.3, 4
