@@ -112,6 +112,9 @@ class EpisodicBatchNorm2d(nn.Module):
     def _normalise_running(self, x: Tensor) -> Tensor:
         if self.training and self.synchronised and torch.distributed.is_initialized():
             return self._normalise_over_ranks(x)
+        if not self.training and TransformType.Vmap in active_transforms():
+            # cuDNN refuses maps of one channel that vmap lays out (torch 2.11)
+            return self._normalise_by(self.running_mean[None], self.running_var[None], x)
         try:
             return F.batch_norm(
                 x,

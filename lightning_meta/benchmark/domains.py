@@ -17,14 +17,14 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pytorch_lightning as pl
 from pytorch_lightning.cli import instantiate_module
 
-from lightning_meta import checkpoints, notes
+from lightning_meta import notes
+from lightning_meta.benchmark.runs import found_run, label, tested
 from lightning_meta.callbacks import EpisodeTable
 from lightning_meta.cli.composition import compose
 from lightning_meta.cli.names import found
-from lightning_meta.cli.predict import load_run, trained_run
+from lightning_meta.cli.predict import load_run
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.datamodules import ClassificationDataModule, EpisodicDataModule, Mixed, TaskDataModule
 from lightning_meta.datamodules.class_split import SPLITS
@@ -125,12 +125,7 @@ def test(run: Run, columns: Mapping[str, DataSet], shape: EpisodeShape, episodes
         sources, image_size=size, channels=channels, seed=seed, test_episodes=episodes, eval_meta_batch_size=20,
         **shape._asdict(),
     )  # fmt: skip
-    trainer = pl.Trainer(
-        devices=1, logger=False, inference_mode=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=out / label(folder), callbacks=[table := EpisodeTable()],
-    )  # fmt: skip
-    trainer.test(module, datamodule=mixed, verbose=False)
-    measured = {name: value.item() for name, value in trainer.callback_metrics.items()}
+    measured = tested(module, mixed, out / label(folder), table := EpisodeTable())
     tested_on = {
         name: {"data": source.name, **{key: measured[f"test/{name}/{key}"] for key in ("acc", "acc_ci95")}}
         for name, source in sources.items()
@@ -145,18 +140,6 @@ def load(place: Path) -> Run:
     """A run by its folder, by its experiment's name, or by a checkpoint."""
     folder, checkpoint = found_run(place)
     return Run(folder, *load_run(folder, checkpoint))
-
-
-def found_run(place: Path) -> tuple[Path, Path | None]:
-    """The folder of a run, and the checkpoint where one was named."""
-    if place.is_file():
-        return checkpoints.run_of(place) or place.parent, place
-    return trained_run(place), None
-
-
-def label(folder: Path) -> str:
-    """`protonet_glyphs_5w1s` of `runs/protonet_glyphs_5w1s/version_0`"""
-    return folder.parent.name if folder.name.startswith("version_") else folder.name
 
 
 def markdown(rows: Sequence[Row]) -> str:

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_meta import notes
-from lightning_meta.benchmark.domains import found_run, label
+from lightning_meta.benchmark.runs import found_run, label, tested
 from lightning_meta.cli.predict import open_run
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.core.statistics import mean_and_ci95_over
@@ -104,11 +104,7 @@ def load(place: Path) -> Run:
 def play(run: Run, shape: EpisodeShape, episodes: int, out: Path) -> Played:
     """The first test episodes of its data, of a shape."""
     run.data.test_episodes, run.data.shapes = episodes, run.data.shapes | {"test": shape}
-    trainer = pl.Trainer(
-        devices=1, logger=False, inference_mode=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=out / label(run.folder), callbacks=[watch := Watch()],
-    )  # fmt: skip
-    trainer.test(run.module, datamodule=run.data, verbose=False)
+    tested(run.module, run.data, out / label(run.folder), watch := Watch())
     return Played(torch.cat(watch.preds), torch.cat(watch.targets), watch.first)
 
 

@@ -242,6 +242,18 @@ def test_running_equals_torchs_batch_norm_in_training_and_evaluation() -> None:
     torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
 
 
+def test_running_averages_are_applied_to_tasks_under_vmap_without_the_native_operation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """cuDNN's refuses maps of one channel that vmap lays out."""
+    ours, theirs, x = random_layers("running")
+    ours(x), theirs(x)
+    ours.eval(), theirs.eval()
+    expected = theirs(x)
+    monkeypatch.delattr("torch.nn.functional.batch_norm")
+    torch.testing.assert_close(torch.vmap(ours)(x[:, None]), expected[:, None])
+
+
 def test_inductive_uses_the_supports_statistics() -> None:
     ours, _, support = random_layers("inductive")
     query = torch.randn(7, 3, 5, 5, dtype=torch.float64)

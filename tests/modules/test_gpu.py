@@ -10,6 +10,7 @@ import torch
 from torch.utils._pytree import tree_map
 
 from lightning_meta.algorithms import MAML, MAMLPlusPlus, ProtoNet, Reptile
+from lightning_meta.backbones import EpisodicBatchNorm2d
 from lightning_meta.errors import ConfigError
 from lightning_meta.modules import EpisodicModule
 from tests.algorithms.cases import CASES, REGRESSORS, data_for, make_of, marked
@@ -161,6 +162,19 @@ def test_recorded_bf16_is_the_same_training_up_to_rounding(tmp_path: Path) -> No
     plain, recorded = (fitted(make, on, tmp_path, precision="bf16-mixed")[1] for on in (False, True))
     for before, after in zip(plain, recorded, strict=True):
         assert after["train/loss"] == pytest.approx(before["train/loss"], rel=0.02)
+
+
+def test_running_averages_of_one_channel_under_vmap() -> None:
+    """Seen with the 1-channel maps of TPN and ReNet: cuDNN's operation refused them in validation."""
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 1, 3, padding=1), EpisodicBatchNorm2d(1, "running")).eval()
+    x = torch.randn(4, 5, 3, 8, 8)
+    on_gpu = network.to("cuda")
+    torch.testing.assert_close(
+        torch.vmap(on_gpu)(x.to("cuda")).cpu(),
+        network.cpu()(x.flatten(0, 1)).unflatten(0, (4, 5)),
+        rtol=1e-2,
+        atol=1e-2,
+    )
 
 
 def test_what_cannot_be_recorded_is_refused(tmp_path: Path) -> None:
