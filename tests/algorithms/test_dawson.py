@@ -1,4 +1,4 @@
-"""DAWSON against first-order MAML written with torch.autograd: the gradients at the adapted weights of both networks."""
+"""DAWSON against first-order MAML by torch.autograd: the gradients of both networks at their adapted weights."""
 
 import torch
 from torch import nn

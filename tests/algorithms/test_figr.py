@@ -13,9 +13,7 @@ from lightning_meta.errors import ConfigError
 from lightning_meta.modules import LearnedRates
 from tests.conftest import SIZE, Make, random_episodes
 
-SMALL: dict[str, Any] = dict(
-    n_way=3, image_size=SIZE, hidden=4, noise_size=4, inner_steps=2, samples=3, inner_lr=0.03
-)
+SMALL: dict[str, Any] = dict(n_way=3, image_size=SIZE, hidden=4, noise_size=4, inner_steps=2, samples=3, inner_lr=0.03)
 
 
 def dark(module: FIGR) -> FIGR:

@@ -99,7 +99,7 @@ def mean_bound(module: Linear, x: Tensor, draws: int = 1500) -> tuple[float, flo
 @pytest.mark.usefixtures("grey")
 @torch.no_grad()
 def test_with_the_true_posteriors_the_bound_is_the_evidence() -> None:
-    """In the mean over draws and over which image is the query; with another posterior it is lower by its divergence."""
+    """In the mean over draws and over which image is the query; another posterior is below it by its divergence."""
     x = data_set(4)
     exact = evidence(x).item()
     mean, error = mean_bound(Linear().double(), x)

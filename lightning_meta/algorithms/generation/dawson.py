@@ -10,8 +10,6 @@ Deviations: those of `figr.py`, of which this is the same game with another oute
 (FOMAML). The paper's framework takes any GAN and several meta-learners, and its example is music.
 """
 
-from functools import partial
-
 import torch
 from torch import Tensor
 

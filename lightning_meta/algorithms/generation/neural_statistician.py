@@ -2,9 +2,9 @@
 
 Edwards, Storkey: "Towards a Neural Statistician" (2017), arXiv:1606.02185.
 
-A data set is a class of images. A latent c stands for it, p(c) = N(0, 1); each image has a latent z of its own, p(z | c),
-and is painted by p(x | z, c). The statistic network reads the mean code of some images and says q(c | D). Training
-maximises the evidence lower bound of a data set D (equation 5 of the paper), divided by its images:
+A data set is a class of images. A latent c stands for it, p(c) = N(0, 1). Each image has a latent z of its own,
+p(z | c), and is painted by p(x | z, c). The statistic network reads the mean code of some images and says q(c | D).
+Training maximises the evidence lower bound of a data set D, divided by its images:
 
     log p(D) >= E_q(c|D) [ sum_x E_q(z|x,c) log p(x | z, c) - KL(q(z | x, c) || p(z | c)) ] - KL(q(c | D) || p(c))
 
@@ -55,8 +55,8 @@ class NeuralStatistician(BatchedModule[Codes]):
         image_size, channels: of the images.
         hidden: channels of the first convolution.
         width: H, and hidden units of the networks between latents and of the decoder.
-        c_size: L. 0: nothing is known of a class, which leaves a variational autoencoder of all images (Kingma and Welling
-            2014, arXiv:1312.6114): what the support set is worth, is worth beyond it.
+        c_size: L. 0: nothing is known of a class, which leaves a variational autoencoder of all images (Kingma and
+            Welling 2014, arXiv:1312.6114): what the support set is worth, is worth beyond it.
         z_size: Z.
         draws: R of (c, z) for each image in evaluation, fixed once for all; even.
         **kwargs: of `BatchedModule`.
@@ -188,7 +188,10 @@ class NeuralStatistician(BatchedModule[Codes]):
 
     @torch.no_grad()
     def generate(self, codes: Codes, count: int) -> Tensor:
-        """New images `(N, count, channels, size, size)` of each class of one task: probabilities of ink."""
+        """New images `(N, count, channels, size, size)` of each class of one task: probabilities of ink.
+
+        c is the mean of q(c | S); each image has a z of its own.
+        """
         belief, n_way = self.statistic(codes), classes(codes)
         c_NL = self.drawn(belief, torch.zeros_like(belief.mean))[:n_way]
         prior = self.prior_z(c_NL)
