@@ -177,6 +177,21 @@ def _mean_where(there: Tensor, values: Tensor) -> Tensor:
     return torch.where(there, values, 0).sum(1) / there.sum(1).clamp_min(1)
 
 
+class EpisodicNats(EpisodicMetric):
+    """Minus the logarithm of the likelihood of a query image, given the support images of its class.
+
+    Predictions are log-likelihoods `(T, Q, C)` under each class. The largest of them names a class, by Bayes' rule.
+    """
+
+    name, mode = "nats", "min"
+    unit, digits = "nats per image", 2
+    companions = (EpisodicAccuracy,)
+
+    @staticmethod
+    def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
+        return -preds.double().gather(-1, targets[..., None])[..., 0].mean(-1)
+
+
 class Return(EpisodicMetric):
     """Sum of the rewards of a trajectory, mean over those of a task. Predictions are the sums `(T, B)`."""
 

@@ -50,6 +50,11 @@ class Tested:
         return self.plays_episodes and hasattr(self.module, "eval_inner_steps")
 
     @property
+    def generates(self) -> bool:
+        """Whether the module makes new images of the classes of a task."""
+        return self.plays_episodes and hasattr(self.module, "generate")
+
+    @property
     def leaves_one_network(self) -> bool:
         """Whether adaptation ends with one, whose layers can be looked at, not with several predictors."""
         return not hasattr(self.module, "logits_of_each")

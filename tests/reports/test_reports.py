@@ -20,6 +20,7 @@ from lightning_meta.algorithms import (
     BMAML,
     DADA,
     DARTS,
+    FIGR,
     GPICL,
     KIP,
     MAML,
@@ -38,6 +39,7 @@ from lightning_meta.algorithms import (
     MetaTasNet,
     MetaWeightNet,
     ModelFree,
+    NeuralStatistician,
     ProtoDetection,
     ProtoNet,
     ProtoSegmentation,
@@ -62,11 +64,14 @@ from lightning_meta.metrics import EpisodicMSE
 from lightning_meta.worlds import Continuous, Discrete, Grid, TwoStep
 from tests.algorithms.bilevel_cases import cell, held_out, network
 from tests.algorithms.rollout_cases import arms, navigation, rollouts
+from tests.algorithms.test_figr import SMALL as PLAYERS
+from tests.algorithms.test_neural_statistician import SMALL as STATISTICIAN
 from tests.algorithms.test_proto_segmentation import maps
 from tests.conftest import SIZE, blobs, chorales, conv4, scenes, sinusoids
 from tests.datamodules.test_projected import projected
 from tests.reports.conftest import run_test
 
+LEARNED_FROM = {"acc_from_support", "acc_from_generated", "acc_from_both", "acc_gained"}
 FEW = {"val_episodes": 2, "test_episodes": 3, "eval_meta_batch_size": 2}
 
 
@@ -213,6 +218,19 @@ RUNS: dict[str, tuple[Callable[[], Any], Callable[[], Any], set[str], set[str]]]
     "masks": (lambda: ProtoSegmentation(maps()), lambda: scenes("masks"), {"scene_gallery"}, set()),
     "mixtures": (lambda: MetaTasNet(window=64, channels=4, hidden=4, blocks=1), chorales, {"separation"}, set()),
     "boxes": (lambda: ProtoDetection(maps()), lambda: scenes("boxes"), {"scene_gallery"}, set()),
+    "likelihoods of images": (
+        lambda: NeuralStatistician(**STATISTICIAN), blobs,
+        {"episode_0", "episode_1", "generated_images", "learned_from_generated"}, LEARNED_FROM,
+    ),
+    "likelihoods of one class": (
+        lambda: NeuralStatistician(**STATISTICIAN), lambda: blobs(n_way=1),
+        {"episode_0", "episode_1", "generated_images"}, set(),
+    ),
+    "networks that generate": (
+        lambda: FIGR(**PLAYERS), blobs,
+        {"adaptation_curve", "calibration", "episode_0", "episode_1", "generated_images", "learned_from_generated"},
+        {"ece"} | LEARNED_FROM,
+    ),
     "learned optimizer": (
         lambda: LSTMOptimizer(hidden=4), lambda: QuadraticOptimizees(dimension=3, unroll_steps=3, **FEW),
         {"learning_curves"},
