@@ -30,6 +30,9 @@ from lightning_meta.datamodules.images.projected import ProjectedImages
 from lightning_meta.datamodules.images.rotations import Rotations
 from lightning_meta.datamodules.images.scenes import Scenes
 from lightning_meta.datamodules.images.torchvision_images import CIFAR10, MNIST, MNISTTest, TorchvisionImages
+from lightning_meta.datamodules.language.ciphers import Ciphers
+from lightning_meta.datamodules.language.parallel_text import LanguageSplit, ParallelText
+from lightning_meta.datamodules.language.translations import TranslationDataModule
 from lightning_meta.datamodules.optimizees.image_optimizees import ImageOptimizees
 from lightning_meta.datamodules.optimizees.optimizees import OptimizeeDataModule, QuadraticOptimizees
 from lightning_meta.datamodules.tables.array_tables import ArrayTables, SklearnTables
@@ -67,6 +70,7 @@ __all__ = [
     "Autoencoder",
     "BilevelDataModule",
     "CACTUs",
+    "Ciphers",
     "Circles",
     "ClassSplit",
     "ClassificationDataModule",
@@ -81,6 +85,7 @@ __all__ = [
     "ImageCompletion",
     "ImageFolder",
     "ImageOptimizees",
+    "LanguageSplit",
     "Learn2LearnImages",
     "LinearFunctions",
     "MNISTTest",
@@ -90,6 +95,7 @@ __all__ = [
     "OfRun",
     "Omniglot",
     "OptimizeeDataModule",
+    "ParallelText",
     "Pixels",
     "ProjectedImages",
     "QuadraticOptimizees",
@@ -110,6 +116,7 @@ __all__ = [
     "TextClasses",
     "Timbres",
     "TorchvisionImages",
+    "TranslationDataModule",
     "Trial",
     "TwoMoons",
     "UniformTasks",

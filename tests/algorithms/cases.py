@@ -6,6 +6,7 @@ play, in one or more of these:
     CASES: one module for each class of the algorithm's file.
     REGRESSORS: in place of them, those that play functions of one variable, not images.
     SEGMENTERS, DETECTORS: likewise those whose targets are masks or boxes of scenes.
+    TRANSLATORS: likewise those that read and write sentences.
     VARIANTS: the same classes with other settings, for what is cheap to check.
     TRANSDUCTIVE_IN_TRAINING: a class whose definition breaks what the inductive protocol promises, and why.
 
@@ -22,7 +23,18 @@ import pytest
 from lightning_meta import algorithms
 from lightning_meta.core import Episode
 from lightning_meta.datamodules import EpisodicDataModule
-from tests.conftest import Make, blobs, random_boxes, random_episodes, random_functions, random_masks, scenes, sinusoids
+from tests.conftest import (
+    Make,
+    blobs,
+    ciphers,
+    random_boxes,
+    random_episodes,
+    random_functions,
+    random_masks,
+    random_sentences,
+    scenes,
+    sinusoids,
+)
 
 
 def joined(parts: Iterable[dict[Any, Any]]) -> dict[Any, Any]:
@@ -37,11 +49,19 @@ def joined(parts: Iterable[dict[Any, Any]]) -> dict[Any, Any]:
 
 names = [f"test_{file.stem}" for file in sorted(Path(algorithms.__file__).parent.glob("*/[a-z]*.py"))]
 files = [import_module(f"{__package__}.{name}") for name in names if Path(__file__).with_name(f"{name}.py").exists()]
-ALGORITHMS, REGRESSORS, SEGMENTERS, DETECTORS, VARIANTS, TRANSDUCTIVE_IN_TRAINING = (
+ALGORITHMS, REGRESSORS, SEGMENTERS, DETECTORS, TRANSLATORS, VARIANTS, TRANSDUCTIVE_IN_TRAINING = (
     joined(getattr(file, kind, {}) for file in files)
-    for kind in ("CASES", "REGRESSORS", "SEGMENTERS", "DETECTORS", "VARIANTS", "TRANSDUCTIVE_IN_TRAINING")
+    for kind in (
+        "CASES",
+        "REGRESSORS",
+        "SEGMENTERS",
+        "DETECTORS",
+        "TRANSLATORS",
+        "VARIANTS",
+        "TRANSDUCTIVE_IN_TRAINING",
+    )
 )
-ONE_OF_A_CLASS = joined([ALGORITHMS, REGRESSORS, SEGMENTERS, DETECTORS])
+ONE_OF_A_CLASS = joined([ALGORITHMS, REGRESSORS, SEGMENTERS, DETECTORS, TRANSLATORS])
 CASES = joined([ONE_OF_A_CLASS, VARIANTS])
 
 
@@ -57,13 +77,19 @@ def make_of(name: str) -> Make:
 
 def draw_for(name: str) -> Callable[..., Episode]:
     """What makes random episodes for a case."""
-    kinds = {"REGRESSORS": REGRESSORS, "SEGMENTERS": SEGMENTERS, "DETECTORS": DETECTORS}
-    draws = {"REGRESSORS": random_functions, "SEGMENTERS": random_masks, "DETECTORS": random_boxes}
-    return next((draws[kind] for kind, cases in kinds.items() if name in cases), random_episodes)
+    kinds = (
+        (REGRESSORS, random_functions),
+        (SEGMENTERS, random_masks),
+        (DETECTORS, random_boxes),
+        (TRANSLATORS, random_sentences),
+    )
+    return next((draw for cases, draw in kinds if name in cases), random_episodes)
 
 
 def data_for(name: str, **overrides: Any) -> EpisodicDataModule:
     """Data that a case is quick to train on."""
     if name in SEGMENTERS or name in DETECTORS:
         return scenes("masks" if name in SEGMENTERS else "boxes", **overrides)
+    if name in TRANSLATORS:
+        return ciphers(**overrides)
     return sinusoids() if name in REGRESSORS else blobs(**overrides)
