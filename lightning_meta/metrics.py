@@ -6,11 +6,15 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torchmetrics import Metric
 
 from lightning_meta.core import mean_and_ci95
 from lightning_meta.core.gaussian import Gaussian, log_density
+from lightning_meta.core.sentences import words_of
 from lightning_meta.core.sound import si_sdr, si_sdr_improvement, sounding
+from lightning_meta.core.tokenizer import PAD
+from lightning_meta.extras import need
 
 
 class EpisodicMetric(Metric):
@@ -251,6 +255,47 @@ class EpisodicAveragePrecision(EpisodicMetric):
         of_class_TY = ((objects_TY[:, :, None] == objects_TY[:, None]) & there_TY[:, None]).sum(2).clamp_min(1)
         classes_T = (there_TY / of_class_TY).sum(1)
         return (best_TX * hits_TX / of_class_TX).sum(1) / classes_T.clamp_min(1)
+
+
+class EpisodicWordAccuracy(EpisodicMetric):
+    """Share of the words of the true translations, and of their ends, that stand at their places, per episode.
+
+    Predictions `(T, Q, L)` and targets `(T, Q, M)` are ids, with padding after the end.
+    """
+
+    name, mode = "word_acc", "max"
+    scale, unit, digits = 100, "%", 2
+
+    @staticmethod
+    def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
+        missing = max(targets.shape[-1] - preds.shape[-1], 0)
+        preds = F.pad(preds, (0, missing), value=PAD)[..., : targets.shape[-1]]
+        written = targets != PAD
+        return ((preds == targets) & written).sum((1, 2)).double() / written.sum((1, 2)).clamp_min(1)
+
+
+class EpisodicBLEU(EpisodicMetric):
+    """BLEU of the query sentences of an episode together, by sacrebleu: Post (2018), arXiv:1804.08771.
+
+    Words are ids, so its tokenisation is `none`: the signature is `nrefs:1|case:mixed|eff:no|tok:none|smooth:exp`. What
+    stands for unknown words is never right. Predictions and targets are those of `EpisodicWordAccuracy`.
+    """
+
+    name, mode, digits = "bleu", "max", 2
+    companions = (EpisodicWordAccuracy,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        need("sacrebleu", "EpisodicBLEU")
+
+    @staticmethod
+    def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
+        bleu = need("sacrebleu", "EpisodicBLEU").BLEU(tokenize="none", force=True)
+        scores = [
+            bleu.corpus_score(words_of(found), [words_of(true, unknown="??")]).score
+            for found, true in zip(preds, targets, strict=True)
+        ]
+        return torch.tensor(scores, dtype=torch.float64, device=preds.device)
 
 
 def _matched(preds_TQM6: Tensor, targets_TQO5: Tensor) -> Tensor:

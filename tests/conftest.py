@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from lightning_meta.backbones import Conv4
 from lightning_meta.core import Batch, Episode, TaskOutput
-from lightning_meta.core.episode import Split
-from lightning_meta.datamodules import ClassificationDataModule, Scenes, Sinusoid, VoiceMixtures
+from lightning_meta.core.episode import EpisodeShape, Split
+from lightning_meta.core.sampling import episode_keys
+from lightning_meta.datamodules import Ciphers, ClassificationDataModule, Scenes, Sinusoid, VoiceMixtures
 from lightning_meta.datamodules.class_bank import ClassBank
 from lightning_meta.datamodules.images import image_folder
 from lightning_meta.modules import EpisodicModule
@@ -94,6 +95,19 @@ def random_functions(n_tasks: int = 3, k_shot: int = 6, n_query: int = 4) -> Epi
     sizes = [(n_tasks, points, 1) for points in (k_shot, k_shot, n_query, n_query)]
     draws = [2 * torch.randn(size, generator=generator, dtype=torch.float64) for size in sizes]
     return Episode(Batch(*draws[:2]), Batch(*draws[2:]))
+
+
+def ciphers(**overrides: Any) -> Ciphers:
+    """As many episodes as in `blobs`, of languages of 8 words."""
+    settings: dict[str, Any] = dict(k_shot=5, n_query=3, vocabulary=11, train_languages=20, val_languages=3)
+    settings |= dict(meta_batch_size=4, steps_per_epoch=4, val_episodes=5, test_episodes=7)
+    return Ciphers(**(settings | overrides))
+
+
+def random_sentences(n_tasks: int = 3, k_shot: int = 5, n_query: int = 4) -> Episode:
+    """Of languages of 8 words, no longer than 8."""
+    source = ciphers().load_source("train")
+    return source.sample(episode_keys(0, 0, range(n_tasks)), EpisodeShape(1, k_shot, n_query))
 
 
 def random_masks(n_tasks: int = 3, n_way: int = 3, k_shot: int = 2, n_query: int = 2) -> Episode:

@@ -11,6 +11,7 @@ from lightning_meta.backbones.norm import EpisodicBatchNorm2d, norm_protocol, su
 from lightning_meta.backbones.r2d2_net import R2D2Net
 from lightning_meta.backbones.resnet12 import ResNet12
 from lightning_meta.backbones.text import BagOfWords, EmbeddingAverage, TextCNN
+from lightning_meta.backbones.translator import Translator
 from lightning_meta.backbones.wrap import Timm, Wrapped, as_backbone
 from lightning_meta.backbones.wrn import WideResNet
 
@@ -30,6 +31,7 @@ __all__ = [
     "ResNet12",
     "TextCNN",
     "Timm",
+    "Translator",
     "WideResNet",
     "Wrapped",
     "as_backbone",

@@ -31,6 +31,9 @@ from lightning_meta.datamodules.images.projected import ProjectedImages
 from lightning_meta.datamodules.images.rotations import Rotations
 from lightning_meta.datamodules.images.scenes import Scenes
 from lightning_meta.datamodules.images.torchvision_images import CIFAR10, MNIST, MNISTTest, TorchvisionImages
+from lightning_meta.datamodules.language.ciphers import Ciphers
+from lightning_meta.datamodules.language.parallel_text import LanguageSplit, ParallelText
+from lightning_meta.datamodules.language.translations import TranslationDataModule
 from lightning_meta.datamodules.optimizees.image_optimizees import ImageOptimizees
 from lightning_meta.datamodules.optimizees.optimizees import OptimizeeDataModule, QuadraticOptimizees
 from lightning_meta.datamodules.tables.array_tables import ArrayTables, SklearnTables
@@ -68,6 +71,7 @@ __all__ = [
     "Autoencoder",
     "BilevelDataModule",
     "CACTUs",
+    "Ciphers",
     "Circles",
     "ClassSplit",
     "ClassificationDataModule",
@@ -82,6 +86,7 @@ __all__ = [
     "ImageCompletion",
     "ImageFolder",
     "ImageOptimizees",
+    "LanguageSplit",
     "Learn2LearnImages",
     "LinearFunctions",
     "MNISTTest",
@@ -91,6 +96,7 @@ __all__ = [
     "OfRun",
     "Omniglot",
     "OptimizeeDataModule",
+    "ParallelText",
     "Pixels",
     "ProjectedImages",
     "QuadraticOptimizees",
@@ -111,6 +117,7 @@ __all__ = [
     "TextClasses",
     "Timbres",
     "TorchvisionImages",
+    "TranslationDataModule",
     "Trial",
     "TwoMoons",
     "UniformTasks",

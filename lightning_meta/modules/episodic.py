@@ -262,7 +262,8 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
         if not numbers and episode.query.y.dim() > 1 and isinstance(self.metric, EpisodicAccuracy):
             raise ConfigError(
                 f"{type(self).__name__} names one class for each input, but the targets of {datamodule.name} have the "
-                f"shape {tuple(episode.query.y.shape)}; masks are for ProtoSegmentation."
+                f"shape {tuple(episode.query.y.shape)}; masks are for ProtoSegmentation, "
+                "sentences for MetaNMT."
             )
         if not numbers and isinstance(self.metric, EpisodicMSE | EpisodicLogLikelihood):
             raise ConfigError(

@@ -7,6 +7,7 @@ play, in one or more of these:
     REGRESSORS: in place of them, those that play functions of one variable, not images.
     SEGMENTERS, DETECTORS: likewise those whose targets are masks or boxes of scenes.
     SEPARATORS: likewise those that take mixtures of sounds apart.
+    TRANSLATORS: likewise those that read and write sentences.
     VARIANTS: the same classes with other settings, for what is cheap to check.
     TRANSDUCTIVE_IN_TRAINING: a class whose definition breaks what the inductive protocol promises, and why.
 
@@ -27,11 +28,13 @@ from tests.conftest import (
     Make,
     blobs,
     chorales,
+    ciphers,
     random_boxes,
     random_episodes,
     random_functions,
     random_masks,
     random_mixtures,
+    random_sentences,
     scenes,
     sinusoids,
 )
@@ -49,11 +52,13 @@ def joined(parts: Iterable[dict[Any, Any]]) -> dict[Any, Any]:
 
 names = [f"test_{file.stem}" for file in sorted(Path(algorithms.__file__).parent.glob("*/[a-z]*.py"))]
 files = [import_module(f"{__package__}.{name}") for name in names if Path(__file__).with_name(f"{name}.py").exists()]
-ALGORITHMS, REGRESSORS, SEGMENTERS, DETECTORS, SEPARATORS, VARIANTS, TRANSDUCTIVE_IN_TRAINING = (
-    joined(getattr(file, kind, {}) for file in files)
-    for kind in ("CASES", "REGRESSORS", "SEGMENTERS", "DETECTORS", "SEPARATORS", "VARIANTS", "TRANSDUCTIVE_IN_TRAINING")
+KINDS = (
+    "CASES", "REGRESSORS", "SEGMENTERS", "DETECTORS", "SEPARATORS", "TRANSLATORS", "VARIANTS", "TRANSDUCTIVE_IN_TRAINING"
+)  # fmt: skip
+ALGORITHMS, REGRESSORS, SEGMENTERS, DETECTORS, SEPARATORS, TRANSLATORS, VARIANTS, TRANSDUCTIVE_IN_TRAINING = (
+    joined(getattr(file, kind, {}) for file in files) for kind in KINDS
 )
-ONE_OF_A_CLASS = joined([ALGORITHMS, REGRESSORS, SEGMENTERS, DETECTORS, SEPARATORS])
+ONE_OF_A_CLASS = joined([ALGORITHMS, REGRESSORS, SEGMENTERS, DETECTORS, SEPARATORS, TRANSLATORS])
 CASES = joined([ONE_OF_A_CLASS, VARIANTS])
 
 
@@ -69,12 +74,13 @@ def make_of(name: str) -> Make:
 
 def draw_for(name: str) -> Callable[..., Episode]:
     """What makes random episodes for a case."""
-    draws = [
+    draws = (
         (REGRESSORS, random_functions),
         (SEGMENTERS, random_masks),
         (DETECTORS, random_boxes),
         (SEPARATORS, random_mixtures),
-    ]
+        (TRANSLATORS, random_sentences),
+    )
     return next((draw for cases, draw in draws if name in cases), random_episodes)
 
 
@@ -84,4 +90,6 @@ def data_for(name: str, **overrides: Any) -> EpisodicDataModule:
         return scenes("masks" if name in SEGMENTERS else "boxes", **overrides)
     if name in SEPARATORS:
         return chorales()
+    if name in TRANSLATORS:
+        return ciphers(**overrides)
     return sinusoids() if name in REGRESSORS else blobs(**overrides)

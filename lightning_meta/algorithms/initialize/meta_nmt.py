@@ -1,0 +1,130 @@
+"""Meta-NMT: translate a language of which there are few sentences, from a start that many other languages have taught.
+
+Gu, Wang, Chen, Cho, Li: "Meta-Learning for Low-Resource Neural Machine Translation" (2018), arXiv:1808.08437: MAML over
+source languages that are translated into one target language, of first order, with Adam in the inner loop
+(equations 3 and 4).
+
+Deviations: a language's vectors of words are those that all share plus a residual of its own, which is zero when
+adaptation starts; the paper mixes the shared ones from a universal table by keys that are vectors learned on much text
+of the language, which these tasks do not have. An inner step reads the whole support set, and losses are means over
+words; translations are read off greedily, not by beam search.
+
+`inner_steps: 0` is the paper's MultiNMT: one translator for all languages, that is fine-tuned on the one in question.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from lightning_meta.backbones import Translator
+from lightning_meta.core import Adam, Batch, InnerOptimizer, Params, TaskOutput, trainable, unroll
+from lightning_meta.core.episode import Split
+from lightning_meta.core.sentences import END
+from lightning_meta.core.tokenizer import PAD
+from lightning_meta.datamodules.base import EpisodicDataModule
+from lightning_meta.errors import ConfigError, require_at_least
+from lightning_meta.metrics import EpisodicBLEU, EpisodicMetric
+from lightning_meta.modules import EpisodicModule
+from lightning_meta.modules.learned_rates import inner_optimizer_for
+
+Moved = Literal["embeddings", "encoder", "all"]
+# Beginnings of the names of the parameters of the translator.
+MOVED: dict[Moved, tuple[str, ...]] = {
+    "embeddings": ("source.",),
+    "encoder": ("source.", "encoder."),
+    "all": ("",),
+}
+
+
+class MetaNMT(EpisodicModule[Params]):
+    """Adapt a translator to the sentence pairs of one language; meta-learn where that starts.
+
+    Args:
+        backbone: the translator.
+        inner_lr: step size of the inner loop.
+        inner_steps: adaptation steps in training; 0 trains one translator for all languages.
+        eval_inner_steps: adaptation steps in validation and test. None: as in training.
+        moves: what the inner loop moves: `embeddings` of the words of the source language;
+            these and the `encoder`; or `all`, as the paper has it (Emb, Emb + Enc, All).
+        first_order: drop second derivatives, as the paper does.
+        inner_optimizer: makes the inner optimizer from the step size. None: `Adam`.
+        metric: None: `EpisodicBLEU`, which needs sacrebleu.
+        **kwargs: of `EpisodicModule`.
+    """
+
+    def __init__(
+        self,
+        backbone: Translator,
+        inner_lr: float = 0.01,
+        inner_steps: int = 5,
+        eval_inner_steps: int | None = None,
+        moves: Moved = "encoder",
+        first_order: bool = True,
+        inner_optimizer: Callable[[float], InnerOptimizer] | None = None,
+        metric: EpisodicMetric | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(metric=metric or EpisodicBLEU(), **kwargs)
+        require_at_least(0, inner_steps=inner_steps, eval_inner_steps=eval_inner_steps)
+        if moves not in MOVED:
+            raise ConfigError(f"moves={moves} must be one of {', '.join(MOVED)}.")
+        self.backbone, self.moves, self.first_order = backbone, moves, first_order
+        self.inner_steps = inner_steps
+        self.eval_inner_steps = inner_steps if eval_inner_steps is None else eval_inner_steps
+        self.inner_optimizer = inner_optimizer_for(self.theta, inner_lr, inner_optimizer or Adam)
+
+    def theta(self) -> Params:
+        """Where the inner loop starts: the parameters of the translator that it moves, by name."""
+        return {name: value for name, value in trainable(self.backbone).items() if name.startswith(MOVED[self.moves])}
+
+    @property
+    def steps(self) -> int:
+        """Adaptation steps of the current mode, training or evaluation."""
+        return self.inner_steps if self.training else self.eval_inner_steps
+
+    def logits(self, params: Params, batch: Batch) -> Tensor:
+        """Of each word of the translations, where those before it are known: `(Q, L, V)`."""
+        return functional_call(self.backbone, params, (batch.x, batch.y))
+
+    def adapt(self, support: Batch) -> Params:
+        """Fast weights phi by parameter name."""
+        return unroll(
+            lambda params: nats_per_word(self.logits(params, support), support.y),
+            self.theta(),
+            self.inner_optimizer,
+            self.steps,
+            self.first_order,
+        )
+
+    def query_loss(self, phi: Params, query: Batch) -> TaskOutput:
+        """In evaluation the predictions are translations, made without a look at the true ones."""
+        logits_QLV = self.logits(phi, query)
+        preds_QL = logits_QLV.argmax(-1) if self.training else functional_call(self.backbone, phi, (query.x,))
+        return TaskOutput(nats_per_word(logits_QLV, query.y), preds_QL)
+
+    def unknown_targets(self, x: Tensor, outputs: int) -> Tensor:
+        """As long as a translation may be."""
+        return x.new_full((x.shape[0], self.backbone.length), END)
+
+    def check_input(self, datamodule: EpisodicDataModule, split: Split) -> None:
+        """Raise `ConfigError` when a split's episodes are no sentences, or others than the translator's."""
+        query, name = datamodule.dataset(split)[0].query, datamodule.name
+        if query.x.is_floating_point() or query.y.is_floating_point() or query.x.dim() != 2 or query.y.dim() != 2:
+            raise ConfigError(
+                f"{type(self).__name__} translates sentences, rows of token ids, but the examples of {name} are "
+                f"{tuple(query.x.shape[1:])} and {tuple(query.y.shape[1:])}; take Ciphers or ParallelText."
+            )
+        longest, ids = max(query.x.shape[1], query.y.shape[1]), getattr(datamodule, "vocabulary", 0)
+        if longest > self.backbone.length or ids > self.backbone.vocabulary:
+            raise ConfigError(
+                f"the backbone is for length={self.backbone.length} and vocabulary={self.backbone.vocabulary}, but "
+                f"{name} has rows of {longest} and {ids} ids; take the data's."
+            )
+
+
+def nats_per_word(logits_QLV: Tensor, y_QL: Tensor) -> Tensor:
+    """Cross-entropy, mean over the words of all sentences and their ends."""
+    return F.cross_entropy(logits_QLV.flatten(0, 1), y_QL.flatten(), ignore_index=PAD)
