@@ -52,11 +52,10 @@ def joined(parts: Iterable[dict[Any, Any]]) -> dict[Any, Any]:
 
 names = [f"test_{file.stem}" for file in sorted(Path(algorithms.__file__).parent.glob("*/[a-z]*.py"))]
 files = [import_module(f"{__package__}.{name}") for name in names if Path(__file__).with_name(f"{name}.py").exists()]
-KINDS = (
-    "CASES", "REGRESSORS", "SEGMENTERS", "DETECTORS", "SEPARATORS", "TRANSLATORS", "VARIANTS", "TRANSDUCTIVE_IN_TRAINING"
-)  # fmt: skip
+OTHER_DATA = ("REGRESSORS", "SEGMENTERS", "DETECTORS", "SEPARATORS", "TRANSLATORS")
 ALGORITHMS, REGRESSORS, SEGMENTERS, DETECTORS, SEPARATORS, TRANSLATORS, VARIANTS, TRANSDUCTIVE_IN_TRAINING = (
-    joined(getattr(file, kind, {}) for file in files) for kind in KINDS
+    joined(getattr(file, kind, {}) for file in files)
+    for kind in ("CASES", *OTHER_DATA, "VARIANTS", "TRANSDUCTIVE_IN_TRAINING")
 )
 ONE_OF_A_CLASS = joined([ALGORITHMS, REGRESSORS, SEGMENTERS, DETECTORS, SEPARATORS, TRANSLATORS])
 CASES = joined([ONE_OF_A_CLASS, VARIANTS])
