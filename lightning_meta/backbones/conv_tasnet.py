@@ -42,11 +42,13 @@ class Filterbank(nn.Module):
         """Coefficients `(B, S, 2, F)`."""
         left, after = self.window - self.hop, -x_BL.shape[-1] % self.hop
         frames_BSW = F.pad(x_BL, (left, left + after)).unfold(-1, self.window, self.hop)
-        return (frames_BSW @ self.analysis.flatten(0, 1).T).unflatten(-1, (2, self.pairs))
+        with torch.autocast(x_BL.device.type, enabled=False):  # what bfloat16 leaves out would be heard
+            return (frames_BSW @ self.analysis.flatten(0, 1).T).unflatten(-1, (2, self.pairs))
 
     def decode(self, coefficients: Tensor, length: int) -> Tensor:
         """Sounds `(..., length)` of coefficients `(..., S, 2, F)`."""
-        frames = (coefficients.flatten(-2) @ self.synthesis.flatten(0, 1)).unflatten(-1, (OVERLAP, self.hop))
+        with torch.autocast(coefficients.device.type, enabled=False):
+            frames = (coefficients.flatten(-2) @ self.synthesis.flatten(0, 1)).unflatten(-1, (OVERLAP, self.hop))
         parts = [F.pad(frames[..., q, :], (0, 0, q, OVERLAP - 1 - q)) for q in range(OVERLAP)]
         left = self.window - self.hop
         return torch.stack(parts).sum(0).flatten(-2)[..., left : left + length]

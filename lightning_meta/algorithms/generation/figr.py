@@ -181,8 +181,11 @@ class FIGR(FixedWayModule[Players]):
 
     def generate(self, phi: Players, count: int) -> Tensor:
         """New images `(N, count, channels, size, size)` of each class of one task."""
-        like = next(iter(phi.generator.values()))
-        z_MZ = torch.from_numpy(normal(episode_keys(0, 1, range(count)), self.noise_size)).to(like)
+        z_MZ = next(iter(phi.generator.values())).new_empty(count, self.noise_size)
+        if self.training:
+            z_MZ = torch.randn_like(z_MZ)
+        else:
+            z_MZ = torch.from_numpy(normal(episode_keys(0, 1, range(count)), self.noise_size)).to(z_MZ)
         return torch.vmap(partial(self.paint, z_KZ=z_MZ))(phi.generator)
 
     def judged(self, phi: Players, query: Batch) -> TaskOutput:
