@@ -1,8 +1,6 @@
 """One readable summary at the end of a test, and the same facts as JSON for tables."""
 
 import json
-import os
-import platform
 import shlex
 import sys
 from pathlib import Path
@@ -21,7 +19,7 @@ from lightning_meta.cli.names import experiment_of, with_paths
 from lightning_meta.datamodules.base import TaskDataModule
 from lightning_meta.metrics import metric_of
 from lightning_meta.modules import MetaModule
-from lightning_meta.provenance import Provenance
+from lightning_meta.provenance import Provenance, hardware
 from lightning_meta.reports import Report, TestReport
 
 
@@ -114,7 +112,7 @@ class RunSummary(pl.Callback):
             "fit_seconds": self.fit_seconds or None,
             "test_seconds": self.test_seconds,
             "episodes_per_s": throughput.mean if throughput and throughput.seconds else None,
-            "hardware": _hardware(module.device),
+            "hardware": hardware(module.device),
             "precision": str(trainer.precision),
             "torch": torch.__version__,
         }
@@ -161,12 +159,6 @@ def _experiment(trainer: pl.Trainer) -> str:
     """Name given to the CSV logger (on the command line: the experiment's)."""
     name = next((str(logger.name) for logger in trainer.loggers if isinstance(logger, CSVLogger)), "run")
     return experiment_of(name)
-
-
-def _hardware(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
 def _files(trainer: pl.Trainer, log_dir: str | None) -> dict[str, str]:

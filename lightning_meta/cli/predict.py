@@ -33,8 +33,7 @@ from lightning_meta.core import Batch
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.datamodules.base import TaskDataModule
 from lightning_meta.datamodules.classification import ClassificationDataModule
-from lightning_meta.datamodules.files import IMAGES
-from lightning_meta.datamodules.images.image_folder import example_files, sub_folders, visible_files
+from lightning_meta.datamodules.files import IMAGES, example_files, sub_folders, visible_files
 from lightning_meta.datamodules.rows import ReadsRows, Row
 from lightning_meta.datamodules.tables.tabular_prior import TabularPrior
 from lightning_meta.errors import ConfigError, DataError

@@ -10,8 +10,7 @@ from torch import Tensor
 from lightning_meta.core import Batch
 from lightning_meta.core.sound import resample
 from lightning_meta.datamodules.audio.wav import Sound, read_wav, write_wav
-from lightning_meta.datamodules.files import SOUNDS
-from lightning_meta.datamodules.images.image_folder import example_files, sub_folders
+from lightning_meta.datamodules.files import SOUNDS, example_files, sub_folders
 from lightning_meta.errors import ConfigError, DataError
 from lightning_meta.modules import SeparationModule
 

@@ -1,4 +1,4 @@
-"""Which classes are for training, validation and test, as the user says: by lists or by fractions."""
+"""Which classes are for training, validation and test, as the user says: by folders, by lists or by fractions."""
 
 from collections import Counter
 from collections.abc import Collection
@@ -9,6 +9,7 @@ import numpy as np
 
 from lightning_meta.core.episode import Split
 from lightning_meta.core.sampling import choose, episode_keys
+from lightning_meta.datamodules.files import IMAGES, FileKind, sub_folders
 from lightning_meta.errors import ConfigError, DataError
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -56,6 +57,55 @@ def check_split(split: ClassSplit) -> None:
         )
     if split.seed < 0:
         raise ConfigError(f"split.seed={split.seed} must not be negative.")
+
+
+def find_classes(root: Path, split: ClassSplit, kind: FileKind = IMAGES) -> dict[Split, list[str]]:
+    """The folders of the classes of each split, relative to `root`.
+
+    Raises:
+        DataError: a split has no classes, a class is in two of them, or a listed class does not exist.
+        ConfigError: `root` is not split in the way that `split` says.
+    """
+    if not root.is_dir():
+        raise DataError(
+            f"{root} is no folder; --data.root must be one, with a folder of {kind.name} for each class in it."
+        )
+    folders = sub_folders(root, kind)
+    if not folders:
+        raise DataError(f"{root} has no class folders; put the {kind.name} of each class into a folder {root}/<class>.")
+    if split.fractions:
+        if set(SPLITS) <= set(folders):
+            raise ConfigError(
+                f"split.fractions={list(split.fractions)}, but {root} is already split into the folders train, val and "
+                "test; leave split.fractions out (on the command line: --data.split.fractions [])."
+            )
+        return share_out(folders, split.fractions, split.seed)
+    if split.train is not None:
+        return listed_classes(root, {name: root / getattr(split, name) for name in SPLITS})
+    if missing := set(SPLITS) - set(folders):
+        raise DataError(
+            f"{root} is not split: of the folders train, val and test it has not {', '.join(sorted(missing))}. Sort "
+            f"the folders of the classes into these three, or have the {len(folders)} folders that are there shared "
+            "out as classes: --data.split.fractions [0.64,0.16,0.2]. Or list the classes in three files: "
+            "--data.split.train train.txt --data.split.val val.txt --data.split.test test.txt."
+        )
+    names = {name: sub_folders(root / name, kind) for name in SPLITS}
+    check_classes(names, {name: str(root / name) for name in SPLITS})
+    return {split_name: [f"{split_name}/{name}" for name in of_split] for split_name, of_split in names.items()}
+
+
+def listed_classes(root: Path, lists: dict[Split, Path]) -> dict[Split, list[str]]:
+    """The classes that the text files name."""
+    names = {split: [Path(line).as_posix() for line in lines] for split, lines in read_lists(lists).items()}
+    for split, of_split in names.items():
+        missing = [name for name in of_split if not (root / name).is_dir()]
+        if missing:
+            raise DataError(
+                f"{lists[split]} lists {len(missing)} of {len(of_split)} classes that have no folder in {root}: "
+                f"{shortened(missing)}. Correct the names or add the folders."
+            )
+    check_classes(names, {split: str(path) for split, path in lists.items()})
+    return names
 
 
 def read_lists(lists: dict[Split, Path], what: str = "classes") -> dict[Split, list[str]]:

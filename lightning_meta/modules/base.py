@@ -29,7 +29,7 @@ from lightning_meta.errors import ConfigError, reason, require_at_least
 from lightning_meta.metrics import EpisodicMean, EpisodicMetric
 from lightning_meta.modules.arguments import as_saved, refuse_notes
 from lightning_meta.provenance import KEY as PROVENANCE
-from lightning_meta.provenance import Provenance
+from lightning_meta.provenance import Provenance, hardware
 from lightning_meta.ranks import gather
 from lightning_meta.schedules import Schedule as RateSchedule
 
@@ -131,7 +131,8 @@ class MetaModule(pl.LightningModule):
         if not self.training:  # as after `load_from_checkpoint`; so the Trainer would train it
             self.train()
         data = getattr(self.trainer, "datamodule", None)
-        now = Provenance.of_this_process(data.trained_on() if isinstance(data, TaskDataModule) else None)
+        trained_on = data.trained_on() if isinstance(data, TaskDataModule) else None
+        now = Provenance.of_this_process(trained_on, hardware(self.device))
         self.provenance = self.provenance.continued(now) if self.trainer.ckpt_path and self.provenance else now
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from lightning_meta.core import TaskOutput
 from lightning_meta.core.policy_gradient import actor_critic_loss, check_discounts
 from lightning_meta.datamodules.trials.rollouts import Dice
-from lightning_meta.errors import ConfigError
 from lightning_meta.modules.rollout import RolloutModule, Told, Trajectories
 from lightning_meta.worlds import Actions
 
@@ -43,8 +42,6 @@ class StreamActorModule(RolloutModule):
         gae_lambda: of advantages; 1: returns to go without values.
         value_weight: of the squared error of the values.
         entropy_weight: of the entropy of the policy, which training is to keep.
-        reward_scale: of rewards in the loss, not in what is told or reported. It should bring returns to about 1:
-            else the errors of the values drown the gradient of the policy, which has the same weights.
         **kwargs: of `RolloutModule`.
     """
 
@@ -58,15 +55,12 @@ class StreamActorModule(RolloutModule):
         gae_lambda: float = 1.0,
         value_weight: float = 0.5,
         entropy_weight: float = 0.01,
-        reward_scale: float = 1.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(seen_size, actions, **kwargs)
         check_discounts(discount, gae_lambda)
-        if not reward_scale > 0:
-            raise ConfigError(f"reward_scale={reward_scale} must be above 0.")
         self.discount, self.gae_lambda = discount, gae_lambda
-        self.value_weight, self.entropy_weight, self.reward_scale = value_weight, entropy_weight, reward_scale
+        self.value_weight, self.entropy_weight = value_weight, entropy_weight
 
     def head(self, features: int) -> nn.Linear:
         """From features to the scores of actions and the value, which come last: what `outputs` is to be."""
@@ -113,6 +107,5 @@ class StreamActorModule(RolloutModule):
     def query_loss(self, stream: Stream, query: Trajectories) -> TaskOutput:
         """Of the whole trial: what an early trajectory teaches pays in later ones."""
         whole = self.adapt(query)
-        whole = whole._replace(rewards=self.reward_scale * whole.rewards)
         loss = actor_critic_loss(*whole[1:], self.discount, self.gae_lambda, self.value_weight, self.entropy_weight)
         return TaskOutput(loss, query.rewards.sum(0))

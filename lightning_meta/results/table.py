@@ -29,7 +29,7 @@ PLACES = (
 # Values in which results that are alike but for the training seed differ, beside their scores.
 OF_ONE_TRAINING = {
     "seed", "command", "logs", "outer_steps", "fit_seconds", "test_seconds", "episodes_per_s", "git_commit", "hardware",
-    "torch",
+    "trained_with", "torch",
 }  # fmt: skip
 
 
@@ -63,9 +63,14 @@ def row(result: dict[str, Any], experiment: Path) -> str:
         _or_dash(result["eval_inner_steps"]),
         training(result, experiment),
         "-" if result["fit_seconds"] is None else f"{result['fit_seconds'] / 60:.0f} min",
-        result["hardware"],
+        machine(result),
     ]
     return _line(cells)
+
+
+def machine(result: Mapping[str, Any]) -> str:
+    """What was trained with; where nothing was trained, or a result does not say, what was tested with."""
+    return result.get("trained_with") or result["hardware"]
 
 
 def short_row(name: str, result: dict[str, Any], experiment: Path) -> str:
@@ -223,7 +228,7 @@ def _mean_of(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "command": _command(first),
         "seeds": len(results),
         "fit_seconds": None if None in seconds else sum(seconds) / len(seconds),
-        "hardware": ", ".join(dict.fromkeys(result["hardware"] for result in results)),
+        "trained_with": "; ".join(dict.fromkeys(map(machine, results))),
     }
 
 

@@ -91,7 +91,7 @@ def test_another_training_from_a_checkpoint_gets_a_folder_of_its_own(stopped: li
     assert torch.load("runs/tiny/version_1/checkpoints/last.ckpt", weights_only=True)["global_step"] == 8
 
 
-def test_results_name_seed_data_and_code_of_the_training(
+def test_results_name_seed_data_code_and_machines_of_the_training(
     tiny: Path,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -100,12 +100,15 @@ def test_results_name_seed_data_and_code_of_the_training(
 
     def at(commit: str, *args: str) -> str:
         monkeypatch.setattr("lightning_meta.provenance.git_commit", lambda: commit)
+        monkeypatch.setattr("lightning_meta.modules.base.hardware", lambda device: f"a {commit}, one")
         capsys.readouterr()
         main([args[0], "--config", str(tiny), *args[1:]])
         return capsys.readouterr().err
 
     def facts(run: str) -> tuple[Any, ...]:
         result = json.loads(Path("runs", run, "result.json").read_text())
+        machines = "; ".join(f"a {commit}, one" for commit in result["git_commit"].split(", "))
+        assert result["trained_with"] == machines and result["hardware"] != machines
         return tuple(result[key] for key in ("seed", "trained_on", "git_commit", "data"))
 
     def config() -> dict[str, Any]:

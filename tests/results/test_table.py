@@ -42,6 +42,7 @@ def test_row_states_score_interval_and_protocol(experiment: Path) -> None:
         "| `maml_glyphs_5w1s` | `--model.inner_steps 3` | 89.71 ± 0.59 % | 98.7 (table 1) "
         "| 600 episodes, 5-way 1-shot, 15 query per class | transductive | 3 | 400 of 60,000 | 2 min | a CPU |"
     )
+    assert row(RESULT | {"trained_with": "a GPU"}, experiment).endswith("| 2 min | a GPU |")
     regression = RESULT | {"metric": "mse", "mse": 0.5662, "mse_ci95": 0.0405, "n_way": 1, "fit_seconds": None}
     experiment.write_text(EXPERIMENT.replace("# Paper:", "# Title:"))
     assert "| 0.5662 ± 0.0405 mse | - | 600 episodes, 1-shot, 15 query points |" in row(regression, experiment)

@@ -9,8 +9,15 @@ from typing import Any
 from lightning_meta.core.episode import Split
 from lightning_meta.datamodules.audio.audio_classes import AudioFiles
 from lightning_meta.datamodules.class_bank import ClassBank
-from lightning_meta.datamodules.class_split import ClassSplit, check_any, check_listed, check_split, split_names
-from lightning_meta.datamodules.images.image_folder import example_files, find_classes
+from lightning_meta.datamodules.class_split import (
+    ClassSplit,
+    check_any,
+    check_listed,
+    check_split,
+    find_classes,
+    split_names,
+)
+from lightning_meta.datamodules.files import example_files
 from lightning_meta.errors import ConfigError, DataError
 
 

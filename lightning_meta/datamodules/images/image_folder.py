@@ -14,18 +14,9 @@ from torch import Tensor
 
 from lightning_meta.core.episode import Split
 from lightning_meta.datamodules.class_bank import ClassBank
-from lightning_meta.datamodules.class_split import (
-    SPLITS,
-    ClassSplit,
-    check_any,
-    check_classes,
-    check_split,
-    read_lists,
-    share_out,
-    shortened,
-)
+from lightning_meta.datamodules.class_split import ClassSplit, check_any, check_split, find_classes
 from lightning_meta.datamodules.classification import ClassificationDataModule
-from lightning_meta.datamodules.files import IMAGES, FileKind
+from lightning_meta.datamodules.files import IMAGES, example_files, visible_files
 from lightning_meta.datamodules.images.image_cache import read_cache, write_cache
 from lightning_meta.errors import ConfigError, DataError
 
@@ -141,83 +132,6 @@ class ImageFolder(ClassificationDataModule):
                     facts.append(f"{name}/{path.name} {status.st_size} {status.st_mtime_ns}")
         key = hashlib.sha256("\n".join(sorted(facts)).encode(errors="surrogateescape")).hexdigest()[:12]
         return self.cache_folder / f"few_shot_{self.channels}x{self.image_size}x{self.image_size}_{key}.pt"
-
-
-def find_classes(root: Path, split: ClassSplit, kind: FileKind = IMAGES) -> dict[Split, list[str]]:
-    """The folders of the classes of each split, relative to `root`.
-
-    Raises:
-        DataError: a split has no classes, a class is in two of them, or a listed class does not exist.
-        ConfigError: `root` is not split in the way that `split` says.
-    """
-    if not root.is_dir():
-        raise DataError(
-            f"{root} is no folder; --data.root must be one, with a folder of {kind.name} for each class in it."
-        )
-    folders = sub_folders(root, kind)
-    if not folders:
-        raise DataError(f"{root} has no class folders; put the {kind.name} of each class into a folder {root}/<class>.")
-    if split.fractions:
-        if set(SPLITS) <= set(folders):
-            raise ConfigError(
-                f"split.fractions={list(split.fractions)}, but {root} is already split into the folders train, val and "
-                "test; leave split.fractions out (on the command line: --data.split.fractions [])."
-            )
-        return share_out(folders, split.fractions, split.seed)
-    if split.train is not None:
-        return listed_classes(root, {name: root / getattr(split, name) for name in SPLITS})
-    if missing := set(SPLITS) - set(folders):
-        raise DataError(
-            f"{root} is not split: of the folders train, val and test it has not {', '.join(sorted(missing))}. Sort "
-            f"the folders of the classes into these three, or have the {len(folders)} folders that are there shared "
-            "out as classes: --data.split.fractions [0.64,0.16,0.2]. Or list the classes in three files: "
-            "--data.split.train train.txt --data.split.val val.txt --data.split.test test.txt."
-        )
-    names = {name: sub_folders(root / name, kind) for name in SPLITS}
-    check_classes(names, {name: str(root / name) for name in SPLITS})
-    return {split_name: [f"{split_name}/{name}" for name in of_split] for split_name, of_split in names.items()}
-
-
-def listed_classes(root: Path, lists: dict[Split, Path]) -> dict[Split, list[str]]:
-    """The classes that the text files name."""
-    names = {split: [Path(line).as_posix() for line in lines] for split, lines in read_lists(lists).items()}
-    for split, of_split in names.items():
-        missing = [name for name in of_split if not (root / name).is_dir()]
-        if missing:
-            raise DataError(
-                f"{lists[split]} lists {len(missing)} of {len(of_split)} classes that have no folder in {root}: "
-                f"{shortened(missing)}. Correct the names or add the folders."
-            )
-    check_classes(names, {split: str(path) for split, path in lists.items()})
-    return names
-
-
-def sub_folders(folder: Path, kind: FileKind = IMAGES) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(kind.hidden))
-
-
-def example_files(folder: Path, kind: FileKind = IMAGES) -> list[Path]:
-    """The images, or what else, in the folder of a class, ordered by name. Raises `DataError` if there are none.
-
-    Hidden files are passed over, among them macOS's `._X.png`, which it puts beside `X.png` when it copies.
-    """
-    files = visible_files(folder, of_kind=True, kind=kind)
-    if not files:
-        raise DataError(
-            f"the class folder {folder} has no {kind.name} ({', '.join(kind.suffixes)}); add some or remove the folder."
-        )
-    return files
-
-
-def visible_files(folder: Path, of_kind: bool, kind: FileKind = IMAGES) -> list[Path]:
-    """The files in a folder that are of a kind, or else those that are not, ordered by name, without hidden ones."""
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if (path.suffix.lower() in kind.suffixes) == of_kind
-        and not path.name.startswith(kind.hidden)
-        and path.is_file()
-    )
 
 
 def read_image(path: Path, size: int, channels: int, invert: bool = False) -> Tensor:
