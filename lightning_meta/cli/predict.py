@@ -8,7 +8,7 @@ sounds they have WAV files. Of mixtures of sounds, the support folder has a fold
 query folder has mixtures to be taken apart. Of a translator both are files of rows, with a `sentence` and, in the
 support, its `translation`. Of texts and tables both are files with the columns of the training data;
 the query's need not have the target. Of a TabPFN, which takes any table, both are files with the same columns, and the
-support has that of the classes as well.
+support has the one to be predicted as well.
 """
 
 import argparse
@@ -24,7 +24,6 @@ from pytorch_lightning.cli import instantiate_module
 from torch import Tensor
 
 from lightning_meta import checkpoints, shared_folder
-from lightning_meta.algorithms.in_context.tab_pfn import TabPFN
 from lightning_meta.backbones import norm_protocol
 from lightning_meta.cli.names import RUNS, run_folder, runs_like
 from lightning_meta.cli.predict_rows import check_classes, of_each, predict_rows
@@ -41,7 +40,7 @@ from lightning_meta.datamodules.rows import ReadsRows, Row
 from lightning_meta.datamodules.tables.tabular_prior import TabularPrior
 from lightning_meta.errors import ConfigError, DataError
 from lightning_meta.metrics import EpisodicAccuracy, EpisodicLogLikelihood, EpisodicMSE
-from lightning_meta.modules import EpisodicModule, SeparationModule, StreamModule
+from lightning_meta.modules import EpisodicModule, SeparationModule, StreamModule, TabularModule
 from lightning_meta.reports.fonts import drawable
 from lightning_meta.reports.prediction_gallery import prediction_gallery
 from lightning_meta.reports.tables import write_csv
@@ -297,7 +296,7 @@ def main(arguments: Sequence[str]) -> None:
         action="store_true",
         help="exchange dark and light. Runs on Omniglot and Glyphs take images for dark ink on light paper",
     )
-    parser.add_argument("--target", metavar="NAME", help="of a TabPFN: the column of classes (the query lacks it)")
+    parser.add_argument("--target", metavar="NAME", help="of a TabPFN: the column to be predicted (the query lacks it)")
     parser.add_argument("--json", action="store_true", help="write predictions.json too")
     given = parser.parse_args(arguments)
     run = run_folder(given.run) if given.ckpt_path else trained_run(given.run)
@@ -314,7 +313,7 @@ def main(arguments: Sequence[str]) -> None:
         facts.append(("files", write(out, found, given.json)))
         print("\n".join([f"{title}: {checkpoint}", *(f"{name:<13} {fact}" for name, fact in facts)]))
         return
-    table_learner = module if isinstance(module, TabPFN) and isinstance(data, TabularPrior) else None
+    table_learner = module if isinstance(module, TabularModule) and isinstance(data, TabularPrior) else None
     if table_learner is None:
         make_ready(run, module, data, state)
     if table_learner is not None or isinstance(data, ReadsRows):

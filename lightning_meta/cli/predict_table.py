@@ -1,26 +1,32 @@
-"""A trained TabPFN on a table of a user's: labelled rows with any columns, and others in question."""
+"""A trained TabPFN, of classes or of numbers, on a table of a user's: rows with a target, and others in question."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lightning_meta.cli.predict_rows import of_each
+from lightning_meta.algorithms.in_context.tab_pfn import TabPFN
+from lightning_meta.algorithms.in_context.tab_pfn_regression import TabPFNRegression
+from lightning_meta.cli.predict_rows import NORMAL_95, of_each
 from lightning_meta.datamodules.class_split import shortened
 from lightning_meta.datamodules.rows import Row, open_rows, read_examples
 from lightning_meta.datamodules.tables.row_encoder import MOST_CATEGORIES, RowEncoder, is_missing, numbers, word
 from lightning_meta.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from lightning_meta.algorithms.in_context.tab_pfn import TabPFN
+    from lightning_meta.interop.sklearn import ReadsTables
 
 
 def predict_table(
-    module: "TabPFN", support: Path, query: Path, target: str | None = None
+    module: TabPFN | TabPFNRegression, support: Path, query: Path, target: str | None = None
 ) -> tuple[list[Row], list[tuple[str, str]]]:
-    """The rows of the query file with a class and its probability, and what is to be said of both files.
+    """The rows of the query file with what is predicted, and what is to be said of both files.
+
+    Classes get `predicted` and `probability`; numbers `predicted` and the ends of a 95 % interval, `low` and `high`.
 
     What the columns are is learned from the support file: those that are no numbers are categories. The module is used
     as scikit-learn uses it, in the mean over several orders of the columns.
@@ -28,33 +34,37 @@ def predict_table(
     Args:
         module: the trained one.
         support, query: files with the same columns.
-        target: the column of classes. None: the one that the support has and the query has not.
+        target: the column to be predicted. None: the one that the support has and the query has not.
 
     Raises:
         DataError: of the files.
-        ConfigError: it cannot be told which column has the classes.
+        ConfigError: it cannot be told which column is to be predicted.
     """
-    from lightning_meta.interop.sklearn import TabPFNClassifier  # a second, which other runs do not pay
+    from lightning_meta.interop.sklearn import (
+        TabPFNClassifier,
+        TabPFNRegressor,
+    )  # a second, which other runs do not pay
 
     target = target or the_target(support, query)
     names = [name for name in columns_of(support) if name != target]
     known = read_examples(support, names, target, unread)
-    classes = [word(cell) for cell in known.targets]
-    counts = {name: classes.count(name) for name in sorted({*classes})}
-    if len(counts) < 2:
-        raise DataError(f"{support} has rows of one class, {classes[0]}; give rows of two or more.")
+    absent: list[str] = []
+    if isinstance(module, TabPFN):
+        model: ReadsTables = TabPFNClassifier(module)
+        targets, described = classes_of(known.targets, target, support)
+    else:
+        model = TabPFNRegressor(module)
+        targets, described = numbers_of(known.targets, target, support)
     encoder = learned(known.rows, names, support)
     asked = read_examples(query, names, None, unread)
     check_numbers(encoder, asked.rows, query, support)
-    model = TabPFNClassifier(module).fit(encoder.encode(known.rows).numpy(), classes)
-    chances_QC = torch.from_numpy(model.predict_proba(encoder.encode(asked.rows).numpy()))
-    rows = [
-        row | {"predicted": str(model.classes_[label]), "probability": round(chance, 6)}
-        for row, chance, label in zip(asked.rows, *(part.tolist() for part in chances_QC.max(1)), strict=True)
-    ]
+    model.fit(encoder.encode(known.rows).numpy(), targets)
+    columns = answers(model, encoder.encode(asked.rows).numpy())
+    rows = [row | {name: cells[place] for name, cells in columns.items()} for place, row in enumerate(asked.rows)]
+    if isinstance(module, TabPFN):
+        absent = sorted({word(row[target]) for row in asked.rows if not is_missing(row.get(target))} - {*targets})
     left_out = [name for name in names if name not in encoder.columns]
     unseen = "; ".join(f"{name}: {shortened(values)}" for name, values in encoder.unseen(asked.rows).items())
-    absent = sorted({word(row[target]) for row in asked.rows if not is_missing(row.get(target))} - {*counts})
     lines = {
         f"the same in all rows of {support}, left out: {shortened(left_out)}": left_out,
         f"{query} has categories that {support} has not, which count as missing ({unseen})": unseen,
@@ -64,10 +74,41 @@ def predict_table(
         ),
     }
     return rows, [
-        ("support", f"{len(counts)} classes of {target}, {of_each([*counts.values()], 'row')}"),
+        ("support", described),
         ("query", f"{len(rows)} rows of {len(encoder.columns)} columns"),
         *(("note", line) for line, there in lines.items() if there),
     ]
+
+
+def classes_of(cells: Sequence[Any], target: str, path: Path) -> tuple[list[str], str]:
+    """Names of the classes of rows, and these in words. `DataError` where all are of one."""
+    classes = [word(cell) for cell in cells]
+    counts = {name: classes.count(name) for name in sorted({*classes})}
+    if len(counts) < 2:
+        raise DataError(f"{path} has rows of one class, {classes[0]}; give rows of two or more.")
+    return classes, f"{len(counts)} classes of {target}, {of_each([*counts.values()], 'row')}"
+
+
+def numbers_of(cells: Sequence[Any], target: str, path: Path) -> tuple[list[float], str]:
+    """Targets of rows, and these in words. `DataError` where one is no number, or there is one row only."""
+    found = [value for value in numbers(cells) or () if value is not None]
+    if len(found) < len(cells):
+        raise DataError(f"{path}: {target} must be a number in each row, as the run predicts numbers.")
+    if len(found) < 2:
+        raise DataError(f"{path} has one row; give two or more.")
+    return found, f"{len(found)} rows with {target} from {min(found):g} to {max(found):g}"
+
+
+def answers(model: "ReadsTables", x: npt.NDArray[np.float32]) -> dict[str, list[Any]]:
+    """Columns of what is predicted for rows."""
+    if hasattr(model, "classes_"):
+        chances_QC = model.predict_proba(x)
+        names = [str(model.classes_[label]) for label in chances_QC.argmax(1)]
+        return {"predicted": names, "probability": chances_QC.max(1).round(6).tolist()}
+    mean_Q, std_Q = model.predict(x, return_std=True)
+    reach_Q = NORMAL_95 * std_Q
+    ends = {"predicted": mean_Q, "low": mean_Q - reach_Q, "high": mean_Q + reach_Q}
+    return {name: values.round(6).tolist() for name, values in ends.items()}
 
 
 def columns_of(path: Path) -> list[str]:
@@ -89,7 +130,7 @@ def the_target(support: Path, query: Path) -> str:
         what = (
             f"lacks several columns of {support} ({shortened(lacking)})" if lacking else f"has all columns of {support}"
         )
-        raise ConfigError(f"{query} {what}, so it cannot be told which one has the classes; name it: --target NAME.")
+        raise ConfigError(f"{query} {what}, so it cannot be told which one is to be predicted; name it: --target NAME.")
     return lacking[0]
 
 
@@ -110,7 +151,7 @@ def learned(rows: Sequence[Row], names: Sequence[str], path: Path) -> RowEncoder
             )
     encoder = RowEncoder.learn(rows, names)
     if not encoder.features or not encoder.encode(rows).std(0, correction=0).any():
-        raise DataError(f"{path} has no column beside the classes that is not the same in all rows.")
+        raise DataError(f"{path} has no column beside the target that is not the same in all rows.")
     return encoder
 
 

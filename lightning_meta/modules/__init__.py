@@ -17,6 +17,7 @@ from lightning_meta.modules.separation import SeparationModule
 from lightning_meta.modules.stream import StreamModule
 from lightning_meta.modules.stream_actor import StreamActorModule
 from lightning_meta.modules.stream_classifier import StreamClassifierModule
+from lightning_meta.modules.tabular import TabularModule
 from lightning_meta.modules.taught import TaughtModule
 from lightning_meta.modules.truncated import TruncatedModule
 
@@ -40,6 +41,7 @@ __all__ = [
     "StreamActorModule",
     "StreamClassifierModule",
     "StreamModule",
+    "TabularModule",
     "TaughtModule",
     "TransductiveModule",
     "TruncatedModule",

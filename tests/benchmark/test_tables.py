@@ -1,11 +1,9 @@
 """Real tables beside scikit-learn's classifiers: the ranks, the report, and that methods are given the same splits."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
-from lightning_meta.algorithms import TabPFN
+from lightning_meta.algorithms import TabPFN, TabPFNRegression
 from lightning_meta.benchmark import tables
 from lightning_meta.benchmark.tables import Row, mean_ranks, measure, report
 from lightning_meta.errors import ConfigError
@@ -24,10 +22,10 @@ def test_every_method_is_measured_on_the_same_splits(monkeypatch: pytest.MonkeyP
     torch.manual_seed(0)
     twice = {name: tables.methods(None)["3 nearest neighbours"] for name in ("one", "other")}
     found = tables.methods(TabPFN(width=8, depth=1, heads=2))
-    monkeypatch.setattr(tables, "methods", lambda run: twice | {"TabPFN": found["TabPFN"]})
+    monkeypatch.setattr(tables, "methods", lambda run, numbers: twice | {"TabPFN": found["TabPFN"]})
     one, other, ours = measure(None, ["iris"], [20], 3)
-    assert one.acc == other.acc and len(set(one.acc)) > 1 and min(one.acc) > 0.7
-    assert len(ours.acc) == 3 and 0 <= min(ours.acc) <= max(ours.acc) <= 1
+    assert one.scores == other.scores and len(set(one.scores)) > 1 and min(one.scores) > 0.7
+    assert len(ours.scores) == 3 and 0 <= min(ours.scores) <= max(ours.scores) <= 1
     text = report([one, ours])
     assert text.startswith("| table, rows | one | TabPFN |")
     assert "| mean rank, 20 | 1.00 | 2.00 |" in text
@@ -42,7 +40,19 @@ def test_sizes_that_a_table_has_not_are_refused() -> None:
 
 def test_the_command_prints_the_report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     asked = []
+    module = TabPFN(width=8, depth=1, heads=2)
+    monkeypatch.setattr("lightning_meta.interop.sklearn.trained", lambda place: module)
     monkeypatch.setattr(tables, "measure", lambda *given: asked.append(given) or [Row("iris", 20, "x", [0.5, 0.7])])
     tables.main(["a_run", "--rows", "20", "--splits", "2", "--tables", "iris"])
-    assert asked == [(Path("a_run"), ["iris"], [20], 2)]
+    assert asked == [(module, ["iris"], [20], 2)]
     assert capsys.readouterr().out.splitlines()[2].startswith("| iris, 20 | 60.00 ± ")
+    with pytest.raises(ConfigError, match="--tables diabetes: a_run is a TabPFN, which is for breast_cancer, wine"):
+        tables.main(["a_run", "--tables", "iris", "diabetes"])
+
+
+def test_regression_is_measured_by_r2_beside_regressors() -> None:
+    torch.manual_seed(0)
+    ours, ridge, *_ = measure(TabPFNRegression(width=8, depth=1, heads=2), ["diabetes"], [50], 3)
+    assert (ours.method, ridge.method) == ("TabPFN", "ridge regression")
+    assert 0.2 < sum(ridge.scores) / 3 < 0.6 and max(ours.scores) < 0.2
+    assert report([ours, ridge]).splitlines()[2].startswith("| diabetes, 50 | ")

@@ -11,11 +11,11 @@ import pytest
 import torch
 from sklearn.datasets import load_iris
 
-from lightning_meta.algorithms import TabPFN
+from lightning_meta.algorithms import TabPFN, TabPFNRegression
 from lightning_meta.cli.predict_table import predict_table
 from lightning_meta.datamodules.rows import Row
 from lightning_meta.errors import ConfigError, DataError
-from lightning_meta.interop.sklearn import TabPFNClassifier
+from lightning_meta.interop.sklearn import TabPFNClassifier, TabPFNRegressor
 
 NAMES = ["sepal length", "sepal width", "petal length", "petal width"]
 
@@ -103,7 +103,7 @@ def test_mistakes_are_one_line(module: TabPFN, iris: tuple[np.ndarray, list[str]
         ("nowhere.csv", "query.csv", DataError, r"nowhere\.csv is no file"),
         ("empty.csv", "query.csv", DataError, r"empty\.csv has no rows"),
         ("one.csv", "query.csv", DataError, r"one\.csv has rows of one class, rose; give rows of two or more"),
-        ("same.csv", "asked_same.csv", DataError, r"same\.csv has no column beside the classes that is not the same"),
+        ("same.csv", "asked_same.csv", DataError, r"same\.csv has no column beside the target that is not the same"),
         ("named.csv", "named_query.csv", DataError, r"'name' has 120 different values that are no numbers, more than"),
         (
             "support.csv",
@@ -118,3 +118,20 @@ def test_mistakes_are_one_line(module: TabPFN, iris: tuple[np.ndarray, list[str]
             asked(module, query_file, support_file)
     with pytest.raises(DataError, match=r"support\.csv .*has no column 'spices'; its columns are species, sepal"):
         asked(module, "query.csv", "support.csv", "spices")
+
+
+def test_numbers_are_predicted_with_an_interval(iris: tuple[np.ndarray, list[str]]) -> None:
+    torch.manual_seed(0)
+    module, (x, _) = TabPFNRegression(features=6, width=16, depth=2, heads=2).eval(), iris
+    write("known.csv", [dict(zip([*NAMES[:3], "y"], row, strict=True)) for row in x[:30]])
+    write("asked.csv", [dict(zip(NAMES[:3], row, strict=True)) for row in x[30:, :3]])
+    rows, facts = predict_table(module, Path("known.csv"), Path("asked.csv"))
+    assert dict(facts)["support"] == f"30 rows with y from {x[:30, 3].min():g} to {x[:30, 3].max():g}"
+    assert all(row["low"] < row["predicted"] < row["high"] for row in rows)
+    columns = (x[:, :3] - x[:30, :3].mean(0)) / x[:30, :3].std(0)
+    mean, std = TabPFNRegressor(module).fit(columns[:30], x[:30, 3]).predict(columns[30:], return_std=True)
+    np.testing.assert_allclose([row["predicted"] for row in rows], mean, rtol=1e-3)
+    np.testing.assert_allclose([row["high"] for row in rows], mean + 1.96 * std, rtol=1e-3)
+    write("names.csv", [dict(zip([*NAMES[:3], "y"], [*row[:3], "tall"], strict=True)) for row in x[:30]])
+    with pytest.raises(DataError, match=r"names\.csv: y must be a number in each row"):
+        predict_table(module, Path("names.csv"), Path("asked.csv"))

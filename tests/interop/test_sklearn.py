@@ -8,13 +8,13 @@ import pytest
 import torch
 from sklearn.utils.estimator_checks import check_estimator
 
-from lightning_meta.algorithms import TabPFN
+from lightning_meta.algorithms import TabPFN, TabPFNRegression
 from lightning_meta.cli import main, predict
 from lightning_meta.core import Batch
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.core.sampling import episode_keys
 from lightning_meta.datamodules import TabularPrior
-from lightning_meta.interop.sklearn import TabPFNClassifier
+from lightning_meta.interop.sklearn import TabPFNClassifier, TabPFNRegressor
 
 
 @pytest.fixture
@@ -70,6 +70,45 @@ def test_a_run_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     predict.main(["tab_pfn_tabularprior_5w10s", "--support", "known.csv", "--query", "asked.csv", "--out", "out"])
     with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
         assert [row["predicted"] for row in csv.DictReader(file)] == expected.predict(x).tolist()
+
+
+def test_a_regressor_predicts_the_mixture_of_its_orders() -> None:
+    torch.manual_seed(0)
+    module, (x, _) = TabPFNRegression(features=6, width=16, depth=2, heads=2), rows()
+    y = 100 + 20 * x[:, 0]
+    one = TabPFNRegressor(module, orders=1).fit(x[:15], y[:15])
+    with torch.no_grad():
+        table = module.eval().adapt(Batch(torch.from_numpy(x[:15]), torch.from_numpy(y[:15])[:, None]))
+    expected = module.predict(table, torch.from_numpy(x[15:]))[:, 0].numpy()
+    np.testing.assert_allclose(one.predict(x[15:]), expected, rtol=1e-5)
+    several = TabPFNRegressor(module, orders=3, seed=1).fit(x, y)
+    each = [TabPFNRegressor(module, orders=1).fit(x[:, order], y).predict(x[:, order], return_std=True)
+            for order in several.orders_]  # fmt: skip
+    means, stds = (np.stack(part) for part in zip(*each, strict=True))
+    mean, std = several.predict(x, return_std=True)
+    np.testing.assert_allclose(mean, means.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(std**2, (stds**2 + means**2).mean(0) - means.mean(0) ** 2, rtol=1e-3)
+
+
+def test_classifiers_and_regressors_are_not_taken_for_each_other(module: TabPFN) -> None:
+    with pytest.raises(ValueError, match=r"TabPFNRegressor takes a TabPFNRegression, but .* is a TabPFN\."):
+        TabPFNRegressor(module).fit(rows()[0], np.arange(20))
+
+
+@pytest.mark.slow
+def test_scikit_learn_takes_it_for_a_regressor(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    source, shape = TabularPrior(targets="numbers").load_source("train"), EpisodeShape(1, 30, 30)
+    module = TabPFNRegression(width=32, depth=2)
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.003)
+    for step in range(300):
+        tasks = source.sample(episode_keys(0, 0, range(8 * step, 8 * step + 8)), shape)
+        optimizer.zero_grad()
+        module.play(tasks).loss.mean().backward()
+        optimizer.step()
+    monkeypatch.setattr("lightning_meta.interop.sklearn.trained", lambda place: module)
+    checks = check_estimator(TabPFNRegressor("a_run", orders=2))
+    assert len(checks) > 40 and all(check["status"] != "failed" for check in checks)
 
 
 @pytest.mark.slow

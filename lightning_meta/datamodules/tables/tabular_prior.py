@@ -1,16 +1,17 @@
-"""Made-up tables of a class column and others that cause it or are caused by it: what a tabular learner practises on.
+"""Made-up tables of a target and columns that cause it or are caused by it: what a tabular learner practises on.
 
 After Hollmann, Müller, Eggensperger, Hutter: "TabPFN: A Transformer That Solves Small Tabular Classification Problems
 in a Second" (2022), arXiv:2207.01848, section 4: a random network stands for how things cause one another, some of its
-nodes are columns, one more is cut into classes.
+nodes are columns, one more is cut into classes, or is a number to be predicted.
 
-Deviations: half of the tables are clusters, a class each, which the paper does not have; networks have two layers of
-one size; no column is a category and none has gaps. Columns of real tables say much the same: how many independent
+Deviations: half of the tables with classes are clusters, a class each, and half of those with numbers are linear in
+columns that are correlated, which the paper does not have; networks have two layers of one size; no column is a
+category and none has gaps. Columns of real tables say much the same: how many independent
 causes a table has is drawn by its logarithm, and so is the number of columns.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,9 @@ Array = npt.NDArray[np.float64]
 CAUSES = 8  # numbers that everything else in a network follows from, at most
 APART = 4.0  # the largest distance between the centres of classes, by the deviation within one, about
 OWN = 0.2  # deviation of what a column of clusters shares with no other
+NOISE = 0.05, 2.0  # least and largest deviation of what columns do not tell of a number, where that of the rest is 1
+
+Targets = Literal["classes", "numbers"]
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,16 @@ class TabularPriorSource(TaskSource):
 
     def _network(self, keys: Keys, classes_T: npt.NDArray[np.int64], rows: int) -> tuple[Array, npt.NDArray[np.int64]]:
         """Columns are nodes of a random network; the classes are intervals of another node."""
-        cause_key, first_key, second_key, cut_key, node_key = np.moveaxis(subkeys(keys, range(5)), -1, 0)
-        count_key = subkeys(keys, [10])[:, 0]
+        taken_TMF = self._nodes(keys, rows)
+        rank_TM = (taken_TMF[:, :, 0].argsort(1).argsort(1) + 0.5) / rows
+        cuts_TN = uniform(subkeys(keys, [3])[:, 0], int(classes_T.max()) - 1)
+        counts_TN = np.arange(cuts_TN.shape[1]) < classes_T[:, None] - 1
+        y_TM = ((rank_TM[:, :, None] > cuts_TN[:, None]) & counts_TN[:, None]).sum(2)
+        return taken_TMF[:, :, 1:], y_TM
+
+    def _nodes(self, keys: Keys, rows: int) -> Array:
+        """Some nodes `(T, M, 1 + features)` of a random network, in a random order."""
+        cause_key, first_key, second_key, node_key, count_key = np.moveaxis(subkeys(keys, [0, 1, 2, 4, 10]), -1, 0)
         tasks, units = len(keys), self.features + 1
         causes_TMC = normal(cause_key, rows * CAUSES).reshape(tasks, rows, CAUSES)
         first_TCU = normal(first_key, CAUSES * units).reshape(tasks, CAUSES, units)
@@ -76,12 +88,7 @@ class TabularPriorSource(TaskSource):
         first_TMU = np.tanh(2 * causes_TMC @ first_TCU)
         nodes_TMV = np.concatenate([first_TMU, np.tanh(3 * first_TMU @ second_TUU)], axis=2)
         order_TF = choose(node_key, 2 * units, self.features + 1)
-        taken_TMF = np.take_along_axis(nodes_TMV, order_TF[:, None], axis=2)
-        rank_TM = (taken_TMF[:, :, 0].argsort(1).argsort(1) + 0.5) / rows
-        cuts_TN = uniform(cut_key, int(classes_T.max()) - 1)
-        counts_TN = np.arange(cuts_TN.shape[1]) < classes_T[:, None] - 1
-        y_TM = ((rank_TM[:, :, None] > cuts_TN[:, None]) & counts_TN[:, None]).sum(2)
-        return taken_TMF[:, :, 1:], y_TM
+        return np.take_along_axis(nodes_TMV, order_TF[:, None], axis=2)
 
     def _clusters(
         self, keys: Keys, classes_T: npt.NDArray[np.int64], columns_T: npt.NDArray[np.int64], rows: int
@@ -111,6 +118,43 @@ class TabularPriorSource(TaskSource):
         return replace(self, device=device)
 
 
+@dataclass(frozen=True)
+class NumberPriorSource(TabularPriorSource):
+    """Draws tables of up to `features` columns with a number in each row to be predicted, of deviation 1, about."""
+
+    def check(self, shape: EpisodeShape) -> None:
+        if shape.n_way != 1:
+            raise ConfigError(f"targets are numbers, one task is one regression: n_way must be 1, not {shape.n_way}.")
+
+    def sample(self, keys: Keys, shape: EpisodeShape) -> Episode:
+        """Support `(T, K, F)` and query `(T, Q, F)` rows, and their targets `(T, K, 1)` and `(T, Q, 1)`."""
+        kind_key, size_key, table_key, noise_key = np.moveaxis(subkeys(keys, range(4)), -1, 0)
+        columns_key, counts_key = np.moveaxis(subkeys(size_key, range(2)), -1, 0)
+        level_key, error_key = np.moveaxis(subkeys(noise_key, range(2)), -1, 0)
+        rows, k = shape.k_shot + shape.n_query, shape.k_shot
+        columns_T = by_logarithm(columns_key, min(2, self.features), self.features)
+        nodes_TMF = self._nodes(table_key, rows)
+        correlated_TMF, _ = self._clusters(table_key, np.ones(len(keys), dtype=np.int64), columns_T, rows)
+        weights_TF = self._weights(counts_key, columns_T)
+        network_T1 = uniform(kind_key, 1) < 0.5
+        x_TMF = np.where(network_T1[..., None], nodes_TMF[:, :, 1:], correlated_TMF)
+        y_TM = np.where(network_T1, nodes_TMF[:, :, 0], (correlated_TMF @ weights_TF[..., None])[..., 0])
+        y_TM = (y_TM - y_TM.mean(1, keepdims=True)) / y_TM.std(1, keepdims=True)
+        noise_T1 = NOISE[0] * (NOISE[1] / NOISE[0]) ** uniform(level_key, 1)
+        y_TM = (y_TM + noise_T1 * normal(error_key, rows)) / np.sqrt(1 + noise_T1**2)
+        x_TMF = x_TMF * (np.arange(self.features) < columns_T[:, None])[:, None]
+        x, y = (torch.from_numpy(part).float().to(self.device) for part in (x_TMF, y_TM[..., None]))
+        return Episode(Batch(x[:, :k], y[:, :k]), Batch(x[:, k:], y[:, k:]))
+
+    def _weights(self, keys: Keys, columns_T: npt.NDArray[np.int64]) -> Array:
+        """Of columns `(T, features)` in a linear function: some have a weight, how many is drawn by the logarithm."""
+        order_key, count_key, weight_key = np.moveaxis(subkeys(keys, range(3)), -1, 0)
+        there_TF = np.arange(self.features) < columns_T[:, None]
+        rank_TF = np.where(there_TF, uniform(order_key, self.features), 2).argsort(1).argsort(1)
+        counts_T = (columns_T + 1) ** uniform(count_key, 1)[:, 0]
+        return np.where(rank_TF < counts_T.astype(np.int64)[:, None], normal(weight_key, self.features), 0)
+
+
 def by_logarithm(keys: Keys, low: int, high: int) -> npt.NDArray[np.int64]:
     """Whole numbers from `low` to `high`, both included: n as likely as log(n + 1) - log(n)."""
     return (low * ((high + 1) / low) ** uniform(keys, 1)[..., 0]).astype(np.int64).clip(low, high)
@@ -125,19 +169,30 @@ class TabularPrior(EpisodicDataModule):
     """Made-up tables without end: `n_way * k_shot` support and `n_way * n_query` query rows, of 2 to `n_way` classes.
 
     Args:
-        n_way: the most classes of a table.
+        n_way: the most classes of a table; 1 where targets are numbers.
         k_shot, n_query: rows by the number of classes; those of a class may be more or fewer.
         features: the most columns of a table.
+        targets: `classes` or `numbers`.
         **kwargs: of `EpisodicDataModule`.
     """
 
-    def __init__(self, n_way: int = 5, k_shot: int = 10, n_query: int = 10, features: int = 30, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        n_way: int = 5,
+        k_shot: int = 10,
+        n_query: int = 10,
+        features: int = 30,
+        targets: Targets = "classes",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(n_way=n_way, k_shot=k_shot, n_query=n_query, **kwargs)
         require_at_least(1, features=features)
-        self.features = features
+        if targets not in get_args(Targets):
+            raise ConfigError(f"targets={targets!r} must be one of {', '.join(get_args(Targets))}.")
+        self.features, self.targets = features, targets
 
     def load_source(self, split: Split) -> TaskSource:
-        return TabularPriorSource(self.features)
+        return (TabularPriorSource if self.targets == "classes" else NumberPriorSource)(self.features)
 
     def balanced(self, split: Split) -> bool:
-        return False
+        return self.targets == "numbers"
