@@ -36,6 +36,8 @@ from lightning_meta.datamodules.language.parallel_text import LanguageSplit, Par
 from lightning_meta.datamodules.language.translations import TranslationDataModule
 from lightning_meta.datamodules.optimizees.image_optimizees import ImageOptimizees
 from lightning_meta.datamodules.optimizees.optimizees import OptimizeeDataModule, QuadraticOptimizees
+from lightning_meta.datamodules.recommendation.rating_world import RatingWorld
+from lightning_meta.datamodules.recommendation.ratings_table import RatingsTable
 from lightning_meta.datamodules.tables.array_tables import ArrayTables, SklearnTables
 from lightning_meta.datamodules.tables.school import School
 from lightning_meta.datamodules.tables.tables import Tables
@@ -100,6 +102,8 @@ __all__ = [
     "Pixels",
     "ProjectedImages",
     "QuadraticOptimizees",
+    "RatingWorld",
+    "RatingsTable",
     "Quadratics",
     "RBFProcess",
     "RolloutTrial",
