@@ -182,6 +182,65 @@ def ndcg(preds: Tensor, targets: Tensor, places: int) -> Tensor:
     return torch.where(ideal_T > 0, found_TQ @ discounts / torch.where(ideal_T > 0, ideal_T, 1), 0)
 
 
+def hits(preds: Tensor, targets: Tensor, places: int) -> Tensor:
+    """Share of the queries whose true candidate is among the first `places`, per episode; see `ranks`."""
+    return (ranks(preds, targets) <= places).double().mean(-1)
+
+
+def ranks(preds: Tensor, targets: Tensor) -> Tensor:
+    """Place of the true candidate of each query, `(T, Q)`: 1 is the best; of equal scores, the middle.
+
+    Predictions are scores `(T, Q, C)`, targets the true candidates `(T, Q)`.
+    """
+    preds = preds.double()
+    true_TQ1 = preds.gather(-1, targets[..., None])
+    return 1 + (preds > true_TQ1).sum(-1).double() + ((preds == true_TQ1).sum(-1) - 1) / 2
+
+
+class EpisodicHits1(EpisodicMetric):
+    """Share of the queries whose true candidate has the best score, per episode."""
+
+    name, mode = "hits_1", "max"
+    scale, unit, digits = 100, "%", 2
+
+    @staticmethod
+    def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
+        return hits(preds, targets, 1)
+
+
+class EpisodicHits5(EpisodicMetric):
+    """Share of the queries whose true candidate is among the best five, per episode."""
+
+    name, mode = "hits_5", "max"
+    scale, unit, digits = 100, "%", 2
+
+    @staticmethod
+    def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
+        return hits(preds, targets, 5)
+
+
+class EpisodicHits10(EpisodicMetric):
+    """Share of the queries whose true candidate is among the best ten, per episode."""
+
+    name, mode = "hits_10", "max"
+    scale, unit, digits = 100, "%", 2
+
+    @staticmethod
+    def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
+        return hits(preds, targets, 10)
+
+
+class EpisodicMRR(EpisodicMetric):
+    """Mean reciprocal rank of the true candidates among all, per episode; see `ranks`."""
+
+    name, mode = "mrr", "max"
+    companions = (EpisodicHits1, EpisodicHits5, EpisodicHits10)
+
+    @staticmethod
+    def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
+        return (1 / ranks(preds, targets)).mean(-1)
+
+
 class EpisodicLogLikelihood(EpisodicMetric):
     """Mean log-density of the query points under normal predictions, in nats per point, per episode.
 

@@ -20,6 +20,9 @@ from lightning_meta.datamodules.functions.linear_functions import LinearFunction
 from lightning_meta.datamodules.functions.quadratics import Quadratics
 from lightning_meta.datamodules.functions.sinusoid import Sinusoid
 from lightning_meta.datamodules.functions.sinusoid_with_identity import SinusoidWithIdentity
+from lightning_meta.datamodules.graphs.graph_data import GraphDataModule
+from lightning_meta.datamodules.graphs.graph_folder import GraphFolder
+from lightning_meta.datamodules.graphs.rule_graph import RuleGraph
 from lightning_meta.datamodules.images.cifar import CIFARFS, FC100
 from lightning_meta.datamodules.images.domains import Domains
 from lightning_meta.datamodules.images.glyphs import Glyphs
@@ -82,6 +85,8 @@ __all__ = [
     "Features",
     "GaussianProcess",
     "Glyphs",
+    "GraphDataModule",
+    "GraphFolder",
     "HeldOutDomains",
     "HeldOutImages",
     "HuffPost",
@@ -102,13 +107,14 @@ __all__ = [
     "Pixels",
     "ProjectedImages",
     "QuadraticOptimizees",
-    "RatingWorld",
-    "RatingsTable",
     "Quadratics",
     "RBFProcess",
+    "RatingWorld",
+    "RatingsTable",
     "RolloutTrial",
     "Rollouts",
     "Rotations",
+    "RuleGraph",
     "Scenes",
     "School",
     "Sinusoid",

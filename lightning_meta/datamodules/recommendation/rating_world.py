@@ -74,7 +74,7 @@ class RatingSource(TaskSource):
 
     @cached_property
     def world(self) -> tuple[Array, Array, Array]:
-        """By feature: what a user with it likes, what an item with it is like `(F, L)`, and how popular it is `(F,)`."""
+        """By feature: what users with it like, what items with it are like `(F, L)`, and their popularity `(F,)`."""
         keys = subkeys(self.key, range(3))[0]
         users, items = (normal(key, FEATURES * self.latent).reshape(FEATURES, self.latent) for key in keys[:2])
         return users, items, normal(keys[2], FEATURES)

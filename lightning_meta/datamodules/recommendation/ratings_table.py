@@ -83,7 +83,8 @@ class RatingsTable(Tables):
                 assert value is not None
                 if not 0 <= value <= HIGHEST:
                     raise ValueError(
-                        f"line {line}: {self.target} is {value:g}, but ratings from 0 to {HIGHEST:g} are read; scale them"
+                        f"line {line}: {self.target} is {value:g}, but ratings from 0 to {HIGHEST:g} are read; scale "
+                        "all of them"
                     )
                 yield user, items[item] | users.get(user, {}) | {self.target: value}
 

@@ -32,7 +32,8 @@ class RowEncoder:
     """Features of rows: numbers scaled by mean and deviation, a feature for each category, and one for gaps.
 
     A cell may hold several categories, as a list: it has the features of all of them. A number that is missing is the
-    mean. A category that meta-training has not, or that is missing, has none of the features of its column. A column of numbers that is constant in meta-training is left out.
+    mean. A category that meta-training has not, or that is missing, has none of the features of its column. A column of
+    numbers that is constant in meta-training is left out.
 
     Args:
         scales: of the columns of numbers.
