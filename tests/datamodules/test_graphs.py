@@ -201,4 +201,4 @@ def test_broken_folders_are_refused_by_name(
 def test_a_small_graph_is_quick_to_play() -> None:
     data = rule_graph()
     data.setup("fit")
-    assert data.describe("val") == "1 pairs of one of 1 relations, 3 heads with 6 candidates each"
+    assert data.describe("val") == "1-shot, 3 heads with 6 candidates each; one of 1 relations"

@@ -41,6 +41,6 @@ class GraphDataModule(EpisodicDataModule):
     def describe(self, split: Split) -> str:
         shape = self.shapes[split]
         return (
-            f"{shape.k_shot} pairs of one of {self.count_relations(split)} relations, {shape.n_query} heads with "
-            f"{self.candidates} candidates each"
+            f"{shape.k_shot}-shot, {shape.n_query} heads with {self.candidates} candidates each; one of "
+            f"{self.count_relations(split)} relations"
         )

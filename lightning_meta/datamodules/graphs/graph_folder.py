@@ -155,7 +155,8 @@ class GraphFolder(GraphDataModule):
             raise ConfigError(f"no relation of {split} in {self.root} has {needs}; lower them.")
         if left_out := len(self.tasks[split]) - len(kept):
             log.info("%d of %d relations of %s have not %s.", left_out, len(self.tasks[split]), split, needs)
-        return RelationBank.of(self.neighbour_table, *zip(*kept, strict=True), self.candidates)
+        relations, pools = zip(*kept, strict=True)
+        return RelationBank.of(self.neighbour_table, relations, pools, self.candidates)
 
     def count_relations(self, split: Split) -> int:
         return len(self.tasks[split])

@@ -98,12 +98,12 @@ class RatingsTable(Tables):
                 self.check_row(path, line, row, (key,))
                 if (name := word(row[key])) in found:
                     raise ValueError(f"line {line} has {name} once more; give each {key} one row")
-                found[name] = {column: self.parts(cell) for column, cell in row.items() if column != key}
+                found[name] = {column: self.several(cell) for column, cell in row.items() if column != key}
         return found
 
-    def parts(self, cell: Any) -> Any:
-        several = isinstance(cell, str) and self.separator in cell
-        return [part.strip() for part in cell.split(self.separator)] if several else cell
+    def several(self, cell: Any) -> Any:
+        has_several = isinstance(cell, str) and self.separator in cell
+        return [part.strip() for part in cell.split(self.separator)] if has_several else cell
 
     @staticmethod
     def check_row(path: Path, line: int, row: Row, needed: Sequence[str]) -> None:
