@@ -135,6 +135,112 @@ class EpisodicMSE(EpisodicMetric):
         return (preds.double() - targets.double()).square().flatten(1).mean(-1)
 
 
+class EpisodicNDCG1(EpisodicMetric):
+    """Normalised discounted cumulative gain of the query rated highest; see `ndcg`."""
+
+    name, mode = "ndcg_1", "max"
+
+    @staticmethod
+    def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
+        return ndcg(preds, targets, 1)
+
+
+class EpisodicNDCG3(EpisodicMetric):
+    """Normalised discounted cumulative gain of the three queries rated highest; see `ndcg`."""
+
+    name, mode = "ndcg_3", "max"
+
+    @staticmethod
+    def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
+        return ndcg(preds, targets, 3)
+
+
+class EpisodicMAE(EpisodicMetric):
+    """Mean absolute error of the query predictions, per episode; of ratings."""
+
+    name, mode = "mae", "min"
+    companions = (EpisodicMSE, EpisodicNDCG1, EpisodicNDCG3)
+
+    @staticmethod
+    def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
+        return (preds.double() - targets.double()).abs().flatten(1).mean(-1)
+
+
+def ndcg(preds: Tensor, targets: Tensor, places: int) -> Tensor:
+    """Gain of the queries `(T, Q, 1)` in the order of their predictions, by that in the order of their ratings, `(T,)`.
+
+    A rating r gains `2^r - 1`, and nothing below 0; place p counts `1 / log2(1 + p)`, up to `places`. Predictions that
+    are equal share the mean of their gains: the expectation over their orders. Without any gain it is 0.
+    """
+    preds_TQ, gains_TQ = preds.double().flatten(1), (2 ** targets.double().flatten(1).clamp_min(0)) - 1
+    equal_TQQ = (preds_TQ[:, :, None] == preds_TQ[:, None]).double()
+    shared_TQ = (equal_TQQ @ gains_TQ[..., None])[..., 0] / equal_TQQ.sum(-1)
+    found_TQ = shared_TQ.gather(1, preds_TQ.argsort(dim=1, descending=True))[:, :places]
+    best_TQ = gains_TQ.sort(dim=1, descending=True).values[:, :places]
+    discounts = 1 / torch.arange(2, 2 + best_TQ.shape[1], device=preds.device, dtype=preds_TQ.dtype).log2()
+    ideal_T = best_TQ @ discounts
+    return torch.where(ideal_T > 0, found_TQ @ discounts / torch.where(ideal_T > 0, ideal_T, 1), 0)
+
+
+def hits(preds: Tensor, targets: Tensor, places: int) -> Tensor:
+    """Share of the queries whose true candidate is among the first `places`, per episode; see `ranks`."""
+    return (ranks(preds, targets) <= places).double().mean(-1)
+
+
+def ranks(preds: Tensor, targets: Tensor) -> Tensor:
+    """Place of the true candidate of each query, `(T, Q)`: 1 is the best; of equal scores, the middle.
+
+    Predictions are scores `(T, Q, C)`, targets the true candidates `(T, Q)`.
+    """
+    preds = preds.double()
+    true_TQ1 = preds.gather(-1, targets[..., None])
+    return 1 + (preds > true_TQ1).sum(-1).double() + ((preds == true_TQ1).sum(-1) - 1) / 2
+
+
+class EpisodicHits1(EpisodicMetric):
+    """Share of the queries whose true candidate has the best score, per episode."""
+
+    name, mode = "hits_1", "max"
+    scale, unit, digits = 100, "%", 2
+
+    @staticmethod
+    def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
+        return hits(preds, targets, 1)
+
+
+class EpisodicHits5(EpisodicMetric):
+    """Share of the queries whose true candidate is among the best five, per episode."""
+
+    name, mode = "hits_5", "max"
+    scale, unit, digits = 100, "%", 2
+
+    @staticmethod
+    def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
+        return hits(preds, targets, 5)
+
+
+class EpisodicHits10(EpisodicMetric):
+    """Share of the queries whose true candidate is among the best ten, per episode."""
+
+    name, mode = "hits_10", "max"
+    scale, unit, digits = 100, "%", 2
+
+    @staticmethod
+    def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
+        return hits(preds, targets, 10)
+
+
+class EpisodicMRR(EpisodicMetric):
+    """Mean reciprocal rank of the true candidates among all, per episode; see `ranks`."""
+
+    name, mode = "mrr", "max"
+    companions = (EpisodicHits1, EpisodicHits5, EpisodicHits10)
+
+    @staticmethod
+    def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
+        return (1 / ranks(preds, targets)).mean(-1)
+
+
 class EpisodicLogLikelihood(EpisodicMetric):
     """Mean log-density of the query points under normal predictions, in nats per point, per episode.
 

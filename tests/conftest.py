@@ -15,7 +15,7 @@ from lightning_meta.backbones import Conv4
 from lightning_meta.core import Batch, Episode, TaskOutput
 from lightning_meta.core.episode import EpisodeShape, Split
 from lightning_meta.core.sampling import episode_keys
-from lightning_meta.datamodules import Ciphers, ClassificationDataModule, Scenes, Sinusoid, VoiceMixtures
+from lightning_meta.datamodules import Ciphers, ClassificationDataModule, RuleGraph, Scenes, Sinusoid, VoiceMixtures
 from lightning_meta.datamodules.class_bank import ClassBank
 from lightning_meta.datamodules.images import image_folder
 from lightning_meta.modules import EpisodicModule
@@ -107,6 +107,19 @@ def ciphers(**overrides: Any) -> Ciphers:
 def random_sentences(n_tasks: int = 3, k_shot: int = 5, n_query: int = 4) -> Episode:
     """Of languages of 8 words, no longer than 8."""
     source = ciphers().load_source("train")
+    return source.sample(episode_keys(0, 0, range(n_tasks)), EpisodeShape(1, k_shot, n_query))
+
+
+def rule_graph(**overrides: Any) -> RuleGraph:
+    """As many episodes as in `blobs`, of a graph with 60 ids."""
+    settings: dict[str, Any] = dict(n_query=3, vocabulary=60, candidates=6, types=3, properties=3, values=2)
+    settings |= dict(meta_batch_size=4, steps_per_epoch=4, val_episodes=5, test_episodes=7)
+    return RuleGraph(**(settings | overrides))
+
+
+def random_pairs(n_tasks: int = 3, k_shot: int = 2, n_query: int = 3) -> Episode:
+    """Pairs of a graph with 60 ids, and others among 6 candidates."""
+    source = rule_graph().load_source("train")
     return source.sample(episode_keys(0, 0, range(n_tasks)), EpisodeShape(1, k_shot, n_query))
 
 

@@ -8,14 +8,17 @@ from torch import Tensor, nn
 
 from lightning_meta.backbones.base import Backbone
 
-Activation = Literal["relu", "sigmoid", "tanh"]
-ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
+Activation = Literal["relu", "sigmoid", "tanh", "none"]
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {
+    "relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "none": nn.Identity,
+}  # fmt: skip
 
 
 class MLP(Backbone):
     """Hidden layers; the head that follows belongs to the algorithm.
 
-    The default is MAML's sinusoid network, 2 x 40 (arXiv:1703.03400, section 5.1).
+    The default is MAML's sinusoid network, 2 x 40 (arXiv:1703.03400, section 5.1). A layer with the activation `none`
+    is linear: the vectors of features that are 0 or 1, added up.
     """
 
     def __init__(self, in_features: int = 1, hidden: Sequence[int] = (40, 40), activation: Activation = "relu") -> None:

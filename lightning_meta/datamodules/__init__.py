@@ -20,6 +20,9 @@ from lightning_meta.datamodules.functions.linear_functions import LinearFunction
 from lightning_meta.datamodules.functions.quadratics import Quadratics
 from lightning_meta.datamodules.functions.sinusoid import Sinusoid
 from lightning_meta.datamodules.functions.sinusoid_with_identity import SinusoidWithIdentity
+from lightning_meta.datamodules.graphs.graph_data import GraphDataModule
+from lightning_meta.datamodules.graphs.graph_folder import GraphFolder
+from lightning_meta.datamodules.graphs.rule_graph import RuleGraph
 from lightning_meta.datamodules.images.cifar import CIFARFS, FC100
 from lightning_meta.datamodules.images.domains import Domains
 from lightning_meta.datamodules.images.glyphs import Glyphs
@@ -36,6 +39,8 @@ from lightning_meta.datamodules.language.parallel_text import LanguageSplit, Par
 from lightning_meta.datamodules.language.translations import TranslationDataModule
 from lightning_meta.datamodules.optimizees.image_optimizees import ImageOptimizees
 from lightning_meta.datamodules.optimizees.optimizees import OptimizeeDataModule, QuadraticOptimizees
+from lightning_meta.datamodules.recommendation.rating_world import RatingWorld
+from lightning_meta.datamodules.recommendation.ratings_table import RatingsTable
 from lightning_meta.datamodules.tables.array_tables import ArrayTables, SklearnTables
 from lightning_meta.datamodules.tables.school import School
 from lightning_meta.datamodules.tables.tables import Tables
@@ -80,6 +85,8 @@ __all__ = [
     "Features",
     "GaussianProcess",
     "Glyphs",
+    "GraphDataModule",
+    "GraphFolder",
     "HeldOutDomains",
     "HeldOutImages",
     "HuffPost",
@@ -102,9 +109,12 @@ __all__ = [
     "QuadraticOptimizees",
     "Quadratics",
     "RBFProcess",
+    "RatingWorld",
+    "RatingsTable",
     "RolloutTrial",
     "Rollouts",
     "Rotations",
+    "RuleGraph",
     "Scenes",
     "School",
     "Sinusoid",

@@ -409,3 +409,13 @@ def test_regression_and_classes_are_not_mixed_up(file: Path) -> None:
         trainer.fit(CommonMean(linear), datamodule=tables(file, target="side", n_way=2, k_shot=1, n_query=3))
     with pytest.raises(ConfigError, match=r"ProtoNet measures accuracy, but the targets of Tables are numbers"):
         trainer.fit(ProtoNet(linear), datamodule=tables(file))
+
+
+def test_a_cell_with_several_categories_has_the_features_of_all() -> None:
+    rows = [{"genre": ["b", "a"]}, {"genre": "a"}, {"genre": None}, {"genre": ("c", "b")}]
+    encoder = RowEncoder.learn(rows, ["genre"])
+    assert encoder.features == ["genre=a", "genre=b", "genre=c"]
+    assert encoder.encode([*rows, {"genre": ["c", "new"]}]).tolist() == [
+        [1, 1, 0], [1, 0, 0], [0, 0, 0], [0, 1, 1], [0, 0, 1],
+    ]  # fmt: skip
+    assert encoder.unseen([{"genre": ["c", "new"]}, {"genre": "a"}]) == {"genre": ["new"]}

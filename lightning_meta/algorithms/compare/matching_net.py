@@ -83,12 +83,17 @@ class FullContextMatchingNet(MatchingNet, StreamModule):
         return (forwards_S1D + backwards_S1D + sequence_S1D).squeeze(1)
 
     def embed_query(self, features_QD: Tensor, support_SD: Tensor) -> Tensor:
-        h_QD = c_QD = torch.zeros_like(features_QD)
-        for _ in range(self.processing_steps):
-            read_QD = (h_QD @ support_SD.T).softmax(1) @ support_SD
-            h_QD, c_QD = self.attention(torch.cat([features_QD, read_QD], dim=1), (h_QD, c_QD))
-            h_QD = h_QD + features_QD
-        return h_QD
+        return attend(self.attention, features_QD, support_SD, self.processing_steps)
+
+
+def attend(cell: LSTMCell, features_QD: Tensor, support_SD: Tensor, steps: int) -> Tensor:
+    """Queries that have looked at the support set `steps` times by attention, `(Q, D)`: the paper's attention LSTM."""
+    h_QD = c_QD = torch.zeros_like(features_QD)
+    for _ in range(steps):
+        read_QD = (h_QD @ support_SD.T).softmax(1) @ support_SD
+        h_QD, c_QD = cell(torch.cat([features_QD, read_QD], dim=1), (h_QD, c_QD))
+        h_QD = h_QD + features_QD
+    return h_QD
 
 
 def sum_by_class(log_weights_QS: Tensor, labels_S: Tensor) -> Tensor:

@@ -31,8 +31,9 @@ class Scale(NamedTuple):
 class RowEncoder:
     """Features of rows: numbers scaled by mean and deviation, a feature for each category, and one for gaps.
 
-    A number that is missing is the mean. A category that meta-training has not, or that is missing, has none of the
-    features of its column. A column of numbers that is constant in meta-training is left out.
+    A cell may hold several categories, as a list: it has the features of all of them. A number that is missing is the
+    mean. A category that meta-training has not, or that is missing, has none of the features of its column. A column of
+    numbers that is constant in meta-training is left out.
 
     Args:
         scales: of the columns of numbers.
@@ -50,7 +51,7 @@ class RowEncoder:
             cells = [row.get(column) for row in rows]
             values = None if column in categorical else numbers(cells)
             if values is None:
-                known = sorted({word(cell) for cell in cells if not is_missing(cell)})
+                known = sorted({name for cell in cells for name in words(cell)})
                 if len(known) > MOST_CATEGORIES:
                     raise ConfigError(
                         f"column {column!r} has {len(known)} different values that are no numbers (such as "
@@ -87,17 +88,16 @@ class RowEncoder:
             parts.append([0.0 if value is None else (value - mean) / std for value in values])
             if has_gaps:
                 gaps.append([float(value is None) for value in values])
-        chosen = [
-            [float(word(row.get(column)) == value) for row in rows]
-            for column, values in self.categories.items()
-            for value in values
-        ]
+        chosen = []
+        for column, known in self.categories.items():
+            cells = [words(row.get(column)) for row in rows]
+            chosen += [[float(value in cell) for cell in cells] for value in known]
         return torch.tensor([*parts, *gaps, *chosen], dtype=torch.float64).T.float().contiguous()
 
     def unseen(self, rows: Sequence[Row]) -> dict[str, list[str]]:
         """Of each column of categories, the values in these rows that meta-training has not."""
         found = {
-            column: sorted({word(row.get(column)) for row in rows if not is_missing(row.get(column))} - {*known})
+            column: sorted({name for row in rows for name in words(row.get(column))} - {*known})
             for column, known in self.categories.items()
         }
         return {column: values for column, values in found.items() if values}
@@ -113,6 +113,12 @@ class RowEncoder:
 def word(cell: Any) -> str:
     """A cell as a name; spaces around it do not count."""
     return str(cell).strip()
+
+
+def words(cell: Any) -> list[str]:
+    """The names in a cell: those of a list, one, or none where it is missing."""
+    cells = cell if isinstance(cell, list | tuple) else [cell]
+    return [word(part) for part in cells if not is_missing(part)]
 
 
 def is_missing(cell: Any) -> bool:

@@ -1,0 +1,1 @@
+"""Graphs of entities and relations, where a relation is a task."""

@@ -1,0 +1,1 @@
+"""Users who rate items, and relations between entities."""
