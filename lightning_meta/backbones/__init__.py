@@ -10,6 +10,7 @@ from lightning_meta.backbones.mlp import MLP
 from lightning_meta.backbones.norm import EpisodicBatchNorm2d, norm_protocol, support_statistics
 from lightning_meta.backbones.r2d2_net import R2D2Net
 from lightning_meta.backbones.resnet12 import ResNet12
+from lightning_meta.backbones.speech_net import SpeechNet
 from lightning_meta.backbones.text import BagOfWords, EmbeddingAverage, TextCNN
 from lightning_meta.backbones.translator import Translator
 from lightning_meta.backbones.wrap import Timm, Wrapped, as_backbone
@@ -29,6 +30,7 @@ __all__ = [
     "LoRA",
     "R2D2Net",
     "ResNet12",
+    "SpeechNet",
     "TextCNN",
     "Timm",
     "Translator",

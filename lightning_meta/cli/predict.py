@@ -5,9 +5,10 @@ python -m lightning_meta predict RUN --support PLACE --query PLACE [--out FOLDER
 RUN is the folder of a training run, `runs/<experiment>/version_<n>`. Of images, the support folder has a folder for
 each class, named as the class, `<support>/<class>/*.png`, and the query folder has the images to be classified; of
 sounds they have WAV files. Of mixtures of sounds, the support folder has a folder of WAV files for each voice, and the
-query folder has mixtures to be taken apart. Of texts and tables both are files with the columns of the training data;
-the query's need not have the target. Of a TabPFN, which takes any table, both are files with the same columns, and the
-support has that of the classes as well.
+query folder has mixtures to be taken apart. Of speech, the support folder has WAV files and `transcripts.csv`, with the
+columns `file` and `text`, and the query folder has WAV files to be written down. Of texts and tables both are files
+with the columns of the training data; the query's need not have the target. Of a TabPFN, which takes any table, both
+are files with the same columns, and the support has that of the classes as well.
 """
 
 import argparse
@@ -24,10 +25,12 @@ from torch import Tensor
 
 from lightning_meta import checkpoints, shared_folder
 from lightning_meta.algorithms.in_context.tab_pfn import TabPFN
+from lightning_meta.algorithms.initialize.meta_asr import MetaASR
 from lightning_meta.backbones import norm_protocol
 from lightning_meta.cli.names import RUNS, run_folder, runs_like
 from lightning_meta.cli.predict_rows import check_classes, of_each, predict_rows
 from lightning_meta.cli.predict_sounds import predict_sounds
+from lightning_meta.cli.predict_strings import predict_strings
 from lightning_meta.cli.predict_table import predict_table
 from lightning_meta.core import Batch
 from lightning_meta.core.episode import EpisodeShape
@@ -303,6 +306,11 @@ def main(arguments: Sequence[str]) -> None:
     title = f"{type(module).__name__}, trained on {data.name}"
     if isinstance(module, SeparationModule):
         facts = predict_sounds(module, data, given.support, given.query, out)
+        print("\n".join([f"{title}: {checkpoint}", *(f"{name:<13} {fact}" for name, fact in facts)]))
+        return
+    if isinstance(module, MetaASR):
+        found, facts = predict_strings(module, data, given.support, given.query)
+        facts.append(("files", write(out, found, given.json)))
         print("\n".join([f"{title}: {checkpoint}", *(f"{name:<13} {fact}" for name, fact in facts)]))
         return
     table_learner = module if isinstance(module, TabPFN) and isinstance(data, TabularPrior) else None
