@@ -41,10 +41,11 @@ def predict_strings(
     texts, asked = read_texts(support, data.symbols), example_files(query, SOUNDS)
     mels = data.mels
     sounds, notes = read_all([*texts, *asked], mels.sample_rate, mels.hop, f"a frame is {mels.step:g} s")
-    frames = {path: above_floor(mels(sound_L[None]))[0] for path, sound_L in sounds.items()}
-    y_KL = check_lengths(texts, frames, data.symbols, module)
-    longest = max(len(frames[path]) for path in texts)
-    x_KSF = torch.stack([F.pad(frames[path], (0, 0, 0, longest - len(frames[path]))) for path in texts])
+    spectra = {path: above_floor(mels(sound_L[None]))[0] for path, sound_L in sounds.items()}
+    y_KL = check_lengths(texts, spectra, data.symbols, module)
+    longest = max(data.frames, *map(len, spectra.values()))  # in training silence follows, until all are that long
+    frames = {path: F.pad(rows, (0, 0, 0, longest - len(rows))) for path, rows in spectra.items()}
+    x_KSF = torch.stack([frames[path] for path in texts])
     with torch.no_grad():
         adapted = module.adapt(Batch(x_KSF, y_KL))
     found = [strings_of(module.predict(adapted, frames[path][None]), data.symbols)[0] for path in asked]
