@@ -44,7 +44,7 @@ def loss_of(network: SpeechNet, batch: Batch) -> Tensor:
 
 
 def test_the_meta_gradient_is_the_gradient_where_gradient_descent_of_torch_has_led() -> None:
-    """Of the query strings, at the adapted weights of a copy that torch.optim.SGD moves (Winata 2020, algorithm 1)."""
+    """Of the query strings, at the adapted weights of a copy that torch.optim.SGD moves."""
     module, tasks = asr().double(), random_strings()
     found = meta_gradient(module, tasks)
     total = {name: torch.zeros_like(value) for name, value in module.backbone.named_parameters()}

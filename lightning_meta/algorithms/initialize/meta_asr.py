@@ -1,18 +1,21 @@
 """MetaASR: recognise the speech of a language, or a speaker, of which there is little, from a meta-learned start.
 
-Hsu, Chen, Lee: "Meta Learning for End-to-End Low-Resource Speech Recognition" (2019), arXiv:1910.12094: MAML of first
-order over languages, with the loss of connectionist temporal classification (equations 2 to 5).
+Hsu, Chen, Lee: "Meta Learning for End-to-End Low-Resource Speech Recognition" (2019), arXiv:1910.12094: MAML over
+languages, with the loss of connectionist temporal classification.
 
 Where the query sets have other speech than the support sets it is meta-transfer learning: Winata, Cahyawijaya, Lin,
 Liu, Xu, Fung: "Meta-Transfer Learning for Code-Switched Speech Recognition" (2020), arXiv:2004.14228: inner steps on
 speech of one kind, and the gradient of an outer step, on speech of another, where they have led. Which speech that is
-the data say: see `SpeechDataModule`.
+the data say: see `SpeechDataModule`. The authors' code adds up the gradients at adapted weights and applies them to
+the start, which is first order, as is the default here.
 
-Deviations: symbols are words that all languages share, so the output layer is shared and adapted like the others. A
-small convolutional network without an external language model; strings are read off the likeliest path, not searched by
-beam. Losses are means over strings of nats per symbol.
+Deviations: tasks are speakers, and symbols are words that all of them share. The recogniser is a small convolutional
+network for both; that of meta-transfer learning is a Transformer, which writes symbol after symbol. Strings are read
+off the likeliest path, without a beam search or a language model. The loss is in nats per symbol of a string, mean over
+strings.
 
-`inner_steps: 0` is joint training (the papers' MultiASR): one recogniser for everybody, that is fine-tuned afterwards.
+`inner_steps: 0` is what both papers compare with, one recogniser for everybody (multitask or joint training), which is
+fine-tuned afterwards.
 """
 
 from collections.abc import Callable
@@ -40,7 +43,7 @@ class MetaASR(EpisodicModule[Params]):
         inner_lr: step size of the inner loop.
         inner_steps: adaptation steps in training; 0 trains one recogniser for all speakers.
         eval_inner_steps: adaptation steps in validation and test. None: as in training.
-        first_order: drop second derivatives, as both papers do.
+        first_order: drop second derivatives, as the code of meta-transfer learning does.
         inner_optimizer: makes the inner optimizer from the step size. None: `SGD`.
         metric: None: `EpisodicCharErrorRate`.
         **kwargs: of `EpisodicModule`.
