@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_meta.algorithms import MAML, MetaASR
-from lightning_meta.backbones import MLP, SpeechNet
+from lightning_meta.backbones import SpeechNet
 from lightning_meta.core import Adam, Batch, Episode
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicCharErrorRate
@@ -18,18 +18,14 @@ from tests.modules.test_episodic import trainer
 
 
 def net(**overrides: Any) -> SpeechNet:
-    return SpeechNet(**(dict(vocabulary=4, bands=6, width=8, blocks=2) | overrides))
+    return SpeechNet(**(dict(vocabulary=4, bands=6, width=16, blocks=2) | overrides))
 
 
 def asr(**overrides: Any) -> MetaASR:
-    return MetaASR(**(dict(backbone=net(), inner_lr=0.05, inner_steps=2) | overrides))
+    return MetaASR(**(dict(backbone=net(), inner_lr=0.02, inner_steps=2) | overrides))
 
 
-RECOGNISERS: dict[str, Make] = {"meta_asr": asr}
-VARIANTS: dict[str, Make] = {
-    "meta_asr_second_order": lambda: asr(first_order=False),
-    "meta_asr_adam": lambda: asr(inner_optimizer=Adam, inner_lr=0.01),
-}
+RECOGNISERS: dict[str, Make] = {"meta_asr": asr, "meta_asr_second_order": lambda: asr(first_order=False)}
 
 
 def tasks_of(tasks: Episode) -> Iterator[tuple[Batch, Batch]]:
@@ -51,7 +47,7 @@ def test_the_meta_gradient_is_the_gradient_where_gradient_descent_of_torch_has_l
     for support, query in tasks_of(tasks):
         copy = net().double()
         copy.load_state_dict(module.backbone.state_dict())
-        descent = torch.optim.SGD(copy.parameters(), lr=0.05)
+        descent = torch.optim.SGD(copy.parameters(), lr=0.02)
         for _ in range(2):
             descent.zero_grad()
             loss_of(copy, support).backward()
@@ -138,4 +134,4 @@ def test_other_data_and_sizes_are_refused_before_training() -> None:
     with pytest.raises(ConfigError, match=r"39 frames are 4 steps of stride=12, but 3 equal symbols take 5"):
         trainer().fit(asr(backbone=net(stride=12)), datamodule=babble())
     with pytest.raises(ConfigError, match="speech for MetaASR"):
-        trainer().fit(MAML(MLP(9), n_way=2), datamodule=babble())
+        trainer().fit(MAML(nn.Sequential(nn.Flatten(), nn.Linear(39 * 6, 4)), n_way=1), datamodule=babble())
