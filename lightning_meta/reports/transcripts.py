@@ -46,9 +46,7 @@ class Transcripts(Report):
             for place, texts in enumerate(zip(*written, strict=True))
         ]
         write_csv(log_dir / "transcripts.csv", rows)
-        shown = sorted(range(len(rows)), key=lambda place: place % of_each)[
-            : self.strings
-        ]  # one of each, then on
+        shown = sorted(range(len(rows)), key=lambda place: place % of_each)[: self.strings]  # one of each, then on
         spectra = tasks.query.x.float().cpu().flatten(0, 1)[shown]
         step = tested.data.mels.step
         return {"transcripts": transcripts(spectra, [rows[place] for place in shown], step, tested.title)}

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from lightning_meta.algorithms import MAML, MetaASR
 from lightning_meta.backbones import SpeechNet
-from lightning_meta.core import Adam, Batch, Episode
+from lightning_meta.core import Batch, Episode
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicCharErrorRate
 from tests.conftest import Make, babble, blobs, meta_gradient, random_strings
