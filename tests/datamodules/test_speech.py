@@ -134,7 +134,8 @@ def test_a_voice_has_its_partials_at_multiples_of_its_pitch_and_takes_differ() -
         ({"vocabulary": 40}, "vocabulary=40 must be at most 27"),
         ({"takes": 1}, "takes=1 must be at least 2"),
         ({"sample_rate": 4000}, "sample_rate=4000 must be at least 8000"),
-        ({"pause": -1}, "pause=-1 must be at least 0"),
+        ({"pause": -1.0}, "pause=-1 must be at least 0 seconds"),
+        ({"accent": -1.0}, "accent=-1 must be at least 0 octaves"),
     ],
 )
 def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:

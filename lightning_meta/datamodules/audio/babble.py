@@ -136,8 +136,9 @@ class Babble(SpeechDataModule):
         super().__init__(vocabulary=vocabulary, **kwargs)
         require_at_least(1, train_speakers=train_speakers, val_speakers=val_speakers, test_speakers=test_speakers)
         require_at_least(2, takes=takes)
-        require_at_least(0, accent=accent)
         require_at_least(8000, sample_rate=self.mels.sample_rate)  # words have formants and noise up to half of it
+        if accent < 0:
+            raise ConfigError(f"accent={accent:g} must be at least 0 octaves.")
         if vocabulary - 1 > len(LETTERS):
             raise ConfigError(f"vocabulary={vocabulary} must be at most {len(LETTERS) + 1}: a letter for each word.")
         self.accent, self.takes = accent, takes

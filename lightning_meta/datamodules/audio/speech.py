@@ -188,7 +188,8 @@ class SpeechDataModule(EpisodicDataModule):
         require_at_least(2, vocabulary=vocabulary)
         require_at_least(1, shortest=shortest, support_speakers=support_speakers, query_speakers=query_speakers)
         require_at_least(1, bands=bands, sample_rate=sample_rate)
-        require_at_least(0, pause=pause)
+        if pause < 0:
+            raise ConfigError(f"pause={pause:g} must be at least 0 seconds.")
         speakers = max(support_speakers, query_speakers)
         if longest < shortest:
             raise ConfigError(f"longest={longest} words of a string are fewer than shortest={shortest}; raise it.")
