@@ -49,7 +49,7 @@ class Transcripts(Report):
         shown = sorted(range(len(rows)), key=lambda place: place % of_each)[: self.strings]  # one of each, then on
         spectra = tasks.query.x.float().cpu().flatten(0, 1)[shown]
         step = tested.data.mels.step
-        return {"transcripts": transcripts(spectra, [rows[place] for place in shown], step, tested.title)}
+        return {"transcripts": transcripts(spectra, [rows[place] for place in shown], step, tested.name)}
 
 
 def transcripts(spectra: Tensor, rows: Sequence[dict[str, str]], step: float, title: str = "Transcripts") -> Figure:
