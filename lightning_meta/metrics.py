@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
+from torchmetrics.functional.text import char_error_rate
 
 from lightning_meta.core import mean_and_ci95
+from lightning_meta.core.ctc import strings_of
 from lightning_meta.core.gaussian import Gaussian, log_density
 from lightning_meta.core.sentences import words_of
 from lightning_meta.core.sound import si_sdr, si_sdr_improvement, sounding
@@ -402,6 +404,21 @@ class EpisodicBLEU(EpisodicMetric):
             for found, true in zip(preds, targets, strict=True)
         ]
         return torch.tensor(scores, dtype=torch.float64, device=preds.device)
+
+
+class EpisodicCharErrorRate(EpisodicMetric):
+    """Insertions, deletions and substitutions that make the true strings of an episode, per symbol of those together.
+
+    Predictions `(T, Q, S)` and targets `(T, Q, L)` are numbers of symbols, with padding of 0 after them.
+    """
+
+    name, mode = "cer", "min"
+    scale, unit, digits = 100, "%", 2
+
+    @staticmethod
+    def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
+        rates = [char_error_rate(*map(strings_of, both)) for both in zip(preds, targets, strict=True)]
+        return torch.stack(rates).double().to(preds.device)
 
 
 def _matched(preds_TQM6: Tensor, targets_TQO5: Tensor) -> Tensor:

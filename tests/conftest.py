@@ -1,6 +1,7 @@
 """Small, seeded episodes and networks shared by the tests."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,15 @@ from lightning_meta.backbones import Conv4
 from lightning_meta.core import Batch, Episode, TaskOutput
 from lightning_meta.core.episode import EpisodeShape, Split
 from lightning_meta.core.sampling import episode_keys
-from lightning_meta.datamodules import Ciphers, ClassificationDataModule, RuleGraph, Scenes, Sinusoid, VoiceMixtures
+from lightning_meta.datamodules import (
+    Babble,
+    Ciphers,
+    ClassificationDataModule,
+    RuleGraph,
+    Scenes,
+    Sinusoid,
+    VoiceMixtures,
+)
 from lightning_meta.datamodules.class_bank import ClassBank
 from lightning_meta.datamodules.images import image_folder
 from lightning_meta.modules import EpisodicModule
@@ -120,6 +129,23 @@ def rule_graph(**overrides: Any) -> RuleGraph:
 def random_pairs(n_tasks: int = 3, k_shot: int = 2, n_query: int = 3) -> Episode:
     """Pairs of a graph with 60 ids, and others among 6 candidates."""
     source = rule_graph().load_source("train")
+    return source.sample(episode_keys(0, 0, range(n_tasks)), EpisodeShape(1, k_shot, n_query))
+
+
+def babble(**overrides: Any) -> Babble:
+    """As many episodes as in `blobs`, of strings of one to three of three words; two speakers in those of queries."""
+    settings: dict[str, Any] = dict(
+        vocabulary=4, shortest=2, longest=3, query_speakers=2, seconds=0.5, step=0.05, bands=6
+    )
+    settings |= dict(k_shot=4, n_query=3, train_speakers=5, val_speakers=2, test_speakers=3, takes=2)
+    settings |= dict(meta_batch_size=4, steps_per_epoch=4, val_episodes=5, test_episodes=7)
+    return Babble(**(settings | overrides))
+
+
+def random_strings(n_tasks: int = 3, k_shot: int = 5, n_query: int = 4) -> Episode:
+    """Strings of two or three of three words, in float64."""
+    source = babble().load_source("train")
+    source = replace(source, spectra=source.spectra.double())
     return source.sample(episode_keys(0, 0, range(n_tasks)), EpisodeShape(1, k_shot, n_query))
 
 

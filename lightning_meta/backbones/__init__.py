@@ -11,6 +11,7 @@ from lightning_meta.backbones.neighbour_encoder import NeighbourEncoder
 from lightning_meta.backbones.norm import EpisodicBatchNorm2d, norm_protocol, support_statistics
 from lightning_meta.backbones.r2d2_net import R2D2Net
 from lightning_meta.backbones.resnet12 import ResNet12
+from lightning_meta.backbones.speech_net import SpeechNet
 from lightning_meta.backbones.text import BagOfWords, EmbeddingAverage, TextCNN
 from lightning_meta.backbones.translator import Translator
 from lightning_meta.backbones.wrap import Timm, Wrapped, as_backbone
@@ -31,6 +32,7 @@ __all__ = [
     "NeighbourEncoder",
     "R2D2Net",
     "ResNet12",
+    "SpeechNet",
     "TextCNN",
     "Timm",
     "Translator",

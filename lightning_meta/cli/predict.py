@@ -5,10 +5,11 @@ python -m lightning_meta predict RUN --support PLACE --query PLACE [--out FOLDER
 RUN is the folder of a training run, `runs/<experiment>/version_<n>`. Of images, the support folder has a folder for
 each class, named as the class, `<support>/<class>/*.png`, and the query folder has the images to be classified; of
 sounds they have WAV files. Of mixtures of sounds, the support folder has a folder of WAV files for each voice, and the
-query folder has mixtures to be taken apart. Of a translator both are files of rows, with a `sentence` and, in the
-support, its `translation`. Of texts and tables both are files with the columns of the training data;
-the query's need not have the target. Of a TabPFN, which takes any table, both are files with the same columns, and the
-support has the one to be predicted as well.
+query folder has mixtures to be taken apart. Of speech, the support folder has WAV files and `transcripts.csv`, with the
+columns `file` and `text`, and the query folder has WAV files to be written down. Of a translator both are files of
+rows, with a `sentence` and, in the support, its `translation`. Of texts and tables both are files with the columns of
+the training data; the query's need not have the target. Of a TabPFN, which takes any table, both are files with the
+same columns, and the support has the one to be predicted as well.
 """
 
 import argparse
@@ -24,10 +25,12 @@ from pytorch_lightning.cli import instantiate_module
 from torch import Tensor
 
 from lightning_meta import checkpoints, shared_folder
+from lightning_meta.algorithms.initialize.meta_asr import MetaASR
 from lightning_meta.backbones import norm_protocol
 from lightning_meta.cli.names import RUNS, run_folder, runs_like
 from lightning_meta.cli.predict_rows import check_classes, of_each, predict_rows
 from lightning_meta.cli.predict_sounds import predict_sounds
+from lightning_meta.cli.predict_strings import predict_strings
 from lightning_meta.cli.predict_table import predict_table
 from lightning_meta.cli.predict_translations import predict_translations
 from lightning_meta.core import Batch
@@ -307,9 +310,12 @@ def main(arguments: Sequence[str]) -> None:
         facts = predict_sounds(module, data, given.support, given.query, out)
         print("\n".join([f"{title}: {checkpoint}", *(f"{name:<13} {fact}" for name, fact in facts)]))
         return
-    if isinstance(data, TranslationDataModule):
-        data.restore(state.get(type(data).__qualname__, {}))
-        found, facts = predict_translations(module, data, given.support, given.query)
+    if isinstance(module, MetaASR) or isinstance(data, TranslationDataModule):
+        if isinstance(module, MetaASR):
+            found, facts = predict_strings(module, data, given.support, given.query)
+        else:
+            data.restore(state.get(type(data).__qualname__, {}))
+            found, facts = predict_translations(module, data, given.support, given.query)
         facts.append(("files", write(out, found, given.json)))
         print("\n".join([f"{title}: {checkpoint}", *(f"{name:<13} {fact}" for name, fact in facts)]))
         return

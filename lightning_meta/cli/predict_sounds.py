@@ -1,6 +1,5 @@
 """A trained separator on mixtures of a user's: examples of each voice by itself, and files to be taken apart."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_meta.core import Batch
-from lightning_meta.core.sound import resample
-from lightning_meta.datamodules.audio.wav import Sound, read_wav, write_wav
+from lightning_meta.datamodules.audio.wav import read_all, write_wav
 from lightning_meta.datamodules.files import SOUNDS, example_files, sub_folders
 from lightning_meta.errors import ConfigError, DataError
 from lightning_meta.modules import SeparationModule
@@ -42,7 +40,9 @@ def predict_sounds(
         )
     solos = [example_files(support / voice, SOUNDS) for voice in voices]
     mixtures = example_files(query, SOUNDS)
-    sounds, notes = read_all([*(path for paths in solos for path in paths), *mixtures], data.sample_rate, data.length)
+    reason = f"the run was trained on segments of {data.length / data.sample_rate:g} s"
+    paths = [*(path for of_voice in solos for path in of_voice), *mixtures]
+    sounds, notes = read_all(paths, data.sample_rate, data.length, reason)
     whole = [torch.cat([sounds[path] for path in paths]) for paths in solos]
     examples = min(len(sound) for sound in whole) // data.length
     y_KVL = torch.stack([sound[: examples * data.length].view(examples, data.length) for sound in whole], 1)
@@ -73,40 +73,3 @@ def taken_apart(module: SeparationModule[Any], adapted: Any, x_L: Tensor, length
     found_BVL = torch.cat([module.predict(adapted, one[None]) for one in segments_BL]) * fade_L
     first, second = found_BVL[..., :half], found_BVL[..., half:]
     return (first[1:] + second[:-1]).movedim(1, 0).flatten(1)[:, : len(x_L)]
-
-
-def read_all(paths: Sequence[Path], sample_rate: int, least: int) -> tuple[dict[Path, Tensor], list[str]]:
-    """Sounds `(samples,)` of one channel at a sample rate, by their files; and what was done to them, in words.
-
-    Raises `DataError` where sounds are silent, or shorter than `least` samples: all of them at once.
-    """
-    sounds, errors, rates, several = {}, [], set[int](), 0
-    for path in paths:
-        try:
-            sound = read_wav(path)
-            sounds[path] = usable(sound, sample_rate, least, path)
-        except DataError as error:
-            errors.append(str(error))
-            continue
-        rates |= {sound.sample_rate} - {sample_rate}
-        several += sound.samples.shape[1] > 1
-    if errors:
-        raise DataError(" ".join([f"{len(errors)} sounds cannot be used:", *errors] if len(errors) > 1 else errors))
-    notes = {
-        f"resampled to {sample_rate} Hz from {', '.join(f'{rate} Hz' for rate in sorted(rates))}": rates,
-        f"of several channels, their mean taken: {several} of {len(paths)}": several,
-    }
-    return sounds, [note for note, happened in notes.items() if happened]
-
-
-def usable(sound: Sound, sample_rate: int, least: int, path: Path) -> Tensor:
-    """Its samples `(samples,)`. Raises `DataError` where they are too few, or silence."""
-    mono = sound.samples.mean(1)
-    if len(mono) * sample_rate < least * sound.sample_rate:
-        raise DataError(
-            f"{path} is too short: {len(mono) / sound.sample_rate:.2f} s, where the run was trained on segments of "
-            f"{least / sample_rate:g} s. Give a longer one, or remove it."
-        )
-    if mono.min() == mono.max():
-        raise DataError(f"{path} is silent. Remove it.")
-    return resample(mono, sound.sample_rate, sample_rate)

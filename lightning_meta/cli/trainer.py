@@ -61,7 +61,7 @@ SWITCHES = {
 PACKAGES = {MLFlowLogger: "mlflow", TensorBoardLogger: "tensorboard", TrackioLogger: "trackio"}
 # data.<key> -> model.<key> or model.backbone.<key>: set once, on the data.
 PROCESSES_PER_CORE = 4  # at most; each holds the libraries and its data in memory
-LINKED = ("n_way", "k_shot", "vocabulary", "length")
+LINKED = ("n_way", "k_shot", "vocabulary", "length", "bands")
 
 
 class ComposingParser(LightningArgumentParser):

@@ -49,9 +49,7 @@ class LogMels:
 
     @property
     def points(self) -> int:
-        """Of a spectrum: the window's, doubled until the lowest, narrowest band has one, and once at least."""
-        narrowest = float(hertz(mel(torch.tensor(self.sample_rate / 2)) / (self.size + 1)))
-        return self.window * 2 ** max(ceil(log2(self.sample_rate / self.window / narrowest)), 1)
+        return spectrum_points(self.window, self.size, self.sample_rate)
 
     @cached_property
     def bands(self) -> Tensor:
@@ -61,9 +59,60 @@ class LogMels:
         """Pictures `(B, 1, size, size)` of clips `(B, length)`, none of which is silent."""
         clips = F.pad(clips, (0, self.hop * self.size - self.length))
         power = power_spectra(clips, self.points, self.window, self.hop)[..., : self.size]
-        decibels = 10 * (self.bands @ power).clamp_min(1e-30).log10()
-        above = decibels - decibels.amax((-2, -1), keepdim=True) + FLOOR
-        return (above.clamp_min(0) * (255 / FLOOR)).round().to(torch.uint8).flip(-2)[:, None]
+        return (255 * above_floor(decibels(self.bands @ power))).round().to(torch.uint8).flip(-2)[:, None]
+
+
+@dataclass(frozen=True)
+class MelFrames:
+    """Takes sounds of any length apart into frames, a step of time each, for networks that read them one by one.
+
+    Args:
+        sample_rate: samples in a second.
+        step: seconds from one frame to the next.
+        bands: mel bands.
+    """
+
+    sample_rate: int
+    step: float
+    bands: int
+
+    @property
+    def hop(self) -> int:
+        """Samples from one frame to the next."""
+        return round(self.sample_rate * self.step)
+
+    @property
+    def window(self) -> int:
+        return OVERLAP * self.hop
+
+    @property
+    def points(self) -> int:
+        return spectrum_points(self.window, self.bands, self.sample_rate)
+
+    @cached_property
+    def triangles(self) -> Tensor:
+        return mel_bands(self.bands, self.points, self.sample_rate)
+
+    def __call__(self, sounds: Tensor) -> Tensor:
+        """Decibels `(B, frames, bands)` of sounds `(B, samples)`; as many frames as hear something of them."""
+        sounds = F.pad(sounds, (0, -sounds.shape[-1] % self.hop))
+        return decibels(self.triangles @ power_spectra(sounds, self.points, self.window, self.hop)).mT
+
+
+def decibels(power: Tensor) -> Tensor:
+    return 10 * power.clamp_min(1e-30).log10()
+
+
+def above_floor(decibels: Tensor) -> Tensor:
+    """1 at the loudest place of a spectrum `(..., rows, columns)`, 0 where it is `FLOOR` decibels below or less."""
+    above = decibels - decibels.amax((-2, -1), keepdim=True) + FLOOR
+    return above.clamp_min(0) / FLOOR
+
+
+def spectrum_points(window: int, bands: int, sample_rate: int) -> int:
+    """Of a spectrum: the window's, doubled until the lowest, narrowest band has one, and once at least."""
+    narrowest = float(hertz(mel(torch.tensor(sample_rate / 2)) / (bands + 1)))
+    return window * 2 ** max(ceil(log2(sample_rate / window / narrowest)), 1)
 
 
 def power_spectra(clips: Tensor, points: int, window: int, hop: int) -> Tensor:

@@ -3,7 +3,10 @@
 from lightning_meta.datamodules.arrivals import Arrivals
 from lightning_meta.datamodules.audio.audio_classes import AudioClasses, AudioFiles
 from lightning_meta.datamodules.audio.audio_folder import AudioFolder
+from lightning_meta.datamodules.audio.babble import Babble
+from lightning_meta.datamodules.audio.speech import SpeechDataModule
 from lightning_meta.datamodules.audio.spoken_digits import SpokenDigits
+from lightning_meta.datamodules.audio.spoken_strings import SpokenStrings
 from lightning_meta.datamodules.audio.timbres import Timbres
 from lightning_meta.datamodules.audio.voice_mixtures import VoiceMixtures
 from lightning_meta.datamodules.base import EpisodicDataModule, TaskDataModule
@@ -74,6 +77,7 @@ __all__ = [
     "AudioFiles",
     "AudioFolder",
     "Autoencoder",
+    "Babble",
     "BilevelDataModule",
     "CACTUs",
     "Ciphers",
@@ -120,7 +124,9 @@ __all__ = [
     "Sinusoid",
     "SinusoidWithIdentity",
     "SklearnTables",
+    "SpeechDataModule",
     "SpokenDigits",
+    "SpokenStrings",
     "Tables",
     "TabularPrior",
     "TaskDataModule",

@@ -263,7 +263,7 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
             raise ConfigError(
                 f"{type(self).__name__} names one class for each input, but the targets of {datamodule.name} have the "
                 f"shape {tuple(episode.query.y.shape)}; masks are for ProtoSegmentation, "
-                "sentences for MetaNMT."
+                "sentences for MetaNMT, speech for MetaASR."
             )
         if not numbers and isinstance(self.metric, EpisodicMSE | EpisodicLogLikelihood):
             raise ConfigError(

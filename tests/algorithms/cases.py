@@ -9,6 +9,7 @@ play, in one or more of these:
     SEPARATORS: likewise those that take mixtures of sounds apart.
     TRANSLATORS: likewise those that read and write sentences.
     RELATIONS: likewise those that compare pairs of a graph.
+    RECOGNISERS: likewise those that write down what is said.
     VARIANTS: the same classes with other settings, for what is cheap to check.
     TRANSDUCTIVE_IN_TRAINING: a class whose definition breaks what the inductive protocol promises, and why.
 
@@ -16,6 +17,7 @@ These files are imported here, so they cannot import from here.
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from lightning_meta.core import Episode
 from lightning_meta.datamodules import EpisodicDataModule
 from tests.conftest import (
     Make,
+    babble,
     blobs,
     chorales,
     ciphers,
@@ -37,6 +40,7 @@ from tests.conftest import (
     random_mixtures,
     random_pairs,
     random_sentences,
+    random_strings,
     rule_graph,
     scenes,
     sinusoids,
@@ -55,22 +59,22 @@ def joined(parts: Iterable[dict[Any, Any]]) -> dict[Any, Any]:
 
 names = [f"test_{file.stem}" for file in sorted(Path(algorithms.__file__).parent.glob("*/[a-z]*.py"))]
 files = [import_module(f"{__package__}.{name}") for name in names if Path(__file__).with_name(f"{name}.py").exists()]
-OTHER_DATA = ("REGRESSORS", "SEGMENTERS", "DETECTORS", "SEPARATORS", "TRANSLATORS", "RELATIONS")
-(
-    ALGORITHMS,
-    REGRESSORS,
-    SEGMENTERS,
-    DETECTORS,
-    SEPARATORS,
-    TRANSLATORS,
-    RELATIONS,
-    VARIANTS,
-    TRANSDUCTIVE_IN_TRAINING,
-) = (
-    joined(getattr(file, kind, {}) for file in files)
-    for kind in ("CASES", *OTHER_DATA, "VARIANTS", "TRANSDUCTIVE_IN_TRAINING")
+ALGORITHMS, VARIANTS, TRANSDUCTIVE_IN_TRAINING = (
+    joined(getattr(file, kind, {}) for file in files) for kind in ("CASES", "VARIANTS", "TRANSDUCTIVE_IN_TRAINING")
 )
-ONE_OF_A_CLASS = joined([ALGORITHMS, REGRESSORS, SEGMENTERS, DETECTORS, SEPARATORS, TRANSLATORS, RELATIONS])
+# Of kinds of data other than images: what makes random episodes, and what is quick to train on.
+OTHER_DATA: dict[str, tuple[Callable[..., Episode], Callable[..., EpisodicDataModule]]] = {
+    "REGRESSORS": (random_functions, lambda **overrides: sinusoids()),
+    "SEGMENTERS": (random_masks, partial(scenes, "masks")),
+    "DETECTORS": (random_boxes, partial(scenes, "boxes")),
+    "SEPARATORS": (random_mixtures, lambda **overrides: chorales()),
+    "TRANSLATORS": (random_sentences, ciphers),
+    "RECOGNISERS": (random_strings, babble),
+    "RELATIONS": (random_pairs, rule_graph),
+}
+OF_OTHER_DATA = {kind: joined(getattr(file, kind, {}) for file in files) for kind in OTHER_DATA}
+REGRESSORS = OF_OTHER_DATA["REGRESSORS"]
+ONE_OF_A_CLASS = joined([ALGORITHMS, *OF_OTHER_DATA.values()])
 CASES = joined([ONE_OF_A_CLASS, VARIANTS])
 
 
@@ -84,27 +88,17 @@ def make_of(name: str) -> Make:
     return getattr(CASES[name], "values", [CASES[name]])[0]
 
 
+def other_data(name: str) -> tuple[Callable[..., Episode], Callable[..., EpisodicDataModule]]:
+    """What makes random episodes for a case, and data that it is quick to train on."""
+    kinds = (kind for kind, cases in OF_OTHER_DATA.items() if name in cases)
+    return next((OTHER_DATA[kind] for kind in kinds), (random_episodes, blobs))
+
+
 def draw_for(name: str) -> Callable[..., Episode]:
     """What makes random episodes for a case."""
-    draws = (
-        (REGRESSORS, random_functions),
-        (SEGMENTERS, random_masks),
-        (DETECTORS, random_boxes),
-        (SEPARATORS, random_mixtures),
-        (TRANSLATORS, random_sentences),
-        (RELATIONS, random_pairs),
-    )
-    return next((draw for cases, draw in draws if name in cases), random_episodes)
+    return other_data(name)[0]
 
 
 def data_for(name: str, **overrides: Any) -> EpisodicDataModule:
     """Data that a case is quick to train on."""
-    if name in SEGMENTERS or name in DETECTORS:
-        return scenes("masks" if name in SEGMENTERS else "boxes", **overrides)
-    if name in SEPARATORS:
-        return chorales()
-    if name in TRANSLATORS:
-        return ciphers(**overrides)
-    if name in RELATIONS:
-        return rule_graph(**overrides)
-    return sinusoids() if name in REGRESSORS else blobs(**overrides)
+    return other_data(name)[1](**overrides)

@@ -516,7 +516,7 @@ TAKING = [
     name
     for name in algorithms.__all__
     if "backbone" in signature(getattr(algorithms, name)).parameters
-    and name not in (*MAPS, "MetaNMT", "GMatching")  # which translates, and which compares pairs of a graph
+    and name not in (*MAPS, "MetaNMT", "MetaASR", "GMatching")  # translations, speech, graphs
     and issubclass(getattr(algorithms, name), EpisodicModule)
 ]
 

@@ -32,6 +32,7 @@ from lightning_meta.datamodules import (
     Rollouts,
     School,
     SpokenDigits,
+    SpokenStrings,
     TextClasses,
     Timbres,
 )
@@ -77,6 +78,7 @@ QUICK_DATA = {
     "ProjectedImages": shlex.split("--data.val_per_class 10 --data.test_per_class 10"),
     "Domains": [*QUICK_EPISODES, *QUICK_ROTATIONS],
     "Rollouts": ["--data.trajectories", "1"],
+    "Babble": shlex.split("--data.train_speakers 2 --data.val_speakers 2 --data.test_speakers 2 --data.takes 2"),
     "VoiceMixtures": ["--data.pieces", "[1,1,1]"],
 }  # fmt: skip
 
@@ -91,6 +93,11 @@ def random_bank(data: ClassificationDataModule, split: Split) -> ClassBank:
     return ClassBank.from_classes(torch.randint(256, (70, 20, *size), dtype=torch.uint8, generator=generator))
 
 
+def random_recordings(data: SpokenStrings, split: Split) -> torch.Tensor:
+    """Two, of each digit by each of two speakers."""
+    return torch.rand(2, data.vocabulary - 1, 2, 1000, generator=torch.Generator().manual_seed(0))
+
+
 def random_rows() -> dict[str, list[dict[str, float]]]:
     """Of ten schools, in the place of `School.rows`."""
     values = torch.rand(10, 25, 28, generator=torch.Generator().manual_seed(0)).tolist()
@@ -103,6 +110,9 @@ def _random_images_and_no_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     for data in (CIFARFS, Glyphs, MNIST, MNISTTest, Omniglot, SpokenDigits, TextClasses, Timbres):
         monkeypatch.setattr(data, "prepare_data", lambda self: None)
         monkeypatch.setattr(data, "load_source", random_bank)
+    monkeypatch.setattr(SpokenStrings, "prepare_data", lambda self: None)
+    monkeypatch.setattr(SpokenStrings, "recordings", random_recordings)
+    monkeypatch.setattr(SpokenStrings, "count_speakers", lambda self, split: 2)
     monkeypatch.setattr(School, "rows", random_rows())
     monkeypatch.setattr(SpokenDigits, "class_names", lambda self, split: None)  # which are those of its files
     monkeypatch.setattr("lightning_meta.modules.episodic.start_from", lambda backbone, place: f"not from {place}")

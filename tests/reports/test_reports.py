@@ -66,10 +66,11 @@ from tests.algorithms.bilevel_cases import cell, held_out, network
 from tests.algorithms.rollout_cases import arms, navigation, rollouts
 from tests.algorithms.test_figr import SMALL as PLAYERS
 from tests.algorithms.test_g_matching import matching
+from tests.algorithms.test_meta_asr import asr
 from tests.algorithms.test_meta_nmt import nmt
 from tests.algorithms.test_neural_statistician import SMALL as STATISTICIAN
 from tests.algorithms.test_proto_segmentation import maps
-from tests.conftest import SIZE, blobs, chorales, ciphers, conv4, rule_graph, scenes, sinusoids
+from tests.conftest import SIZE, babble, blobs, chorales, ciphers, conv4, rule_graph, scenes, sinusoids
 from tests.datamodules.test_projected import projected
 from tests.reports.conftest import run_test
 
@@ -221,6 +222,7 @@ RUNS: dict[str, tuple[Callable[[], Any], Callable[[], Any], set[str], set[str]]]
     "arms": (lambda: RL2(1, Discrete(3), hidden=4), arms, {"regret"}, set()),
     "masks": (lambda: ProtoSegmentation(maps()), lambda: scenes("masks"), {"scene_gallery"}, set()),
     "mixtures": (lambda: MetaTasNet(window=64, channels=4, hidden=4, blocks=1), chorales, {"separation"}, set()),
+    "speech": (asr, babble, {"adaptation_curve", "transcripts"}, set()),
     "boxes": (lambda: ProtoDetection(maps()), lambda: scenes("boxes"), {"scene_gallery"}, set()),
     "likelihoods of images": (
         lambda: NeuralStatistician(**STATISTICIAN), blobs,

@@ -48,15 +48,7 @@ class SpokenDigits(AudioFiles):
     @cached_property
     def files(self) -> dict[str, list[Path]]:
         """By digit and speaker: `five theo`."""
-        found = defaultdict[str, list[Path]](list)
-        for path in sorted(self.recordings.glob("*.wav")):
-            name = NAME.fullmatch(path.name)
-            if name is None:
-                raise DataError(f"{path} is not called <digit>_<speaker>_<number>.wav. Rename or remove it.")
-            found[f"{DIGITS[int(name['digit'])]} {name['speaker']}"].append(path)
-        if not found:
-            raise DataError(f"{self.recordings} has no recordings (*.wav). {ORIGIN}")
-        return dict(found)
+        return recorded_in(self.recordings)
 
     @cached_property
     def groups(self) -> dict[Split, dict[str, list[str]]]:
@@ -79,3 +71,16 @@ class SpokenDigits(AudioFiles):
             return [group for name in names if (group := f"{digit} {name}") in self.files]
 
         return {split: {digit: of(digit, speakers[split]) for digit in digits} for split, digits in OF_SPLIT.items()}
+
+
+def recorded_in(folder: Path) -> dict[str, list[Path]]:
+    """The recordings of a folder by digit and speaker: `five theo`. Raises `DataError`."""
+    found = defaultdict[str, list[Path]](list)
+    for path in sorted(folder.glob("*.wav")):
+        name = NAME.fullmatch(path.name)
+        if name is None:
+            raise DataError(f"{path} is not called <digit>_<speaker>_<number>.wav. Rename or remove it.")
+        found[f"{DIGITS[int(name['digit'])]} {name['speaker']}"].append(path)
+    if not found:
+        raise DataError(f"{folder} has no recordings (*.wav). {ORIGIN}")
+    return dict(found)

@@ -5,6 +5,7 @@ The standard library's `wave` knows whole numbers only, and takes a file that wa
 
 import struct
 import wave
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,6 +76,40 @@ def write_wav(path: Path, samples: Tensor, sample_rate: int) -> None:
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, sample_rate, len(whole), "NONE", ""))
         file.writeframes(whole.numpy().astype("<i2").tobytes())
+
+
+def read_all(
+    paths: Sequence[Path], sample_rate: int, least: int = 1, reason: str = "there must be a sample"
+) -> tuple[dict[Path, Tensor], list[str]]:
+    """Sounds `(samples,)` of one channel at a sample rate, by their files; and what was done to them, in words.
+
+    Raises `DataError` where sounds are silent, or shorter than `least` samples, for a `reason`: all of them at once.
+    """
+    sounds, errors, rates, several = {}, [], set[int](), 0
+    for path in paths:
+        try:
+            sound = read_wav(path)
+            mono = sound.samples.mean(1)
+            if len(mono) * sample_rate < least * sound.sample_rate:
+                raise DataError(
+                    f"{path} is too short: {len(mono) / sound.sample_rate:.2f} s, where {reason}. Give a longer one, "
+                    "or remove it."
+                )
+            if mono.min() == mono.max():
+                raise DataError(f"{path} is silent. Remove it.")
+            sounds[path] = resample(mono, sound.sample_rate, sample_rate)
+        except DataError as error:
+            errors.append(str(error))
+            continue
+        rates |= {sound.sample_rate} - {sample_rate}
+        several += sound.samples.shape[1] > 1
+    if errors:
+        raise DataError(" ".join([f"{len(errors)} sounds cannot be used:", *errors] if len(errors) > 1 else errors))
+    notes = {
+        f"resampled to {sample_rate} Hz from {', '.join(f'{rate} Hz' for rate in sorted(rates))}": rates,
+        f"of several channels, their mean taken: {several} of {len(paths)}": several,
+    }
+    return sounds, [note for note, happened in notes.items() if happened]
 
 
 def clip_of(sound: Sound, picture: LogMels, path: Path) -> Tensor:

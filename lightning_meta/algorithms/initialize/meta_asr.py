@@ -1,0 +1,124 @@
+"""MetaASR: recognise the speech of a language, or a speaker, of which there is little, from a meta-learned start.
+
+Hsu, Chen, Lee: "Meta Learning for End-to-End Low-Resource Speech Recognition" (2019), arXiv:1910.12094: MAML over
+languages, with the loss of connectionist temporal classification.
+
+Where the query sets have other speech than the support sets it is meta-transfer learning: Winata, Cahyawijaya, Lin,
+Liu, Xu, Fung: "Meta-Transfer Learning for Code-Switched Speech Recognition" (2020), arXiv:2004.14228: inner steps on
+speech of one kind, and the gradient of an outer step, on speech of another, where they have led. Which speech that is
+the data say: see `SpeechDataModule`. The authors' code adds up the gradients at adapted weights and applies them to
+the start, which is first order, as is the default here.
+
+Deviations: tasks are speakers, and symbols are words that all of them share. The recogniser is a small convolutional
+network for both; that of meta-transfer learning is a Transformer, which writes symbol after symbol. Strings are read
+off the likeliest path, without a beam search or a language model. The loss is in nats per symbol of a string, mean over
+strings.
+
+`inner_steps: 0` is what both papers compare with, one recogniser for everybody (multitask or joint training), which is
+fine-tuned afterwards.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.func import functional_call
+
+from lightning_meta.backbones import SpeechNet
+from lightning_meta.core import SGD, Batch, InnerOptimizer, Params, TaskOutput, trainable, unroll
+from lightning_meta.core.ctc import BLANK, ctc_nats, read_off
+from lightning_meta.core.episode import Split
+from lightning_meta.datamodules.base import EpisodicDataModule
+from lightning_meta.errors import ConfigError, require_at_least
+from lightning_meta.metrics import EpisodicCharErrorRate, EpisodicMetric
+from lightning_meta.modules import EpisodicModule
+from lightning_meta.modules.learned_rates import inner_optimizer_for
+
+
+class MetaASR(EpisodicModule[Params]):
+    """Adapt a recogniser to strings of a speaker and what they say; meta-learn where that starts.
+
+    Args:
+        backbone: the recogniser.
+        inner_lr: step size of the inner loop.
+        inner_steps: adaptation steps in training; 0 trains one recogniser for all speakers.
+        eval_inner_steps: adaptation steps in validation and test. None: as in training.
+        first_order: drop second derivatives, as the code of meta-transfer learning does.
+        inner_optimizer: makes the inner optimizer from the step size. None: `SGD`.
+        metric: None: `EpisodicCharErrorRate`.
+        **kwargs: of `EpisodicModule`.
+    """
+
+    def __init__(
+        self,
+        backbone: SpeechNet,
+        inner_lr: float = 0.1,
+        inner_steps: int = 3,
+        eval_inner_steps: int | None = None,
+        first_order: bool = True,
+        inner_optimizer: Callable[[float], InnerOptimizer] | None = None,
+        metric: EpisodicMetric | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(metric=metric or EpisodicCharErrorRate(), **kwargs)
+        require_at_least(0, inner_steps=inner_steps, eval_inner_steps=eval_inner_steps)
+        self.backbone, self.first_order, self.inner_steps = backbone, first_order, inner_steps
+        self.eval_inner_steps = inner_steps if eval_inner_steps is None else eval_inner_steps
+        self.inner_optimizer = inner_optimizer_for(self.theta, inner_lr, inner_optimizer or SGD)
+
+    def theta(self) -> Params:
+        """Where the inner loop starts: all parameters of the recogniser, by name."""
+        return trainable(self.backbone)
+
+    @property
+    def steps(self) -> int:
+        """Adaptation steps of the current mode, training or evaluation."""
+        return self.inner_steps if self.training else self.eval_inner_steps
+
+    def logits(self, params: Params, x: Tensor) -> Tensor:
+        """Of the symbols in each step of time, `(Q, S, C)`."""
+        return functional_call(self.backbone, params, (x,))
+
+    def adapt(self, support: Batch) -> Params:
+        """Fast weights phi by parameter name."""
+        return unroll(
+            lambda params: nats_per_symbol(self.logits(params, support.x), support.y),
+            self.theta(),
+            self.inner_optimizer,
+            self.steps,
+            self.first_order,
+        )
+
+    def query_loss(self, phi: Params, query: Batch) -> TaskOutput:
+        logits_QSC = self.logits(phi, query.x)
+        return TaskOutput(nats_per_symbol(logits_QSC, query.y), read_off(logits_QSC))
+
+    def unknown_targets(self, x: Tensor, outputs: int) -> Tensor:
+        return x.new_ones(x.shape[0], 1).long()
+
+    def check_input(self, datamodule: EpisodicDataModule, split: Split) -> None:
+        """Raise `ConfigError` when a split's episodes are no strings, or others than the recogniser's."""
+        query, name, backbone = datamodule.dataset(split)[0].query, datamodule.name, self.backbone
+        if not query.x.is_floating_point() or query.y.is_floating_point() or query.x.dim() != 3 or query.y.dim() != 2:
+            raise ConfigError(
+                f"{type(self).__name__} writes down sounds, rows of frames, but the examples of {name} are "
+                f"{tuple(query.x.shape[1:])} and {tuple(query.y.shape[1:])}; take Babble or SpokenStrings."
+            )
+        frames, bands, symbols = *query.x.shape[1:], getattr(datamodule, "vocabulary", 0)
+        if bands != backbone.bands or symbols > backbone.vocabulary:
+            raise ConfigError(
+                f"the backbone is for bands={backbone.bands} and vocabulary={backbone.vocabulary}, but {name} has "
+                f"{bands} and {symbols}; take the data's."
+            )
+        longest = query.y.shape[1]
+        if backbone.steps(frames) < 2 * longest - 1:
+            raise ConfigError(
+                f"{frames} frames are {backbone.steps(frames)} steps of stride={backbone.stride}, but {longest} equal "
+                f"symbols take {2 * longest - 1}, with the blanks between them; lower model.backbone.stride or "
+                "data.step."
+            )
+
+
+def nats_per_symbol(logits_QSC: Tensor, y_QL: Tensor) -> Tensor:
+    """Mean over strings of their minus log-likelihoods, divided by their lengths."""
+    return (ctc_nats(logits_QSC, y_QL) / (y_QL != BLANK).sum(-1).clamp_min(1)).mean()
