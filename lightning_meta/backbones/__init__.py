@@ -12,6 +12,7 @@ from lightning_meta.backbones.r2d2_net import R2D2Net
 from lightning_meta.backbones.resnet12 import ResNet12
 from lightning_meta.backbones.text import BagOfWords, EmbeddingAverage, TextCNN
 from lightning_meta.backbones.translator import Translator
+from lightning_meta.backbones.word_windows import WordWindows
 from lightning_meta.backbones.wrap import Timm, Wrapped, as_backbone
 from lightning_meta.backbones.wrn import WideResNet
 
@@ -33,6 +34,7 @@ __all__ = [
     "Timm",
     "Translator",
     "WideResNet",
+    "WordWindows",
     "Wrapped",
     "as_backbone",
     "norm_protocol",
