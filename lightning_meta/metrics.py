@@ -51,6 +51,11 @@ class EpisodicMetric(Metric):
         """One value for each of T episodes from their predictions `(T, Q, ...)` and targets `(T, Q, ...)`."""
         raise NotImplementedError
 
+    @staticmethod
+    def blank(x: Tensor, outputs: int) -> Tensor:
+        """Targets of inputs `(Q, ...)` of which none are known. The sizes come from shapes, which torch.export follows."""
+        return x.new_zeros(x.shape[0], outputs)
+
     def update(self, values: Tensor) -> None:
         """Add episodes by their values `(T,)`."""
         values = values.detach().double()
@@ -106,6 +111,10 @@ class EpisodicAccuracy(EpisodicMetric):
     @staticmethod
     def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
         return (preds.argmax(-1) == targets).double().mean(-1)
+
+    @staticmethod
+    def blank(x: Tensor, outputs: int) -> Tensor:
+        return x.new_zeros(x.shape[0], dtype=torch.long)
 
 
 class EpisodicR2(EpisodicMetric):
@@ -274,6 +283,10 @@ class EpisodicSpanF1(EpisodicMetric):
         right = found.begins & true.begins & (found.entity == true.entity) & (found.end == true.end)
         right_T, found_T, true_T = (where.sum((1, 2)).double() for where in (right, found.begins, true.begins))
         return 2 * right_T / (found_T + true_T).clamp_min(1)
+
+    @staticmethod
+    def blank(x: Tensor, outputs: int) -> Tensor:
+        return x.new_zeros(x.shape[:2], dtype=torch.long)
 
 
 class EpisodicWordAccuracy(EpisodicMetric):

@@ -15,7 +15,14 @@ from lightning_meta.backbones import Conv4
 from lightning_meta.core import Batch, Episode, TaskOutput
 from lightning_meta.core.episode import EpisodeShape, Split
 from lightning_meta.core.sampling import episode_keys
-from lightning_meta.datamodules import Ciphers, ClassificationDataModule, Scenes, Sinusoid, VoiceMixtures
+from lightning_meta.datamodules import (
+    Ciphers,
+    ClassificationDataModule,
+    MadeUpEntities,
+    Scenes,
+    Sinusoid,
+    VoiceMixtures,
+)
 from lightning_meta.datamodules.class_bank import ClassBank
 from lightning_meta.datamodules.images import image_folder
 from lightning_meta.modules import EpisodicModule
@@ -108,6 +115,19 @@ def random_sentences(n_tasks: int = 3, k_shot: int = 5, n_query: int = 4) -> Epi
     """Of languages of 8 words, no longer than 8."""
     source = ciphers().load_source("train")
     return source.sample(episode_keys(0, 0, range(n_tasks)), EpisodeShape(1, k_shot, n_query))
+
+
+def made_up_entities(**overrides: Any) -> MadeUpEntities:
+    """As many episodes as in `blobs`, of short lists of languages."""
+    settings: dict[str, Any] = dict(k_shot=4, n_query=3, vocabulary=100, train_languages=20, val_languages=3)
+    settings |= dict(meta_batch_size=4, steps_per_epoch=4, val_episodes=5, test_episodes=7)
+    return MadeUpEntities(**(settings | overrides))
+
+
+def random_tagged(n_tasks: int = 3, k_shot: int = 4, n_query: int = 3) -> Episode:
+    """Sentences of made-up languages with the tags of their words."""
+    source = made_up_entities().load_source("train")
+    return source.sample(episode_keys(0, 0, range(n_tasks)), EpisodeShape(9, k_shot, n_query))
 
 
 def random_masks(n_tasks: int = 3, n_way: int = 3, k_shot: int = 2, n_query: int = 2) -> Episode:

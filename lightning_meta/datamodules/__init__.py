@@ -34,7 +34,7 @@ from lightning_meta.datamodules.images.torchvision_images import CIFAR10, MNIST,
 from lightning_meta.datamodules.language.ciphers import Ciphers
 from lightning_meta.datamodules.language.made_up_entities import MadeUpEntities
 from lightning_meta.datamodules.language.parallel_text import LanguageSplit, ParallelText
-from lightning_meta.datamodules.language.tagged_sentences import TaggedSentences
+from lightning_meta.datamodules.language.tagged_sentences import MasakhaNER, TaggedSentences
 from lightning_meta.datamodules.language.tagging import TaggingDataModule
 from lightning_meta.datamodules.language.translations import TranslationDataModule
 from lightning_meta.datamodules.optimizees.image_optimizees import ImageOptimizees
@@ -99,6 +99,7 @@ __all__ = [
     "MadeUpEntities",
     "MadeUpRelations",
     "MarkedTexts",
+    "MasakhaNER",
     "MetaDatasetTasks",
     "Mixed",
     "OfBackbone",

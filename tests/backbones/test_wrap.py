@@ -516,7 +516,7 @@ TAKING = [
     name
     for name in algorithms.__all__
     if "backbone" in signature(getattr(algorithms, name)).parameters
-    and name not in (*MAPS, "MetaNMT")  # which translates
+    and name not in (*MAPS, "MetaNMT", "TokenProtoNet")  # which read sentences
     and issubclass(getattr(algorithms, name), EpisodicModule)
 ]
 

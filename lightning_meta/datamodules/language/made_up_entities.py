@@ -105,7 +105,7 @@ class MadeUpEntities(TaggingDataModule):
     in another.
 
     Args:
-        n_way, k_shot, n_query, entities, vocabulary, parts: of `TaggingDataModule`.
+        n_way, k_shot, n_query, entities, vocabulary, word_parts: of `TaggingDataModule`.
         length: words of a sentence: 18.
         train_languages, val_languages, test_languages: how many there are.
         words: of a language, besides those for kinds.
@@ -119,14 +119,14 @@ class MadeUpEntities(TaggingDataModule):
         n_query: int = 30,
         vocabulary: int = 1000,
         length: int = LENGTH,
-        parts: int = 6,
+        word_parts: int = 6,
         train_languages: int = 1000,
         val_languages: int = 100,
         test_languages: int = 200,
         words: int = 30,
         **kwargs: Any,
     ) -> None:
-        super().__init__(n_way, k_shot, n_query, vocabulary=vocabulary, length=length, parts=parts, **kwargs)
+        super().__init__(n_way, k_shot, n_query, vocabulary=vocabulary, length=length, word_parts=word_parts, **kwargs)
         require_at_least(
             1, train_languages=train_languages, val_languages=val_languages, test_languages=test_languages, words=words
         )
@@ -145,8 +145,8 @@ class MadeUpEntities(TaggingDataModule):
         keys = episode_keys(self.seed, LANGUAGES + STREAM[split], np.arange(self.counts[split]))
         words = choose(keys, WORDS, len(self.entities) + self.words)
         kinds, fillers = np.split(words, [len(self.entities)], axis=1)
-        parts = [hashed_parts(word, self.vocabulary, self.parts) for word in written()]
-        return MadeUpSource(kinds, fillers, torch.tensor([*parts, [0] * self.parts]))
+        parts = [hashed_parts(word, self.vocabulary, self.word_parts) for word in written()]
+        return MadeUpSource(kinds, fillers, torch.tensor([*parts, [0] * self.word_parts]))
 
     def count_languages(self, split: Split) -> int:
         return self.counts[split]

@@ -1,7 +1,4 @@
-"""Real languages as tasks: sentences of each with a tag for every word, from files.
-
-Adelani et al.: "MasakhaNER: Named Entity Recognition for African Languages" (2021), arXiv:2103.11811, is laid out so.
-"""
+"""Real languages as tasks: sentences of each with a tag for every word, from files."""
 
 import logging
 from collections.abc import Sequence
@@ -52,9 +49,11 @@ class TaggedSentences(TaggingDataModule):
     Args:
         root: folder of the languages.
         split: which languages are for training, validation and test.
-        n_way, k_shot, n_query, entities, vocabulary, length, parts: of `TaggingDataModule`.
+        n_way, k_shot, n_query, entities, vocabulary, length, word_parts: of `TaggingDataModule`.
         **kwargs: of `TaggingDataModule`.
     """
+
+    origin = ""  # a sentence that says where the files can be had
 
     def __init__(
         self,
@@ -66,10 +65,10 @@ class TaggedSentences(TaggingDataModule):
         entities: Sequence[str] = ENTITIES,
         vocabulary: int = 5000,
         length: int = 32,
-        parts: int = 10,
+        word_parts: int = 10,
         **kwargs: Any,
     ) -> None:
-        super().__init__(n_way, k_shot, n_query, entities, vocabulary, length, parts, **kwargs)
+        super().__init__(n_way, k_shot, n_query, entities, vocabulary, length, word_parts, **kwargs)
         self.root = Path(root)
         self.names: dict[Split, list[str]] = {"train": split.train, "val": split.val, "test": split.test}
         everywhere = [name for names in self.names.values() for name in names]
@@ -101,7 +100,7 @@ class TaggedSentences(TaggingDataModule):
 
     def encode(self, sentences: Sequence[Tagged]) -> Batch:
         """Parts of words `(sentences, length, parts)` and tags `(sentences, length)`."""
-        x_MLG = encoded_words([sentence.words for sentence in sentences], self.length, self.vocabulary, self.parts)
+        x_MLG = encoded_words([sentence.words for sentence in sentences], self.length, self.vocabulary, self.word_parts)
         y_ML: Tensor = torch.full(x_MLG.shape[:2], NO_WORD)
         for row, sentence in enumerate(sentences):
             y_ML[row, : len(sentence.tags)] = torch.tensor(sentence.tags[: self.length])
@@ -116,7 +115,7 @@ class TaggedSentences(TaggingDataModule):
             if not kept:
                 raise DataError(
                     f"{folder} has no sentences of {name}. It must be a folder with files such as train.txt, a word and "
-                    "its tag on each line and an empty line after each sentence."
+                    f"its tag on each line and an empty line after each sentence. {self.origin}".rstrip()
                 )
             found = [sentence for path in kept for sentence in read_tagged(path, self.tags)]
             self._sentences[name] = list({tuple(sentence.words): sentence for sentence in found}.values())
@@ -128,6 +127,31 @@ class TaggedSentences(TaggingDataModule):
 
     def count_languages(self, split: Split) -> int:
         return len(self.names[split])
+
+
+class MasakhaNER(TaggedSentences):
+    """MasakhaNER: news in 10 African languages, with the names of persons, organisations and places, and dates.
+
+    Adelani et al.: "MasakhaNER: Named Entity Recognition for African Languages" (2021), arXiv:2103.11811. Luo and Wolof
+    are for test, Luganda for validation, the seven others for training.
+
+    Args:
+        root: folder for data, with `masakhaner/hau/train.txt` and so on.
+        split: see `TaggedSentences`.
+        **kwargs: of `TaggedSentences`.
+    """
+
+    origin = "Copy the folders of data/ there from https://github.com/masakhane-io/masakhane-ner."
+
+    def __init__(
+        self,
+        root: str = "data",
+        split: LanguageSplit = LanguageSplit(  # noqa: B008 - never mutated
+            ["amh", "hau", "ibo", "kin", "pcm", "swa", "yor"], ["lug"], ["luo", "wol"]
+        ),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(str(Path(root) / "masakhaner"), split, **kwargs)
 
 
 def read_tagged(path: Path, tags: Sequence[str], labelled: bool = True) -> list[Tagged]:

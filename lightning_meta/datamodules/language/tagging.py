@@ -25,7 +25,7 @@ class TaggingDataModule(EpisodicDataModule):
         entities: kinds of spans, by name.
         vocabulary: how many ids parts of words share. On the command line the backbone follows it.
         length: words of a sentence.
-        parts: of a word, at most.
+        word_parts: of a word, at most.
         **kwargs: of `EpisodicDataModule`.
     """
 
@@ -37,14 +37,14 @@ class TaggingDataModule(EpisodicDataModule):
         entities: Sequence[str] = ENTITIES,
         vocabulary: int = 5000,
         length: int = 32,
-        parts: int = 10,
+        word_parts: int = 10,
         **kwargs: Any,
     ) -> None:
         super().__init__(n_way=n_way, k_shot=k_shot, n_query=n_query, **kwargs)
         require_at_least(1, length=length)
         require_at_least(2, vocabulary=vocabulary)
-        require_at_least(FEWEST, parts=parts)
-        self.entities, self.vocabulary, self.length, self.parts = tuple(entities), vocabulary, length, parts
+        require_at_least(FEWEST, word_parts=word_parts)
+        self.entities, self.vocabulary, self.length, self.word_parts = tuple(entities), vocabulary, length, word_parts
         if len({*entities}) < len(self.entities) or not entities:
             raise ConfigError(f"entities={list(entities)} must be different names, at least one.")
         self.tags = tag_names(self.entities)

@@ -23,7 +23,6 @@ MARKS = ("<h>", "</h>", "<t>", "</t>")  # around the head and the tail of a rela
 MARK = re.compile("|".join(MARKS))
 PART = re.compile(f"({MARK.pattern})")
 Relations = Literal["public", "original"]
-TEST_RELATIONS = 6  # of the 16 of val_wiki.json, the last ones
 SHORTEST = 8
 
 
@@ -82,13 +81,11 @@ class FewRel(MarkedTexts):
 
     Split, with `relations`:
 
-    - `public`, of what is in the repository: the last 6 of the 16 relations of `val_wiki.json` for test (700 sentences
-      of Wikipedia each); its other 10 for training, with those of `val_nyt.json` (New York Times, 100 sentences each)
-      that are not among the relations of test. Where both have a relation, it has the sentences of both.
-    - `original`: the 64 relations of `train_wiki.json` for training, all 16 of `val_wiki.json` for test. (Those of the
-      authors' own test are not public.)
-
-    Validation is on the 17 relations of `val_semeval.json`, which have nothing in common with those of Wikidata.
+    - `public`, of what is in the repository. Of the 16 relations of `val_wiki.json` (Wikipedia, 700 sentences each) the 8
+      that `val_nyt.json` has not are for test. Of the other 17 of `val_nyt.json` (New York Times, 100 sentences each)
+      the last 5 are for validation; the first 12, and the 8 that both have, with the sentences of both, for training.
+    - `original`: of the 64 relations of `train_wiki.json` the last 8 are for validation, the others for training; all 16
+      of `val_wiki.json` are for test. (The authors validate on these; the relations of their test are not public.)
 
     Args:
         root: folder for data, with `fewrel/val_wiki.json` and so on.
@@ -98,7 +95,7 @@ class FewRel(MarkedTexts):
         **kwargs: of `TextClasses`.
     """
 
-    origin = "Copy val_wiki.json, val_nyt.json, val_semeval.json there from the folder data of https://github.com/thunlp/FewRel."
+    origin = "Copy val_wiki.json and val_nyt.json there from the folder data of https://github.com/thunlp/FewRel."
 
     def __init__(
         self,
@@ -128,16 +125,16 @@ class FewRel(MarkedTexts):
     @cached_property
     def _splits(self) -> dict[Split, dict[str, list[str]]]:
         """The sentences of each relation, by split."""
-        wiki, semeval = self._read("val_wiki.json"), self._read("val_semeval.json")
+        wiki = self._read("val_wiki.json")
         if self.relations == "original":
-            return {"train": self._read("train_wiki.json"), "val": semeval, "test": wiki}
-        names = list(wiki)
-        test = {name: wiki[name] for name in names[-TEST_RELATIONS:]}
-        train = {name: wiki[name] for name in names[:-TEST_RELATIONS]}
-        for name, texts in self._read("val_nyt.json").items():
-            if name not in test:
-                train[name] = train.get(name, []) + texts
-        return {"train": train, "val": semeval, "test": test}
+            train, test = self._read("train_wiki.json"), wiki
+            last = list(train)[-8:]
+        else:
+            nyt = self._read("val_nyt.json")
+            train = {name: texts + wiki.get(name, []) for name, texts in nyt.items()}
+            test = {name: texts for name, texts in wiki.items() if name not in nyt}
+            last = [name for name in nyt if name not in wiki][-5:]
+        return {"train": train, "val": {name: train.pop(name) for name in last}, "test": test}
 
     def _read(self, name: str) -> dict[str, list[str]]:
         path = self.folder / name
@@ -151,7 +148,8 @@ class FewRel(MarkedTexts):
             return {relation: [marked(row) for row in rows] for relation, rows in content.items()}
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise DataError(
-                f"{path} is no file of FewRel, relations with sentences as tokens, h and t ({reason(error)}). {self.origin}"
+                f"{path} is no file of FewRel, relations with sentences as tokens, h and t ({reason(error)}). "
+                f"{self.origin}"
             ) from error
 
 
