@@ -53,7 +53,7 @@ class EpisodicMetric(Metric):
 
     @staticmethod
     def blank(x: Tensor, outputs: int) -> Tensor:
-        """Targets of inputs `(Q, ...)` of which none are known. The sizes come from shapes, which torch.export follows."""
+        """Targets of inputs `(Q, ...)` of which none are known; sizes are from shapes, which torch.export follows."""
         return x.new_zeros(x.shape[0], outputs)
 
     def update(self, values: Tensor) -> None:
@@ -268,7 +268,7 @@ class EpisodicAveragePrecision(EpisodicMetric):
 
 
 class EpisodicSpanF1(EpisodicMetric):
-    """F1 of the spans in the query sentences of an episode together (micro): twice the right ones over all of both sides.
+    """F1 of the spans of all query sentences of an episode: twice the right ones over those found and true.
 
     A span is right where a true one of its entity has the same words. Predictions are logits of tags `(T, Q, L, C)`,
     targets tags `(T, Q, L)` as in `core.tags`. Equal to seqeval's `f1_score` on the same tags.

@@ -6,6 +6,7 @@ arXiv:1103.0398: the window approach, here as convolutions. Words are the means 
 """
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -52,7 +53,7 @@ class WordWindows(Backbone):
         nn.init.normal_(self.embedding.weight, std=STD)
         sizes = [embedding_dim] + [features] * layers
         self.convolutions = nn.ModuleList(
-            nn.Conv1d(before, after, width, padding=width // 2) for before, after in zip(sizes, sizes[1:], strict=False)
+            nn.Conv1d(before, after, width, padding=width // 2) for before, after in pairwise(sizes)
         )
 
     def forward(self, ids_BLG: Tensor) -> Tensor:

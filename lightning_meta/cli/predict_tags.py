@@ -14,7 +14,7 @@ from lightning_meta.modules import EpisodicModule
 def predict_tags(
     module: EpisodicModule[Any], data: TaggedSentences, support: Path, query: Path, out: Path
 ) -> list[tuple[str, str]]:
-    """Write the words of the query file with their tags to `<out>/predictions.txt`; and what is to be said of both files.
+    """Write the words of the query file with their tags to `<out>/predictions.txt`; and what is to be said of them.
 
     Args:
         module: the trained one.

@@ -1,8 +1,8 @@
 """What a word is made of, as ids by a hash: so no vocabulary is counted, and a word of any language has some.
 
-Bojanowski, Grave, Joulin, Mikolov: "Enriching Word Vectors with Subword Information" (2017), arXiv:1607.04606: a word as
-its character n-grams, which share ids by a hash. Collins: "Ranking Algorithms for Named-Entity Extraction" (2002): the
-shape of a word.
+Bojanowski, Grave, Joulin, Mikolov: "Enriching Word Vectors with Subword Information" (2017), arXiv:1607.04606: a word
+as its character n-grams, which share ids by a hash. Collins: "Ranking Algorithms for Named-Entity Extraction" (2002):
+the shape of a word.
 
 Deviations: n-grams have three letters, and there are so many at most: those nearest to the ends of the word.
 """

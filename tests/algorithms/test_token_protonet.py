@@ -116,7 +116,11 @@ def test_maml_on_tags_is_the_textbook_double_loop() -> None:
 @pytest.mark.parametrize(
     ("module", "data", "message"),
     [
-        (lambda: tagger(backbone=conv4()), blobs, r"tags the words of sentences, but inputs of Blobs are \(1, 16, 16\)"),
+        (
+            lambda: tagger(backbone=conv4()),
+            blobs,
+            r"tags the words of sentences, but inputs of Blobs are \(1, 16, 16\)",
+        ),
         (lambda: tagger(n_way=5), made_up_entities, "9-way, but TokenProtoNet has n_way=5 outputs"),
         (lambda: ProtoNet(windows()), made_up_entities, "names one class for each input, but the targets of MadeUp"),
         (
@@ -124,7 +128,11 @@ def test_maml_on_tags_is_the_textbook_double_loop() -> None:
             made_up_entities,
             "vectors for vocabulary=20 ids, but MadeUpEntities has 100",
         ),
-        (lambda: ProtoNet(windows()), blobs, "WordWindows is for sentences with a tag for each word, but Blobs has none"),
+        (
+            lambda: ProtoNet(windows()),
+            blobs,
+            "WordWindows is for sentences with a tag for each word, but Blobs has none",
+        ),
     ],
 )
 def test_what_cannot_be_tagged_is_refused(module: Make, data: Any, message: str) -> None:

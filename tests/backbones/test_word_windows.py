@@ -7,7 +7,7 @@ from lightning_meta.backbones import WordWindows
 from lightning_meta.core.word_parts import encoded_words
 from lightning_meta.errors import ConfigError
 
-SENTENCES = ["one two three four five six seven".split(), "one two".split(), ["one"]]
+SENTENCES = [["one", "two", "three", "four", "five", "six", "seven"], ["one", "two"], ["one"]]
 
 
 def encoder(**overrides: int) -> WordWindows:
@@ -42,7 +42,8 @@ def test_a_word_is_the_mean_of_its_parts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"), [({"width": 4}, "width=4 has no middle; take 5"), ({"vocabulary": None}, "needs vocabulary")]
+    ("settings", "message"),
+    [({"width": 4}, "width=4 has no middle; take 5"), ({"vocabulary": None}, "needs vocabulary")],
 )
 def test_what_cannot_be_is_refused(settings: dict[str, int], message: str) -> None:
     with pytest.raises(ConfigError, match=message):

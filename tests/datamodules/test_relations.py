@@ -120,10 +120,14 @@ def test_long_texts_keep_what_is_around_the_marks(text: str, length: int, kept: 
     assert around_marks(text.split(), length) == kept.split()
 
 
-@pytest.mark.parametrize("text", ["no marks", "<h>a</h> b", "<h>a <t>b</h></t>", "<h></h> <t>a</t>", "<t>a</t> <h>b</h> <h>c</h>"])
+@pytest.mark.parametrize(
+    "text", ["no marks", "<h>a</h> b", "<h>a <t>b</h></t>", "<h></h> <t>a</t>", "<t>a</t> <h>b</h> <h>c</h>"]
+)
 def test_texts_without_both_marks_are_refused(text: str, tmp_path: Path) -> None:
     file = tmp_path / "own.csv"
-    file.write_text("text,label\n" + "".join(f'"<h>x</h> y <t>z</t> {n}",c{n % 6}\n' for n in range(24)) + f"{text},c1\n")
+    file.write_text(
+        "text,label\n" + "".join(f'"<h>x</h> y <t>z</t> {n}",c{n % 6}\n' for n in range(24)) + f"{text},c1\n"
+    )
     data = MarkedTexts(str(file), split=ClassSplit(fractions=(0.34, 0.33, 0.33)), n_way=2, n_query=2)
     with pytest.raises(DataError, match=r"must mark two things once each, <h>...</h> and <t>...</t>"):
         ready(data)
@@ -131,7 +135,11 @@ def test_texts_without_both_marks_are_refused(text: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "cannot be read"), ('{"P1": [{"tokens": ["a"], "h": []}]}', "is no file of FewRel"), ("[1]", "is no file of")],
+    [
+        ("{", "cannot be read"),
+        ('{"P1": [{"tokens": ["a"], "h": []}]}', "is no file of FewRel"),
+        ("[1]", "is no file of"),
+    ],
 )
 def test_damaged_files_are_refused(root: Path, content: str, message: str) -> None:
     (root / "fewrel" / "val_nyt.json").write_text(content)
@@ -174,7 +182,9 @@ def test_the_words_between_the_marked_names_are_the_relation() -> None:
 
 
 def test_without_marks_the_sentences_are_the_same() -> None:
-    with_marks, without = (MadeUpRelations(n_way=3, n_query=2, sentences=5, markers=markers) for markers in (True, False))
+    with_marks, without = (
+        MadeUpRelations(n_way=3, n_query=2, sentences=5, markers=markers) for markers in (True, False)
+    )
     for data in (with_marks, without):
         ready(data)
     rows = zip(*(data.source("val").inputs.tolist() for data in (with_marks, without)), strict=True)

@@ -68,7 +68,8 @@ from tests.algorithms.test_figr import SMALL as PLAYERS
 from tests.algorithms.test_meta_nmt import nmt
 from tests.algorithms.test_neural_statistician import SMALL as STATISTICIAN
 from tests.algorithms.test_proto_segmentation import maps
-from tests.conftest import SIZE, blobs, chorales, ciphers, conv4, scenes, sinusoids
+from tests.algorithms.test_token_protonet import maml_tagger
+from tests.conftest import SIZE, blobs, chorales, ciphers, conv4, made_up_entities, scenes, sinusoids
 from tests.datamodules.test_projected import projected
 from tests.reports.conftest import run_test
 
@@ -153,6 +154,7 @@ RUNS: dict[str, tuple[Callable[[], Any], Callable[[], Any], set[str], set[str]]]
         lambda: PLATIPUS(conv4(), n_way=3, draws=2), blobs,
         {"adaptation_curve", "calibration", "episode_0", "episode_1"}, {"ece"},
     ),
+    "a tagger": (maml_tagger, made_up_entities, {"adaptation_curve"}, set()),
     "a translator": (nmt, ciphers, {"adaptation_curve", "translations"}, set()),
     "ProtoNet on images": (
         lambda: ProtoNet(conv4()), blobs, {"calibration", "embedding", "episode_0", "episode_1"}, {"ece"},

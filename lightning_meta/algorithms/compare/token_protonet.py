@@ -10,7 +10,6 @@ score for them; tags are not decoded together by a conditional random field.
 
 from typing import Any
 
-from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_meta.algorithms.compare.protonet import ProtoNet, Prototypes

@@ -43,8 +43,8 @@ class TaggedSentences(TaggingDataModule):
 
     The sentences of a language are those of all files in the folder `root/<language>` that end in `.txt`, `.conll`,
     `.bio` or `.tsv`, each also compressed, with `.gz` after it: a word and its tag on each line, parted by a space or a
-    tab (of more columns the first and the last), an empty line after each sentence. Tags are `O`, `B-PER`, `I-PER` and so
-    on. Sentences that are there twice are left out, longer ones are cut off; the log says how many.
+    tab (of more columns the first and the last), an empty line after each sentence. Tags are `O`, `B-PER`, `I-PER` and
+    so on. Sentences that are there twice are left out, longer ones are cut off; the log says how many.
 
     Args:
         root: folder of the languages.
@@ -114,8 +114,8 @@ class TaggedSentences(TaggingDataModule):
             kept = [path for path in files if path.name.removesuffix(".gz").endswith(ENDINGS)]
             if not kept:
                 raise DataError(
-                    f"{folder} has no sentences of {name}. It must be a folder with files such as train.txt, a word and "
-                    f"its tag on each line and an empty line after each sentence. {self.origin}".rstrip()
+                    f"{folder} has no sentences of {name}. It must be a folder with files such as train.txt, a word "
+                    f"and its tag on each line and an empty line after each sentence. {self.origin}".rstrip()
                 )
             found = [sentence for path in kept for sentence in read_tagged(path, self.tags)]
             self._sentences[name] = list({tuple(sentence.words): sentence for sentence in found}.values())
@@ -168,12 +168,14 @@ def read_tagged(path: Path, tags: Sequence[str], labelled: bool = True) -> list[
             continue
         if labelled and (len(columns) < 2 or columns[-1] not in numbers):
             raise DataError(
-                f"line {number} of {path}, {line[:60]!r}, must have a word and one of the tags {', '.join(tags)}; other "
-                "entities are named by data.entities."
+                f"line {number} of {path}, {line[:60]!r}, must have a word and one of the tags {', '.join(tags)}; "
+                "other entities are named by data.entities."
             )
         found[-1].words.append(columns[0])
         found[-1].tags.append(numbers.get(columns[-1], 0))
     sentences = [sentence for sentence in found if sentence.words]
     if not sentences:
-        raise DataError(f"{path} has no sentences; it must have a word on each line, an empty line after each sentence.")
+        raise DataError(
+            f"{path} has no sentences; it must have a word on each line, an empty line after each sentence."
+        )
     return sentences

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 from lightning_meta.core.episode import Split
 from lightning_meta.core.tokenizer import WORD, split_words
-from lightning_meta.datamodules.class_split import ClassSplit, shortened
+from lightning_meta.datamodules.class_split import ClassSplit
 from lightning_meta.datamodules.text.text_classes import TextClasses
 from lightning_meta.errors import ConfigError, DataError, reason
 
@@ -29,8 +29,8 @@ SHORTEST = 8
 class MarkedTexts(TextClasses):
     """Texts that name two things, with marks around them, by the relation of the one to the other.
 
-    A text is written `<h>Marie Curie</h> was the mother of <t>Irène</t>.`, head and tail in any order. The marks are four
-    more words. Of a text with more than `length` words, those around the marks are kept.
+    A text is written `<h>Marie Curie</h> was the mother of <t>Irène</t>.`, head and tail in any order. The marks are
+    four more words. Of a text with more than `length` words, those around the marks are kept.
 
     Args:
         file: the path, as of `TextClasses`.
@@ -81,11 +81,11 @@ class FewRel(MarkedTexts):
 
     Split, with `relations`:
 
-    - `public`, of what is in the repository. Of the 16 relations of `val_wiki.json` (Wikipedia, 700 sentences each) the 8
-      that `val_nyt.json` has not are for test. Of the other 17 of `val_nyt.json` (New York Times, 100 sentences each)
+    - `public`, of what is in the repository. Of the 16 relations of `val_wiki.json` (Wikipedia, 700 sentences each) the
+      8 that `val_nyt.json` has not are for test. Of the other 17 of `val_nyt.json` (New York Times, 100 sentences each)
       the last 5 are for validation; the first 12, and the 8 that both have, with the sentences of both, for training.
-    - `original`: of the 64 relations of `train_wiki.json` the last 8 are for validation, the others for training; all 16
-      of `val_wiki.json` are for test. (The authors validate on these; the relations of their test are not public.)
+    - `original`: of the 64 relations of `train_wiki.json` the last 8 are for validation, the others for training; all
+      16 of `val_wiki.json` are for test. (The authors validate on these; the relations of their test are not public.)
 
     Args:
         root: folder for data, with `fewrel/val_wiki.json` and so on.
