@@ -31,7 +31,6 @@ def maml_tagger(**overrides: Any) -> MAML:
 
 
 TAGGERS: dict[str, Make] = {"token_protonet": tagger}
-VARIANTS: dict[str, Make] = {}
 
 
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
