@@ -15,6 +15,7 @@ from lightning_meta.core.ctc import strings_of
 from lightning_meta.core.gaussian import Gaussian, log_density
 from lightning_meta.core.sentences import words_of
 from lightning_meta.core.sound import si_sdr, si_sdr_improvement, sounding
+from lightning_meta.core.tags import spans_of
 from lightning_meta.core.tokenizer import PAD
 from lightning_meta.extras import need
 
@@ -51,6 +52,11 @@ class EpisodicMetric(Metric):
     def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
         """One value for each of T episodes from their predictions `(T, Q, ...)` and targets `(T, Q, ...)`."""
         raise NotImplementedError
+
+    @staticmethod
+    def blank(x: Tensor, outputs: int) -> Tensor:
+        """Targets of inputs `(Q, ...)` of which none are known; sizes are from shapes, which torch.export follows."""
+        return x.new_zeros(x.shape[0], outputs)
 
     def update(self, values: Tensor) -> None:
         """Add episodes by their values `(T,)`."""
@@ -107,6 +113,10 @@ class EpisodicAccuracy(EpisodicMetric):
     @staticmethod
     def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
         return (preds.argmax(-1) == targets).double().mean(-1)
+
+    @staticmethod
+    def blank(x: Tensor, outputs: int) -> Tensor:
+        return x.new_zeros(x.shape[0], dtype=torch.long)
 
 
 class EpisodicR2(EpisodicMetric):
@@ -363,6 +373,28 @@ class EpisodicAveragePrecision(EpisodicMetric):
         of_class_TY = ((objects_TY[:, :, None] == objects_TY[:, None]) & there_TY[:, None]).sum(2).clamp_min(1)
         classes_T = (there_TY / of_class_TY).sum(1)
         return (best_TX * hits_TX / of_class_TX).sum(1) / classes_T.clamp_min(1)
+
+
+class EpisodicSpanF1(EpisodicMetric):
+    """F1 of the spans of all query sentences of an episode: twice the right ones over those found and true.
+
+    A span is right where a true one of its entity has the same words. Predictions are logits of tags `(T, Q, L, C)`,
+    targets tags `(T, Q, L)` as in `core.tags`. Equal to seqeval's `f1_score` on the same tags.
+    """
+
+    name, mode = "span_f1", "max"
+    scale, unit, digits = 100, "%", 2
+
+    @staticmethod
+    def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
+        found, true = spans_of(preds.argmax(-1).where(targets >= 0, 0)), spans_of(targets)
+        right = found.begins & true.begins & (found.entity == true.entity) & (found.end == true.end)
+        right_T, found_T, true_T = (where.sum((1, 2)).double() for where in (right, found.begins, true.begins))
+        return 2 * right_T / (found_T + true_T).clamp_min(1)
+
+    @staticmethod
+    def blank(x: Tensor, outputs: int) -> Tensor:
+        return x.new_zeros(x.shape[:2], dtype=torch.long)
 
 
 class EpisodicWordAccuracy(EpisodicMetric):

@@ -20,6 +20,7 @@ from lightning_meta.datamodules import (
     Babble,
     Ciphers,
     ClassificationDataModule,
+    MadeUpEntities,
     RuleGraph,
     Scenes,
     Sinusoid,
@@ -147,6 +148,19 @@ def random_strings(n_tasks: int = 3, k_shot: int = 5, n_query: int = 4) -> Episo
     source = babble().load_source("train")
     source = replace(source, spectra=source.spectra.double())
     return source.sample(episode_keys(0, 0, range(n_tasks)), EpisodeShape(1, k_shot, n_query))
+
+
+def made_up_entities(**overrides: Any) -> MadeUpEntities:
+    """As many episodes as in `blobs`, of short lists of languages."""
+    settings: dict[str, Any] = dict(k_shot=4, n_query=3, vocabulary=100, train_languages=20, val_languages=3)
+    settings |= dict(meta_batch_size=4, steps_per_epoch=4, val_episodes=5, test_episodes=7)
+    return MadeUpEntities(**(settings | overrides))
+
+
+def random_tagged(n_tasks: int = 3, k_shot: int = 4, n_query: int = 3) -> Episode:
+    """Sentences of made-up languages with the tags of their words."""
+    source = made_up_entities().load_source("train")
+    return source.sample(episode_keys(0, 0, range(n_tasks)), EpisodeShape(9, k_shot, n_query))
 
 
 def random_masks(n_tasks: int = 3, n_way: int = 3, k_shot: int = 2, n_query: int = 2) -> Episode:

@@ -14,6 +14,7 @@ from lightning_meta.backbones.resnet12 import ResNet12
 from lightning_meta.backbones.speech_net import SpeechNet
 from lightning_meta.backbones.text import BagOfWords, EmbeddingAverage, TextCNN
 from lightning_meta.backbones.translator import Translator
+from lightning_meta.backbones.word_windows import WordWindows
 from lightning_meta.backbones.wrap import Timm, Wrapped, as_backbone
 from lightning_meta.backbones.wrn import WideResNet
 
@@ -37,6 +38,7 @@ __all__ = [
     "Timm",
     "Translator",
     "WideResNet",
+    "WordWindows",
     "Wrapped",
     "as_backbone",
     "norm_protocol",

@@ -7,9 +7,10 @@ each class, named as the class, `<support>/<class>/*.png`, and the query folder 
 sounds they have WAV files. Of mixtures of sounds, the support folder has a folder of WAV files for each voice, and the
 query folder has mixtures to be taken apart. Of speech, the support folder has WAV files and `transcripts.csv`, with the
 columns `file` and `text`, and the query folder has WAV files to be written down. Of a translator both are files of
-rows, with a `sentence` and, in the support, its `translation`. Of texts and tables both are files with the columns of
-the training data; the query's need not have the target. Of a TabPFN, which takes any table, both are files with the
-same columns, and the support has the one to be predicted as well.
+rows, with a `sentence` and, in the support, its `translation`. Of sentences whose words are tagged, both are files with
+a word on each line, the support's with its tag after it. Of texts and tables both are files with the columns of the
+training data; the query's need not have the target. Of a TabPFN, which takes any table, both are files with the same
+columns, and the support has the one to be predicted as well.
 """
 
 import argparse
@@ -32,12 +33,14 @@ from lightning_meta.cli.predict_rows import check_classes, of_each, predict_rows
 from lightning_meta.cli.predict_sounds import predict_sounds
 from lightning_meta.cli.predict_strings import predict_strings
 from lightning_meta.cli.predict_table import predict_table
+from lightning_meta.cli.predict_tags import predict_tags
 from lightning_meta.cli.predict_translations import predict_translations
 from lightning_meta.core import Batch
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.datamodules.base import TaskDataModule
 from lightning_meta.datamodules.classification import ClassificationDataModule
 from lightning_meta.datamodules.files import IMAGES, example_files, sub_folders, visible_files
+from lightning_meta.datamodules.language.tagged_sentences import TaggedSentences
 from lightning_meta.datamodules.language.translations import TranslationDataModule
 from lightning_meta.datamodules.rows import ReadsRows, Row
 from lightning_meta.datamodules.tables.tabular_prior import TabularPrior
@@ -63,6 +66,26 @@ class Task(NamedTuple):
     support: Batch
     query: Tensor
     files: list[Path]
+
+
+class Use(NamedTuple):
+    """A trained run, and where its predictions go.
+
+    Attributes:
+        run: its folder.
+        module: in evaluation mode.
+        data: what it was trained on, without data.
+        state: its checkpoint.
+        title: module and data in words.
+        out: folder.
+    """
+
+    run: Path
+    module: EpisodicModule[Any]
+    data: Any
+    state: dict[str, Any]
+    title: str
+    out: Path
 
 
 def trained_run(place: Path) -> Path:
@@ -304,33 +327,38 @@ def main(arguments: Sequence[str]) -> None:
     given = parser.parse_args(arguments)
     run = run_folder(given.run) if given.ckpt_path else trained_run(given.run)
     module, data, state, checkpoint = open_run(run, given.ckpt_path)
-    out = given.out or run / "predictions"
-    title = f"{type(module).__name__}, trained on {data.name}"
+    use = Use(
+        run, module, data, state, f"{type(module).__name__}, trained on {data.name}", given.out or run / "predictions"
+    )
+    facts = predict(use, given)
+    print("\n".join([f"{use.title}: {checkpoint}", *(f"{name:<13} {fact}" for name, fact in facts if fact)]))
+
+
+def predict(use: Use, given: argparse.Namespace) -> list[tuple[str, str]]:
+    """Write what a run predicts of a user's files; what is to be said of them."""
+    module, data, places = use.module, use.data, (given.support, given.query)
     if isinstance(module, SeparationModule):
-        facts = predict_sounds(module, data, given.support, given.query, out)
-        print("\n".join([f"{title}: {checkpoint}", *(f"{name:<13} {fact}" for name, fact in facts)]))
-        return
-    if isinstance(module, MetaASR) or isinstance(data, TranslationDataModule):
-        if isinstance(module, MetaASR):
-            found, facts = predict_strings(module, data, given.support, given.query)
-        else:
-            data.restore(state.get(type(data).__qualname__, {}))
-            found, facts = predict_translations(module, data, given.support, given.query)
-        facts.append(("files", write(out, found, given.json)))
-        print("\n".join([f"{title}: {checkpoint}", *(f"{name:<13} {fact}" for name, fact in facts)]))
-        return
-    table_learner = module if isinstance(module, TabularModule) and isinstance(data, TabularPrior) else None
-    if table_learner is None:
-        make_ready(run, module, data, state)
-    if table_learner is not None or isinstance(data, ReadsRows):
-        found, facts = (
-            predict_rows(module, data, given.support, given.query)
-            if table_learner is None
-            else predict_table(table_learner, given.support, given.query, given.target)
-        )
-        facts.append(("files", write(out, found, given.json)))
-        print("\n".join([f"{title}: {checkpoint}", *(f"{name:<13} {fact}" for name, fact in facts)]))
-        return
+        return predict_sounds(module, data, *places, use.out)
+    if isinstance(data, TaggedSentences):
+        return predict_tags(module, data, *places, use.out)
+    if isinstance(module, MetaASR):
+        rows, facts = predict_strings(module, data, *places)
+    elif isinstance(data, TranslationDataModule):
+        data.restore(use.state.get(type(data).__qualname__, {}))
+        rows, facts = predict_translations(module, data, *places)
+    elif isinstance(module, TabularModule) and isinstance(data, TabularPrior):
+        rows, facts = predict_table(module, *places, given.target)
+    else:
+        make_ready(use.run, module, data, use.state)
+        if not isinstance(data, ReadsRows):
+            return predict_images(use, given)
+        rows, facts = predict_rows(module, data, *places)
+    return [*facts, ("files", write(use.out, rows, given.json))]
+
+
+def predict_images(use: Use, given: argparse.Namespace) -> list[tuple[str, str]]:
+    """Images, or sounds as pictures, by class."""
+    module, data = use.module, use.data
     if given.invert and data.kind is not IMAGES:
         raise ConfigError(f"--invert exchanges dark and light, but the examples are {data.kind.name}; leave it out.")
     task = read_task(given.support, given.query, data, given.invert)
@@ -340,15 +368,15 @@ def main(arguments: Sequence[str]) -> None:
         {"file": path.name, "predicted": task.classes[c], "probability": round(p, 6)}
         for path, c, p in zip(task.files, label.tolist(), confidence.tolist(), strict=True)
     ]
-    files = write(out, rows, given.json)
+    files = write(use.out, rows, given.json)
     names = [path.name for path in task.files]
-    figure = prediction_gallery(task.support, task.query, task.classes, label, confidence, title, names)
-    figure.savefig(out / "predictions.png")
+    figure = prediction_gallery(task.support, task.query, task.classes, label, confidence, use.title, names)
+    figure.savefig(use.out / "predictions.png")
     pairs = zip(drawable(task.classes, "class"), task.classes, strict=True)
     renamed = [(shown, name) for shown, name in pairs if shown != name]
     shots, protocol = task.support.y.bincount().tolist(), norm_protocol(module)
     together = " (a prediction depends on which query images are given together)" if reads_jointly(module) else ""
-    facts = [
+    return [
         ("support", f"{len(task.classes)} classes, {of_each(shots, data.kind.name.removesuffix('s'))}"),
         ("query", f"{len(task.files)} {data.kind.name} of {' x '.join(map(str, task.query.shape[1:]))}"),
         *(("picture", f"{shown} is {name}, which no installed font can draw") for shown, name in renamed),
@@ -357,4 +385,3 @@ def main(arguments: Sequence[str]) -> None:
         ("warning", doubt(protocol, data.shapes["test"], task, label)),
         ("files", f"{files}, predictions.png"),
     ]
-    print("\n".join([f"{title}: {checkpoint}", *(f"{name:<13} {fact}" for name, fact in facts if fact)]))

@@ -5,17 +5,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def class_means(features_SD: Tensor, labels_S: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean feature of each class, from labelled examples in any order.
+def class_means(features_SD: Tensor, labels_S: Tensor, slots: int | None = None) -> tuple[Tensor, Tensor]:
+    """Mean feature of each class, from labelled examples in any order; those with negative labels are in no class.
 
     The way is not known from shapes, and reading it from the labels would stop vmap and synchronise a GPU. So there are
-    as many class slots `C` as support examples, an upper bound; in one-shot episodes C = N.
+    as many class slots `C` as support examples, an upper bound; in one-shot episodes C = N. Or `slots`, where known.
 
     Returns:
         means `(C, D)`, zero for slots without examples, and `present` `(C,)`, true for slots with examples.
     """
     # Not F.one_hot, which looks at values where vmap is outside of an inner gradient.
-    slots_C = torch.arange(len(labels_S), device=labels_S.device)
+    slots_C = torch.arange(slots or len(labels_S), device=labels_S.device)
     one_hot_SC = (labels_S[:, None] == slots_C).to(features_SD.dtype)
     counts_C = one_hot_SC.sum(0)
     return (one_hot_SC.T @ features_SD) / counts_C.clamp_min(1)[:, None], counts_C > 0

@@ -38,7 +38,10 @@ from lightning_meta.datamodules.images.rotations import Rotations
 from lightning_meta.datamodules.images.scenes import Scenes
 from lightning_meta.datamodules.images.torchvision_images import CIFAR10, MNIST, MNISTTest, TorchvisionImages
 from lightning_meta.datamodules.language.ciphers import Ciphers
+from lightning_meta.datamodules.language.made_up_entities import MadeUpEntities
 from lightning_meta.datamodules.language.parallel_text import LanguageSplit, ParallelText
+from lightning_meta.datamodules.language.tagged_sentences import MasakhaNER, TaggedSentences
+from lightning_meta.datamodules.language.tagging import TaggingDataModule
 from lightning_meta.datamodules.language.translations import TranslationDataModule
 from lightning_meta.datamodules.optimizees.image_optimizees import ImageOptimizees
 from lightning_meta.datamodules.optimizees.optimizees import OptimizeeDataModule, QuadraticOptimizees
@@ -48,6 +51,8 @@ from lightning_meta.datamodules.tables.array_tables import ArrayTables, SklearnT
 from lightning_meta.datamodules.tables.school import School
 from lightning_meta.datamodules.tables.tables import Tables
 from lightning_meta.datamodules.tables.tabular_prior import TabularPrior
+from lightning_meta.datamodules.text.made_up_relations import MadeUpRelations
+from lightning_meta.datamodules.text.relations import FewRel, MarkedTexts
 from lightning_meta.datamodules.text.text_classes import CLINC150, HuffPost, TextClasses
 from lightning_meta.datamodules.trials.rollouts import Rollouts, RolloutTrial
 from lightning_meta.datamodules.unsupervised import (
@@ -87,6 +92,7 @@ __all__ = [
     "Domains",
     "EpisodicDataModule",
     "Features",
+    "FewRel",
     "GaussianProcess",
     "Glyphs",
     "GraphDataModule",
@@ -101,6 +107,10 @@ __all__ = [
     "Learn2LearnImages",
     "LinearFunctions",
     "MNISTTest",
+    "MadeUpEntities",
+    "MadeUpRelations",
+    "MarkedTexts",
+    "MasakhaNER",
     "MetaDatasetTasks",
     "Mixed",
     "OfBackbone",
@@ -129,6 +139,8 @@ __all__ = [
     "SpokenStrings",
     "Tables",
     "TabularPrior",
+    "TaggedSentences",
+    "TaggingDataModule",
     "TaskDataModule",
     "TextClasses",
     "Timbres",

@@ -121,10 +121,7 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
 
     def unknown_targets(self, x: Tensor, outputs: int) -> Tensor:
         """Targets where none are known: `query_loss` wants some, but its predictions do not depend on them."""
-        queries = x.shape[0]  # from the shape, which torch.export can follow
-        if isinstance(self.metric, EpisodicAccuracy):
-            return x.new_zeros(queries, dtype=torch.long)
-        return x.new_zeros(queries, outputs)
+        return self.metric.blank(x, outputs)
 
     # ---- owned here ---------------------------------------------------------------------------------------------
 
@@ -263,7 +260,7 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
             raise ConfigError(
                 f"{type(self).__name__} names one class for each input, but the targets of {datamodule.name} have the "
                 f"shape {tuple(episode.query.y.shape)}; masks are for ProtoSegmentation, "
-                "sentences for MetaNMT, speech for MetaASR."
+                "sentences for MetaNMT, tags for TokenProtoNet, speech for MetaASR."
             )
         if not numbers and isinstance(self.metric, EpisodicMSE | EpisodicLogLikelihood):
             raise ConfigError(

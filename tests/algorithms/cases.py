@@ -10,6 +10,7 @@ play, in one or more of these:
     TRANSLATORS: likewise those that read and write sentences.
     RELATIONS: likewise those that compare pairs of a graph.
     RECOGNISERS: likewise those that write down what is said.
+    TAGGERS: likewise those that tag the words of sentences.
     VARIANTS: the same classes with other settings, for what is cheap to check.
     TRANSDUCTIVE_IN_TRAINING: a class whose definition breaks what the inductive protocol promises, and why.
 
@@ -33,6 +34,7 @@ from tests.conftest import (
     blobs,
     chorales,
     ciphers,
+    made_up_entities,
     random_boxes,
     random_episodes,
     random_functions,
@@ -41,6 +43,7 @@ from tests.conftest import (
     random_pairs,
     random_sentences,
     random_strings,
+    random_tagged,
     rule_graph,
     scenes,
     sinusoids,
@@ -70,6 +73,7 @@ OTHER_DATA: dict[str, tuple[Callable[..., Episode], Callable[..., EpisodicDataMo
     "SEPARATORS": (random_mixtures, lambda **overrides: chorales()),
     "TRANSLATORS": (random_sentences, ciphers),
     "RECOGNISERS": (random_strings, babble),
+    "TAGGERS": (random_tagged, made_up_entities),
     "RELATIONS": (random_pairs, rule_graph),
 }
 OF_OTHER_DATA = {kind: joined(getattr(file, kind, {}) for file in files) for kind in OTHER_DATA}

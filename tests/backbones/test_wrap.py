@@ -516,7 +516,7 @@ TAKING = [
     name
     for name in algorithms.__all__
     if "backbone" in signature(getattr(algorithms, name)).parameters
-    and name not in (*MAPS, "MetaNMT", "MetaASR", "GMatching")  # translations, speech, graphs
+    and name not in (*MAPS, "MetaNMT", "MetaASR", "TokenProtoNet", "GMatching")  # sentences, speech, graphs
     and issubclass(getattr(algorithms, name), EpisodicModule)
 ]
 

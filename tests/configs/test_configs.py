@@ -18,6 +18,7 @@ from jsonargparse._parameter_resolvers import get_signature_parameters
 from lightning_meta import algorithms, datamodules
 from lightning_meta.cli import MetaCLI, main
 from lightning_meta.cli.composition import compose
+from lightning_meta.core import Batch
 from lightning_meta.core.episode import Split
 from lightning_meta.datamodules import (
     CIFARFS,
@@ -33,10 +34,12 @@ from lightning_meta.datamodules import (
     School,
     SpokenDigits,
     SpokenStrings,
+    TaggedSentences,
     TextClasses,
     Timbres,
 )
 from lightning_meta.datamodules.class_bank import ClassBank
+from lightning_meta.datamodules.language.tagged_sentences import TaggedBank
 from lightning_meta.errors import ConfigError
 from lightning_meta.reports import Report
 from lightning_meta.reproduce.runs import find_runs
@@ -98,6 +101,12 @@ def random_recordings(data: SpokenStrings, split: Split) -> torch.Tensor:
     return torch.rand(2, data.vocabulary - 1, 2, 1000, generator=torch.Generator().manual_seed(0))
 
 
+def random_tags(data: TaggedSentences, split: Split) -> TaggedBank:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(1, data.vocabulary, (60, data.length, data.word_parts), generator=generator)
+    return TaggedBank.from_tasks([Batch(x, torch.randint(len(data.tags), x.shape[:2], generator=generator))])
+
+
 def random_rows() -> dict[str, list[dict[str, float]]]:
     """Of ten schools, in the place of `School.rows`."""
     values = torch.rand(10, 25, 28, generator=torch.Generator().manual_seed(0)).tolist()
@@ -113,6 +122,8 @@ def _random_images_and_no_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setattr(SpokenStrings, "prepare_data", lambda self: None)
     monkeypatch.setattr(SpokenStrings, "recordings", random_recordings)
     monkeypatch.setattr(SpokenStrings, "count_speakers", lambda self, split: 2)
+    monkeypatch.setattr(TaggedSentences, "prepare_data", lambda self: None)
+    monkeypatch.setattr(TaggedSentences, "load_source", random_tags)
     monkeypatch.setattr(School, "rows", random_rows())
     monkeypatch.setattr(SpokenDigits, "class_names", lambda self, split: None)  # which are those of its files
     monkeypatch.setattr("lightning_meta.modules.episodic.start_from", lambda backbone, place: f"not from {place}")

@@ -70,7 +70,19 @@ from tests.algorithms.test_meta_asr import asr
 from tests.algorithms.test_meta_nmt import nmt
 from tests.algorithms.test_neural_statistician import SMALL as STATISTICIAN
 from tests.algorithms.test_proto_segmentation import maps
-from tests.conftest import SIZE, babble, blobs, chorales, ciphers, conv4, rule_graph, scenes, sinusoids
+from tests.algorithms.test_token_protonet import maml_tagger
+from tests.conftest import (
+    SIZE,
+    babble,
+    blobs,
+    chorales,
+    ciphers,
+    conv4,
+    made_up_entities,
+    rule_graph,
+    scenes,
+    sinusoids,
+)
 from tests.datamodules.test_projected import projected
 from tests.reports.conftest import run_test
 
@@ -156,6 +168,7 @@ RUNS: dict[str, tuple[Callable[[], Any], Callable[[], Any], set[str], set[str]]]
         {"adaptation_curve", "calibration", "episode_0", "episode_1"}, {"ece"},
     ),
     "pairs of a graph": (matching, rule_graph, set(), set()),
+    "a tagger": (maml_tagger, made_up_entities, {"adaptation_curve"}, set()),
     "a translator": (nmt, ciphers, {"adaptation_curve", "translations"}, set()),
     "ProtoNet on images": (
         lambda: ProtoNet(conv4()), blobs, {"calibration", "embedding", "episode_0", "episode_1"}, {"ece"},

@@ -48,9 +48,13 @@ class ProtoNet(EmbeddingModule[Prototypes]):
         return Prototypes(*class_means(support.x, support.y))
 
     def head_loss(self, prototypes: Prototypes, query: Batch) -> TaskOutput:
-        if self.distance == "euclidean":
-            logits_QC = -squared_distances(query.x, prototypes.means)
-        else:
-            logits_QC = self.log_scale.exp() * cosine_similarities(query.x, prototypes.means)
-        logits_QC = exclude_absent(logits_QC, prototypes.present)
+        logits_QC = self.logits(prototypes, query.x)
         return TaskOutput(F.cross_entropy(logits_QC, query.y), logits_QC)
+
+    def logits(self, prototypes: Prototypes, features_QD: Tensor) -> Tensor:
+        """Of class slots `(Q, C)`."""
+        if self.distance == "euclidean":
+            logits_QC = -squared_distances(features_QD, prototypes.means)
+        else:
+            logits_QC = self.log_scale.exp() * cosine_similarities(features_QD, prototypes.means)
+        return exclude_absent(logits_QC, prototypes.present)

@@ -10,7 +10,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from lightning_meta.core.episode import Split
-from lightning_meta.core.tokenizer import FIRST, Tokenizer
+from lightning_meta.core.tokenizer import FIRST, Tokenizer, split_words
 from lightning_meta.datamodules.class_bank import ClassBank
 from lightning_meta.datamodules.class_split import (
     ClassSplit,
@@ -147,7 +147,11 @@ class TextClasses(ClassificationDataModule):
     @cached_property
     def tokenizer(self) -> Tokenizer:
         known = (text for name in self.classes["train"] for text in self.texts[name])
-        return Tokenizer.learn(known, self.length, self.vocabulary, self.min_count, self.unknown_buckets)
+        return Tokenizer.learn(known, self.length, self.vocabulary, self.min_count, self.unknown_buckets, self.words_of)
+
+    def words_of(self, text: str) -> list[str]:
+        """The words of a text."""
+        return split_words(text)
 
     def state_dict(self) -> dict[str, Any]:
         return {"words": self.tokenizer.words, "buckets": self.tokenizer.buckets}
@@ -163,7 +167,7 @@ class TextClasses(ClassificationDataModule):
             self.sources[split] = self.load_split(split).to(cast(ClassBank, source).inputs.device)
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.tokenizer = Tokenizer(state["words"], self.length, state["buckets"])
+        self.tokenizer = Tokenizer(state["words"], self.length, state["buckets"], self.words_of)
 
     def read_examples(self, path: Path, labelled: bool) -> Examples:
         def encode(rows: list[Row]) -> Tensor:
