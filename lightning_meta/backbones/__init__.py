@@ -7,6 +7,7 @@ from lightning_meta.backbones.dropblock import DropBlock
 from lightning_meta.backbones.learn2learn_backbone import Learn2LearnBackbone
 from lightning_meta.backbones.lora import LoRA
 from lightning_meta.backbones.mlp import MLP
+from lightning_meta.backbones.next_token import NextToken, TokenLSTM, TokenTransformer
 from lightning_meta.backbones.norm import EpisodicBatchNorm2d, norm_protocol, support_statistics
 from lightning_meta.backbones.r2d2_net import R2D2Net
 from lightning_meta.backbones.resnet12 import ResNet12
@@ -27,10 +28,13 @@ __all__ = [
     "FittedBackbone",
     "Learn2LearnBackbone",
     "LoRA",
+    "NextToken",
     "R2D2Net",
     "ResNet12",
     "TextCNN",
     "Timm",
+    "TokenLSTM",
+    "TokenTransformer",
     "Translator",
     "WideResNet",
     "Wrapped",

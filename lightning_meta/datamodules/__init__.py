@@ -36,6 +36,10 @@ from lightning_meta.datamodules.language.parallel_text import LanguageSplit, Par
 from lightning_meta.datamodules.language.translations import TranslationDataModule
 from lightning_meta.datamodules.optimizees.image_optimizees import ImageOptimizees
 from lightning_meta.datamodules.optimizees.optimizees import OptimizeeDataModule, QuadraticOptimizees
+from lightning_meta.datamodules.sequences.chorales import Chorales
+from lightning_meta.datamodules.sequences.chunks import SequenceDataModule
+from lightning_meta.datamodules.sequences.documents import Documents
+from lightning_meta.datamodules.sequences.topics import Topics
 from lightning_meta.datamodules.tables.array_tables import ArrayTables, SklearnTables
 from lightning_meta.datamodules.tables.school import School
 from lightning_meta.datamodules.tables.tables import Tables
@@ -71,10 +75,12 @@ __all__ = [
     "Autoencoder",
     "BilevelDataModule",
     "CACTUs",
+    "Chorales",
     "Ciphers",
     "Circles",
     "ClassSplit",
     "ClassificationDataModule",
+    "Documents",
     "Domains",
     "EpisodicDataModule",
     "Features",
@@ -107,6 +113,7 @@ __all__ = [
     "Rotations",
     "Scenes",
     "School",
+    "SequenceDataModule",
     "Sinusoid",
     "SinusoidWithIdentity",
     "SklearnTables",
@@ -116,6 +123,7 @@ __all__ = [
     "TaskDataModule",
     "TextClasses",
     "Timbres",
+    "Topics",
     "TorchvisionImages",
     "TranslationDataModule",
     "Trial",
