@@ -8,6 +8,7 @@ play, in one or more of these:
     SEGMENTERS, DETECTORS: likewise those whose targets are masks or boxes of scenes.
     SEPARATORS: likewise those that take mixtures of sounds apart.
     TRANSLATORS: likewise those that read and write sentences.
+    LANGUAGE_MODELS: those that predict the next tokens of a sequence.
     VARIANTS: the same classes with other settings, for what is cheap to check.
     TRANSDUCTIVE_IN_TRAINING: a class whose definition breaks what the inductive protocol promises, and why.
 
@@ -35,8 +36,10 @@ from tests.conftest import (
     random_masks,
     random_mixtures,
     random_sentences,
+    random_sequences,
     scenes,
     sinusoids,
+    topics,
 )
 
 
@@ -52,12 +55,22 @@ def joined(parts: Iterable[dict[Any, Any]]) -> dict[Any, Any]:
 
 names = [f"test_{file.stem}" for file in sorted(Path(algorithms.__file__).parent.glob("*/[a-z]*.py"))]
 files = [import_module(f"{__package__}.{name}") for name in names if Path(__file__).with_name(f"{name}.py").exists()]
-OTHER_DATA = ("REGRESSORS", "SEGMENTERS", "DETECTORS", "SEPARATORS", "TRANSLATORS")
-ALGORITHMS, REGRESSORS, SEGMENTERS, DETECTORS, SEPARATORS, TRANSLATORS, VARIANTS, TRANSDUCTIVE_IN_TRAINING = (
+OTHER_DATA = ("REGRESSORS", "SEGMENTERS", "DETECTORS", "SEPARATORS", "TRANSLATORS", "LANGUAGE_MODELS")
+(
+    ALGORITHMS,
+    REGRESSORS,
+    SEGMENTERS,
+    DETECTORS,
+    SEPARATORS,
+    TRANSLATORS,
+    LANGUAGE_MODELS,
+    VARIANTS,
+    TRANSDUCTIVE_IN_TRAINING,
+) = (
     joined(getattr(file, kind, {}) for file in files)
     for kind in ("CASES", *OTHER_DATA, "VARIANTS", "TRANSDUCTIVE_IN_TRAINING")
 )
-ONE_OF_A_CLASS = joined([ALGORITHMS, REGRESSORS, SEGMENTERS, DETECTORS, SEPARATORS, TRANSLATORS])
+ONE_OF_A_CLASS = joined([ALGORITHMS, REGRESSORS, SEGMENTERS, DETECTORS, SEPARATORS, TRANSLATORS, LANGUAGE_MODELS])
 CASES = joined([ONE_OF_A_CLASS, VARIANTS])
 
 
@@ -79,6 +92,7 @@ def draw_for(name: str) -> Callable[..., Episode]:
         (DETECTORS, random_boxes),
         (SEPARATORS, random_mixtures),
         (TRANSLATORS, random_sentences),
+        (LANGUAGE_MODELS, random_sequences),
     )
     return next((draw for cases, draw in draws if name in cases), random_episodes)
 
@@ -91,4 +105,6 @@ def data_for(name: str, **overrides: Any) -> EpisodicDataModule:
         return chorales()
     if name in TRANSLATORS:
         return ciphers(**overrides)
+    if name in LANGUAGE_MODELS:
+        return topics(**overrides)
     return sinusoids() if name in REGRESSORS else blobs(**overrides)

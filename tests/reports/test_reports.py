@@ -31,6 +31,7 @@ from lightning_meta.algorithms import (
     ActiveLearning,
     ConditionalNeuralProcess,
     DeltaNet,
+    DynamicEvaluation,
     Hyperparameters,
     InContextRegression,
     LSTMLearner,
@@ -50,6 +51,7 @@ from lightning_meta.backbones import MLP
 from lightning_meta.callbacks import EpisodeTable, RunSummary, Throughput
 from lightning_meta.datamodules import (
     Arrivals,
+    Chorales,
     Circles,
     GaussianProcess,
     ImageCompletion,
@@ -68,7 +70,7 @@ from tests.algorithms.test_figr import SMALL as PLAYERS
 from tests.algorithms.test_meta_nmt import nmt
 from tests.algorithms.test_neural_statistician import SMALL as STATISTICIAN
 from tests.algorithms.test_proto_segmentation import maps
-from tests.conftest import SIZE, blobs, chorales, ciphers, conv4, scenes, sinusoids
+from tests.conftest import SIZE, blobs, chorales, ciphers, conv4, next_tokens, scenes, sinusoids, topics
 from tests.datamodules.test_projected import projected
 from tests.reports.conftest import run_test
 
@@ -154,6 +156,14 @@ RUNS: dict[str, tuple[Callable[[], Any], Callable[[], Any], set[str], set[str]]]
         {"adaptation_curve", "calibration", "episode_0", "episode_1"}, {"ece"},
     ),
     "a translator": (nmt, ciphers, {"adaptation_curve", "translations"}, set()),
+    "pieces of music": (
+        lambda: MAML(**next_tokens(vocabulary=64, length=4)),
+        lambda: Chorales(pieces=[1, 1, 2], bars=1, k_shot=2, n_query=2, length=4, **FEW),
+        {"adaptation_curve", "continuations"}, set(),
+    ),
+    "documents": (
+        lambda: DynamicEvaluation(**next_tokens()), topics, {"adaptation_curve"}, set(),
+    ),
     "ProtoNet on images": (
         lambda: ProtoNet(conv4()), blobs, {"calibration", "embedding", "episode_0", "episode_1"}, {"ece"},
     ),
