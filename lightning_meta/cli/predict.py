@@ -5,7 +5,8 @@ python -m lightning_meta predict RUN --support PLACE --query PLACE [--out FOLDER
 RUN is the folder of a training run, `runs/<experiment>/version_<n>`. Of images, the support folder has a folder for
 each class, named as the class, `<support>/<class>/*.png`, and the query folder has the images to be classified; of
 sounds they have WAV files. Of mixtures of sounds, the support folder has a folder of WAV files for each voice, and the
-query folder has mixtures to be taken apart. Of texts and tables both are files with the columns of the training data;
+query folder has mixtures to be taken apart. Of a translator both are files of rows, with a `sentence` and, in the
+support, its `translation`. Of texts and tables both are files with the columns of the training data;
 the query's need not have the target. Of a TabPFN, which takes any table, both are files with the same columns, and the
 support has that of the classes as well.
 """
@@ -29,11 +30,13 @@ from lightning_meta.cli.names import RUNS, run_folder, runs_like
 from lightning_meta.cli.predict_rows import check_classes, of_each, predict_rows
 from lightning_meta.cli.predict_sounds import predict_sounds
 from lightning_meta.cli.predict_table import predict_table
+from lightning_meta.cli.predict_translations import predict_translations
 from lightning_meta.core import Batch
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.datamodules.base import TaskDataModule
 from lightning_meta.datamodules.classification import ClassificationDataModule
 from lightning_meta.datamodules.files import IMAGES, example_files, sub_folders, visible_files
+from lightning_meta.datamodules.language.translations import TranslationDataModule
 from lightning_meta.datamodules.rows import ReadsRows, Row
 from lightning_meta.datamodules.tables.tabular_prior import TabularPrior
 from lightning_meta.errors import ConfigError, DataError
@@ -303,6 +306,12 @@ def main(arguments: Sequence[str]) -> None:
     title = f"{type(module).__name__}, trained on {data.name}"
     if isinstance(module, SeparationModule):
         facts = predict_sounds(module, data, given.support, given.query, out)
+        print("\n".join([f"{title}: {checkpoint}", *(f"{name:<13} {fact}" for name, fact in facts)]))
+        return
+    if isinstance(data, TranslationDataModule):
+        data.restore(state.get(type(data).__qualname__, {}))
+        found, facts = predict_translations(module, data, given.support, given.query)
+        facts.append(("files", write(out, found, given.json)))
         print("\n".join([f"{title}: {checkpoint}", *(f"{name:<13} {fact}" for name, fact in facts)]))
         return
     table_learner = module if isinstance(module, TabPFN) and isinstance(data, TabularPrior) else None

@@ -181,7 +181,7 @@ class FIGR(FixedWayModule[Players]):
 
     def generate(self, phi: Players, count: int) -> Tensor:
         """New images `(N, count, channels, size, size)` of each class of one task."""
-        z_MZ = next(iter(phi.generator.values())).new_empty(count, self.noise_size)
+        z_MZ = next(iter(phi.generator.values())).new_zeros(count, self.noise_size)
         if self.training:
             z_MZ = torch.randn_like(z_MZ)
         else:

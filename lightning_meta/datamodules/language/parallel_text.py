@@ -206,6 +206,12 @@ class ParallelText(TranslationDataModule):
     def target_words(self) -> list[str]:
         return written(self.tokenizers[1].words, self.vocabulary)
 
+    def source_ids(self, text: str) -> list[int]:
+        return word_ids(self.tokenizers[0], text)
+
+    def target_ids(self, text: str) -> list[int]:
+        return word_ids(self.tokenizers[1], text)
+
     def count_languages(self, split: Split) -> int:
         return len(self.names[split])
 
@@ -217,13 +223,21 @@ class ParallelText(TranslationDataModule):
         if state_dict == self.state_dict():
             return
         log.info("Vocabularies: those of the checkpoint, in place of those of the files.")
-        made = [
-            Tokenizer(state_dict[side], self.length - 1, buckets)
-            for side, buckets in (("source", state_dict["buckets"]), ("target", 0))
-        ]
-        self.tokenizers = made[0], made[1]
+        self.restore(state_dict)
         for split, source in self.sources.items():  # Lightning sets up before it loads
             self.sources[split] = self.load_source(split).to(cast(SentenceBank, source).inputs.device)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        source, target = (
+            Tokenizer(state[side], self.length - 1, buckets)
+            for side, buckets in (("source", state["buckets"]), ("target", 0))
+        )
+        self.tokenizers = source, target
+
+
+def word_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Of the words of a sentence, among which the end is one id more than the tokenizer knows of."""
+    return [tokenizer.id_of(word) + (tokenizer.id_of(word) >= FIRST) for word in split_words(text)]
 
 
 def encoded(tokenizer: Tokenizer, texts: Iterable[str]) -> Tensor:
