@@ -1,7 +1,6 @@
 """Chorales: pieces for four voices as tasks, token by token.
 
-As in Huang, Elsen, Simon, Raffel, ...: four voices side by side on a grid of sixteenth notes, soprano, alto, tenor and
-bass of one step, then of the next.
+A token is what a voice sings in a step, a sixteenth note: soprano, alto, tenor and bass of one step, then of the next.
 """
 
 from collections.abc import Sequence
