@@ -6,7 +6,8 @@ They are right under vmap and second derivatives, unlike the recurrent layers an
 Shape letters: `B` rows, `L` ids of a row, `D` features, `V` ids of the vocabulary.
 """
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +83,7 @@ class TokenLSTM(NextToken):
 
     def read(self, x_BLD: Tensor) -> Tensor:
         x_LBD = x_BLD.transpose(0, 1)
-        for cell in self.cells:
+        for cell in cast(Iterable[LSTMCell], self.cells):
             x_LBD = cell.unroll(x_LBD)
         return x_LBD.transpose(0, 1)
 

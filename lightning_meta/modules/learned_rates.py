@@ -56,7 +56,7 @@ class LearnedRates(nn.Module):
                 f"also={list(also)}: {type(self.optimizer).__name__} has no {unknown[0]} that could be learned beside "
                 f"its rates; it has {', '.join(learnable[1:]) or 'none such'}."
             )
-        self.also = {name: float(getattr(self.optimizer, name)) for name in also}
+        self.also: dict[str, float] = {name: float(getattr(self.optimizer, name)) for name in also}
         if steps is not None and steps < 1:
             raise ConfigError(f"steps={steps} must be at least 1; None gives all steps the same rates.")
 
@@ -82,7 +82,7 @@ class LearnedRates(nn.Module):
         step, inner = state
         if self.weight_decay is not None:
             grads = {name: grads[name] + self.decays.at(step, name) * value for name, value in params.items()}
-        learned = {"lr": self.rates} | dict(self.others.items())
+        learned = {"lr": self.rates} | cast(dict[str, Learned], dict(self.others.items()))
         numbers = {key: {name: table.at(step, name) for name in params} for key, table in learned.items()}
         moved, inner = replace(cast(Any, self.optimizer), **numbers).update(grads, inner, params, loss)
         return moved, (step + 1, inner)
