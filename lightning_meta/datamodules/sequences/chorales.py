@@ -6,7 +6,7 @@ A token is what a voice sings in a step, a sixteenth note: soprano, alto, tenor 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -128,7 +128,7 @@ class Chorales(SequenceDataModule):
         return scores
 
     def bank(self, tasks: Sequence[Batch]) -> ChunkBank:
-        return TransposingBank.from_tasks(tasks) if self.transpose else super().bank(tasks)
+        return cast(ChunkBank, TransposingBank.from_tasks(tasks)) if self.transpose else super().bank(tasks)
 
     def facts(self, split: Split) -> dict[str, Any]:
         return super().facts(split) | {"scores": self.scores, "transposed": self.transpose}

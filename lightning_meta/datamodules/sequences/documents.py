@@ -18,6 +18,7 @@ from lightning_meta.errors import ConfigError, DataError, require_at_least
 
 log = logging.getLogger(__name__)
 
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 LIBRARY = 0x5445585453  # the seed of the split, which is the same in every run
 
 
@@ -76,8 +77,8 @@ class Documents(SequenceDataModule):
     @cached_property
     def files(self) -> dict[Split, list[Path]]:
         """Those of each split, in the order of their names."""
-        if all((self.root / name).is_dir() for name in STREAM):
-            found: dict[Split, list[Path]] = {split: sorted((self.root / split).rglob("*.txt")) for split in STREAM}
+        if all((self.root / name).is_dir() for name in SPLITS):
+            found = {split: sorted((self.root / split).rglob("*.txt")) for split in SPLITS}
             if empty := [split for split, files in found.items() if not files]:
                 raise DataError(f"{self.root / empty[0]} has no documents (*.txt). Put some there.")
             return found

@@ -99,7 +99,8 @@ class Topics(SequenceDataModule):
     ) -> None:
         super().__init__(n_way, k_shot, n_query, vocabulary, length, **kwargs)
         require_at_least(1, tokens=tokens)
-        require_at_least(0, focus=focus)
+        if focus < 0:
+            raise ConfigError(f"focus={focus} would make the first words of a document the rarest; take 0 or more.")
         if len(documents) != len(STREAM) or min(documents) < 1:
             raise ConfigError(
                 f"documents={list(documents)} must be three numbers of at least 1: for train, val and test."
