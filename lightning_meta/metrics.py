@@ -54,9 +54,9 @@ class EpisodicMetric(Metric):
         raise NotImplementedError
 
     @staticmethod
-    def blank(x: Tensor, outputs: int) -> Tensor:
-        """Targets of inputs `(Q, ...)` of which none are known; sizes are from shapes, which torch.export follows."""
-        return x.new_zeros(x.shape[0], outputs)
+    def unknown_targets(x: Tensor, outputs: int) -> Tensor:
+        """Targets `(Q, ...)` of inputs `(Q, ...)` where none are known; of regression, so many `outputs` of each."""
+        return x.new_zeros(x.shape[0], outputs)  # from the shape, which torch.export can follow
 
     def update(self, values: Tensor) -> None:
         """Add episodes by their values `(T,)`."""
@@ -115,7 +115,7 @@ class EpisodicAccuracy(EpisodicMetric):
         return (preds.argmax(-1) == targets).double().mean(-1)
 
     @staticmethod
-    def blank(x: Tensor, outputs: int) -> Tensor:
+    def unknown_targets(x: Tensor, outputs: int) -> Tensor:
         return x.new_zeros(x.shape[0], dtype=torch.long)
 
 
@@ -299,6 +299,25 @@ def _mean_where(there: Tensor, values: Tensor) -> Tensor:
     return torch.where(there, values, 0).sum(1) / there.sum(1).clamp_min(1)
 
 
+class EpisodicNatsPerToken(EpisodicMetric):
+    """Minus the logarithm of the probability of a query's next token, mean over the tokens of an episode.
+
+    Predictions are logits `(T, Q, L, V)`, targets ids `(T, Q, L)`; padding does not count.
+    """
+
+    name, mode = "nats_per_token", "min"
+    unit, digits = "nats per token", 3
+
+    @staticmethod
+    def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
+        nats_TQL = -preds.double().log_softmax(-1).gather(-1, targets[..., None])[..., 0]
+        return _mean_where(targets != PAD, nats_TQL)
+
+    @staticmethod
+    def unknown_targets(x: Tensor, outputs: int) -> Tensor:
+        return torch.full_like(x, PAD)
+
+
 class EpisodicNats(EpisodicMetric):
     """Minus the logarithm of the likelihood of a query image, given the support images of its class.
 
@@ -393,7 +412,7 @@ class EpisodicSpanF1(EpisodicMetric):
         return 2 * right_T / (found_T + true_T).clamp_min(1)
 
     @staticmethod
-    def blank(x: Tensor, outputs: int) -> Tensor:
+    def unknown_targets(x: Tensor, outputs: int) -> Tensor:
         return x.new_zeros(x.shape[:2], dtype=torch.long)
 
 
@@ -486,4 +505,4 @@ def metric_of(name: str) -> type[EpisodicMetric]:
     Those of a metric of somebody else are written as plain numbers.
     """
     known = (cls for cls in EpisodicMetric.__subclasses__() if f"{name}_".startswith(f"{cls.name}_"))
-    return next(known, EpisodicMetric)
+    return max(known, key=lambda cls: len(cls.name), default=EpisodicMetric)

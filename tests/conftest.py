@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from lightning_meta.backbones import Conv4
+from lightning_meta.backbones import Conv4, NextToken, TokenLSTM
 from lightning_meta.core import Batch, Episode, TaskOutput
 from lightning_meta.core.episode import EpisodeShape, Split
 from lightning_meta.core.sampling import episode_keys
+from lightning_meta.core.sentences import nats_per_token
 from lightning_meta.datamodules import (
     Babble,
     Ciphers,
@@ -24,10 +25,12 @@ from lightning_meta.datamodules import (
     RuleGraph,
     Scenes,
     Sinusoid,
+    Topics,
     VoiceMixtures,
 )
 from lightning_meta.datamodules.class_bank import ClassBank
 from lightning_meta.datamodules.images import image_folder
+from lightning_meta.metrics import EpisodicNatsPerToken
 from lightning_meta.modules import EpisodicModule
 
 Make = Callable[[], EpisodicModule]
@@ -161,6 +164,25 @@ def random_tagged(n_tasks: int = 3, k_shot: int = 4, n_query: int = 3) -> Episod
     """Sentences of made-up languages with the tags of their words."""
     source = made_up_entities().load_source("train")
     return source.sample(episode_keys(0, 0, range(n_tasks)), EpisodeShape(9, k_shot, n_query))
+
+
+def topics(**overrides: Any) -> Topics:
+    """As many episodes as in `blobs`, of documents of 11 words."""
+    settings: dict[str, Any] = dict(documents=[20, 3, 3], tokens=60, k_shot=3, n_query=2, vocabulary=14, length=6)
+    settings |= dict(meta_batch_size=4, steps_per_epoch=4, val_episodes=5, test_episodes=7)
+    return Topics(**(settings | overrides))
+
+
+def random_sequences(n_tasks: int = 3, k_shot: int = 3, n_query: int = 4) -> Episode:
+    """Of documents of 11 words, in chunks of 6 tokens."""
+    source = topics(tokens=60).load_source("train")
+    return source.sample(episode_keys(0, 0, range(n_tasks)), EpisodeShape(1, k_shot, n_query))
+
+
+def next_tokens(kind: type[NextToken] = TokenLSTM, **overrides: Any) -> dict[str, Any]:
+    """Settings of a module that predicts tokens, those of `random_sequences` unless told otherwise."""
+    backbone = kind(**(dict(vocabulary=14, length=6, width=8) | overrides))
+    return {"backbone": backbone, "n_way": 1, "loss_fn": nats_per_token, "metric": EpisodicNatsPerToken()}
 
 
 def random_masks(n_tasks: int = 3, n_way: int = 3, k_shot: int = 2, n_query: int = 2) -> Episode:

@@ -8,6 +8,7 @@ from lightning_meta.backbones.learn2learn_backbone import Learn2LearnBackbone
 from lightning_meta.backbones.lora import LoRA
 from lightning_meta.backbones.mlp import MLP
 from lightning_meta.backbones.neighbour_encoder import NeighbourEncoder
+from lightning_meta.backbones.next_token import NextToken, TokenLSTM, TokenTransformer
 from lightning_meta.backbones.norm import EpisodicBatchNorm2d, norm_protocol, support_statistics
 from lightning_meta.backbones.r2d2_net import R2D2Net
 from lightning_meta.backbones.resnet12 import ResNet12
@@ -31,11 +32,14 @@ __all__ = [
     "Learn2LearnBackbone",
     "LoRA",
     "NeighbourEncoder",
+    "NextToken",
     "R2D2Net",
     "ResNet12",
     "SpeechNet",
     "TextCNN",
     "Timm",
+    "TokenLSTM",
+    "TokenTransformer",
     "Translator",
     "WideResNet",
     "WordWindows",

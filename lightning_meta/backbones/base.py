@@ -16,6 +16,7 @@ class Backbone(nn.Module):
 
     in_shape: tuple[int, ...]
     out_features: int
+    outputs: int | None = None  # that a head says of each row of its features; None: one for each class of an episode
 
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError

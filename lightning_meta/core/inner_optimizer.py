@@ -60,15 +60,16 @@ class SGD(Rule):
 class PulledBack(Rule):
     """Gradient descent that is pulled back to its start: `phi <- phi - lr * grad + pull * (theta - phi)`.
 
-    Dynamic evaluation (Krause et al. 2018, arXiv:1709.07432, equation 5). `lr` is one rate, or rates by parameter name.
+    Dynamic evaluation (Krause et al. 2018, arXiv:1709.07432, equation 5). `lr` and `pull` are numbers, or numbers by
+    parameter name.
     """
 
     lr: float | Params
-    pull: float = 0.0
+    pull: float | Params = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.pull <= 1:
+        if isinstance(self.pull, float | int) and not 0 <= self.pull <= 1:
             raise ConfigError(f"pull={self.pull} is a part of the way back to the start; take one from 0 to 1.")
 
     def init(self, params: Params) -> Params:
@@ -77,7 +78,7 @@ class PulledBack(Rule):
 
     def update(self, grads: Params, state: Params, params: Params, loss: Tensor) -> tuple[Params, Params]:
         moved = {
-            name: value - of(self.lr, name) * grads[name] + self.pull * (state[name] - value)
+            name: value - of(self.lr, name) * grads[name] + of(self.pull, name) * (state[name] - value)
             for name, value in params.items()
         }
         return moved, state

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lightning_meta.core.tokenizer import PAD, UNKNOWN
 
@@ -29,3 +30,8 @@ def up_to_end(ids_ML: Tensor) -> Tensor:
     """The same rows with padding in place of all that follows their first end."""
     ended_ML = (ids_ML == END).cumsum(-1) - (ids_ML == END).long()
     return torch.where(ended_ML > 0, PAD, ids_ML)
+
+
+def nats_per_token(logits_QLV: Tensor, y_QL: Tensor) -> Tensor:
+    """Cross-entropy, mean over the tokens of all rows; padding does not count."""
+    return F.cross_entropy(logits_QLV.flatten(0, 1), y_QL.flatten(), ignore_index=PAD)

@@ -47,6 +47,10 @@ from lightning_meta.datamodules.optimizees.image_optimizees import ImageOptimize
 from lightning_meta.datamodules.optimizees.optimizees import OptimizeeDataModule, QuadraticOptimizees
 from lightning_meta.datamodules.recommendation.rating_world import RatingWorld
 from lightning_meta.datamodules.recommendation.ratings_table import RatingsTable
+from lightning_meta.datamodules.sequences.chorales import Chorales
+from lightning_meta.datamodules.sequences.chunks import SequenceDataModule
+from lightning_meta.datamodules.sequences.documents import Documents
+from lightning_meta.datamodules.sequences.topics import Topics
 from lightning_meta.datamodules.tables.array_tables import ArrayTables, SklearnTables
 from lightning_meta.datamodules.tables.school import School
 from lightning_meta.datamodules.tables.tables import Tables
@@ -85,10 +89,12 @@ __all__ = [
     "Babble",
     "BilevelDataModule",
     "CACTUs",
+    "Chorales",
     "Ciphers",
     "Circles",
     "ClassSplit",
     "ClassificationDataModule",
+    "Documents",
     "Domains",
     "EpisodicDataModule",
     "Features",
@@ -131,6 +137,7 @@ __all__ = [
     "RuleGraph",
     "Scenes",
     "School",
+    "SequenceDataModule",
     "Sinusoid",
     "SinusoidWithIdentity",
     "SklearnTables",
@@ -144,6 +151,7 @@ __all__ = [
     "TaskDataModule",
     "TextClasses",
     "Timbres",
+    "Topics",
     "TorchvisionImages",
     "TranslationDataModule",
     "Trial",

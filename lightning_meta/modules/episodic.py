@@ -121,7 +121,7 @@ class EpisodicModule(MetaModule, Generic[Adapted]):
 
     def unknown_targets(self, x: Tensor, outputs: int) -> Tensor:
         """Targets where none are known: `query_loss` wants some, but its predictions do not depend on them."""
-        return self.metric.blank(x, outputs)
+        return self.metric.unknown_targets(x, outputs)
 
     # ---- owned here ---------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Hyper-parameters of an inner optimizer as meta-parameters: trained, like the initialisation, by the meta-gradient."""
 
-from collections.abc import Callable
-from dataclasses import is_dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal, Self, cast
 
 import torch
@@ -27,6 +27,8 @@ class LearnedRates(nn.Module):
             step.
         weight_decay: its value before training. It is added to the gradient, `grad + weight_decay * phi`, as in
             `torch.optim.SGD` and `torch.optim.Adam` (not as in AdamW). None: no weight decay.
+        also: further numbers of the optimizer that are learned as its rates are, such as `pull` of `PulledBack`. They
+            start where the optimizer has them.
 
     `build` must be called before use; `MAML` and its family do.
     """
@@ -38,6 +40,7 @@ class LearnedRates(nn.Module):
         per: Per = "tensor",
         steps: int | None = None,
         weight_decay: float | None = None,
+        also: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.lr, self.weight_decay, self.per, self.steps = lr, weight_decay, per, steps
@@ -47,6 +50,13 @@ class LearnedRates(nn.Module):
                 f"LearnedRates cannot set the rates of {type(self.optimizer).__name__}, not a dataclass with a "
                 "field `lr`; take SGD or Adam."
             )
+        learnable = [field.name for field in fields(self.optimizer) if field.type == float | Params]
+        if unknown := [name for name in also if name not in learnable or name == "lr"]:
+            raise ConfigError(
+                f"also={list(also)}: {type(self.optimizer).__name__} has no {unknown[0]} that could be learned beside "
+                f"its rates; it has {', '.join(learnable[1:]) or 'none such'}."
+            )
+        self.also: dict[str, float] = {name: float(getattr(self.optimizer, name)) for name in also}
         if steps is not None and steps < 1:
             raise ConfigError(f"steps={steps} must be at least 1; None gives all steps the same rates.")
 
@@ -55,6 +65,9 @@ class LearnedRates(nn.Module):
         self.rates = Learned(params, self.lr, self.per, self.steps)
         if self.weight_decay is not None:
             self.decays = Learned(params, self.weight_decay, self.per, self.steps)
+        self.others = nn.ModuleDict(
+            {name: Learned(params, start, self.per, self.steps) for name, start in self.also.items()}
+        )
         return self
 
     def init(self, params: Params) -> tuple[int, Any]:
@@ -69,8 +82,9 @@ class LearnedRates(nn.Module):
         step, inner = state
         if self.weight_decay is not None:
             grads = {name: grads[name] + self.decays.at(step, name) * value for name, value in params.items()}
-        rates = {name: self.rates.at(step, name) for name in params}
-        moved, inner = replace(cast(Any, self.optimizer), lr=rates).update(grads, inner, params, loss)
+        learned = {"lr": self.rates} | cast(dict[str, Learned], dict(self.others.items()))
+        numbers = {key: {name: table.at(step, name) for name in params} for key, table in learned.items()}
+        moved, inner = replace(cast(Any, self.optimizer), **numbers).update(grads, inner, params, loss)
         return moved, (step + 1, inner)
 
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 
 from lightning_meta.compat import tree_map
@@ -57,11 +56,7 @@ class Separation(Report):
         for name, sound_L in sounds.items():
             path = folder / f"mixture_{q}_{name}.wav"
             write_wav(path, sound_L / loudest, rate)
-            for logger in tested.trainer.loggers:
-                if isinstance(logger, WandbLogger):
-                    import wandb  # its list of sounds, which `log_audio` makes, needs another package
-
-                    logger.experiment.log({f"test/{path.stem}": wandb.Audio(str(path))})
+            tested.send_sound(path)
 
 
 def separation(mixture_L: Tensor, found_VL: Tensor, true_VL: Tensor, rate: int, title: str = "Separation") -> Figure:

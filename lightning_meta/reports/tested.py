@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytorch_lightning as pl
+from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 
-from lightning_meta.core import Episode, TaskOutput
+from lightning_meta.core import Batch, Episode, TaskOutput
 from lightning_meta.datamodules.base import EpisodicDataModule
 from lightning_meta.datamodules.classification import ClassificationDataModule
 from lightning_meta.metrics import EpisodicAccuracy
@@ -79,6 +81,14 @@ class Tested:
         if ci95 is not None:
             self.module.log(f"test/{name}_ci95", ci95)
 
+    def send_sound(self, path: Path) -> None:
+        """To W&B where it is among the loggers: a WAV file, as `test/<stem>`."""
+        for logger in self.trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                import wandb  # its list of sounds, which `log_audio` makes, needs another package
+
+                logger.experiment.log({f"test/{path.stem}": wandb.Audio(str(path))})
+
     def first(self, count: int) -> range:
         """The ids of so many test tasks, or of as many as there are."""
         return range(min(count, self.data.test_episodes))
@@ -103,6 +113,16 @@ class Tested:
         """Adapt and predict; `inner_steps` replaces the module's `eval_inner_steps` for this call."""
         with self.trainer.precision_plugin.test_step_context(), eval_inner_steps(self.module, inner_steps):
             return self.module.play(tasks)
+
+    def adapt(self, support: Batch, inner_steps: int | None = None) -> Any:
+        """The first half of `play`: what the module makes of support sets."""
+        with self.trainer.precision_plugin.test_step_context(), eval_inner_steps(self.module, inner_steps):
+            return self.module.adapt_tasks(support)
+
+    def answer(self, adapted: Any, query: Batch) -> TaskOutput:
+        """The second half of `play`, of what `adapt` returned."""
+        with self.trainer.precision_plugin.test_step_context():
+            return self.module.query_tasks(adapted, query)
 
 
 def to_device(trainer: pl.Trainer, tasks: Tasks) -> Tasks:

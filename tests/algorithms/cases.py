@@ -11,6 +11,7 @@ play, in one or more of these:
     RELATIONS: likewise those that compare pairs of a graph.
     RECOGNISERS: likewise those that write down what is said.
     TAGGERS: likewise those that tag the words of sentences.
+    LANGUAGE_MODELS: those that predict the next tokens of a sequence.
     VARIANTS: the same classes with other settings, for what is cheap to check.
     TRANSDUCTIVE_IN_TRAINING: a class whose definition breaks what the inductive protocol promises, and why.
 
@@ -42,11 +43,13 @@ from tests.conftest import (
     random_mixtures,
     random_pairs,
     random_sentences,
+    random_sequences,
     random_strings,
     random_tagged,
     rule_graph,
     scenes,
     sinusoids,
+    topics,
 )
 
 
@@ -74,6 +77,7 @@ OTHER_DATA: dict[str, tuple[Callable[..., Episode], Callable[..., EpisodicDataMo
     "TRANSLATORS": (random_sentences, ciphers),
     "RECOGNISERS": (random_strings, babble),
     "TAGGERS": (random_tagged, made_up_entities),
+    "LANGUAGE_MODELS": (random_sequences, topics),
     "RELATIONS": (random_pairs, rule_graph),
 }
 OF_OTHER_DATA = {kind: joined(getattr(file, kind, {}) for file in files) for kind in OTHER_DATA}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial, wraps
 from inspect import signature
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -266,7 +267,7 @@ def test_comes_back_from_a_checkpoint_with_the_objects_that_it_cannot_hold(
     with monkeypatch.context() as patch:
         patch.setattr(cls, "__init__", note)
         module = make()
-    objects = {name: value for name, value in given.items() if isinstance(value, nn.Module | partial)}
+    objects = {name: value for name, value in given.items() if isinstance(value, nn.Module | partial | FunctionType)}
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     trainer.strategy.connect(module)
     trainer.save_checkpoint(tmp_path / "module.ckpt")

@@ -1,5 +1,7 @@
 """Dynamic evaluation: the static network at rate zero, a product of matrices for a linear one, online MAML unpulled."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -11,9 +13,17 @@ from lightning_meta.core import Batch, Episode, PulledBack
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicMSE
 from lightning_meta.modules import LearnedRates
-from tests.conftest import Make, conv4, meta_gradient, random_functions
+from tests.conftest import Make, conv4, meta_gradient, next_tokens, random_functions, random_sequences
 
 CASES: dict[str, Make] = {"dynamic_evaluation": lambda: DynamicEvaluation(conv4(), n_way=3, inner_lr=0.01)}
+LANGUAGE_MODELS: dict[str, Make] = {
+    "dynamical_lm": lambda: DynamicEvaluation(
+        **next_tokens(),
+        inner_lr=0.3,
+        inner_steps=1,
+        inner_optimizer=partial(LearnedRates, optimizer=partial(PulledBack, pull=0.1), also=["pull"]),
+    )
+}
 VARIANTS: dict[str, Make] = {
     "dynamic_evaluation-trained_for": lambda: DynamicEvaluation(conv4(), n_way=3, inner_lr=0.1, inner_steps=1)
 }
@@ -84,6 +94,22 @@ def test_its_rates_can_be_learned() -> None:
     ).double()  # fmt: skip
     found = {name: g for name, g in meta_gradient(module, random_functions()).items() if "rates" in name}
     assert len(found) == 4 and all(g.abs() > 0 for g in found.values())
+
+
+def test_its_pull_can_be_learned() -> None:
+    """Of each tensor; the gradient is that of finite differences, of all pulls together."""
+    module = LANGUAGE_MODELS["dynamical_lm"]().double()
+    tasks = random_sequences()
+    found = {name: g for name, g in meta_gradient(module, tasks).items() if "others.pull" in name}
+    pulls = [module.get_parameter(name) for name in found]
+    assert len(found) == len(module.theta()) and all((p - 0.1).abs() < 1e-6 for p in pulls)
+    ends = []
+    for step in (-1e-6, 1e-6):
+        with torch.no_grad():
+            for pull in pulls:
+                pull.fill_(0.1 + step)
+            ends.append(module.play(tasks).loss.mean().item())
+    assert sum(g.item() for g in found.values()) == pytest.approx((ends[1] - ends[0]) / 2e-6, rel=1e-5)
 
 
 @pytest.mark.parametrize("pull", [-0.1, 1.5])

@@ -7,13 +7,17 @@ import pytest
 import torch
 
 from lightning_meta.algorithms import MAML, MRMAML, Reptile
-from lightning_meta.backbones import MLP
+from lightning_meta.backbones import MLP, TokenTransformer
 from lightning_meta.core import Adam, Batch, Episode
 from lightning_meta.errors import ConfigError
 from lightning_meta.modules.learned_rates import LearnedRates
-from tests.conftest import Make, autograd_meta_gradient, blobs, conv4, meta_gradient, smooth
+from tests.conftest import Make, autograd_meta_gradient, blobs, conv4, meta_gradient, next_tokens, smooth
 
 CASES: dict[str, Make] = {"maml": lambda: MAML(conv4(), n_way=3, inner_lr=0.1, inner_steps=2)}
+LANGUAGE_MODELS: dict[str, Make] = {
+    "maml-lstm": lambda: MAML(**next_tokens(), inner_lr=0.3, inner_steps=2),
+    "maml-transformer": lambda: MAML(**next_tokens(TokenTransformer, layers=1, heads=2), inner_lr=0.3),
+}
 VARIANTS: dict[str, Make] = {
     "maml-strided": lambda: MAML(conv4(downsample="stride"), n_way=3, inner_lr=0.1, inner_steps=2),
     "maml-learned-adam": lambda: MAML(

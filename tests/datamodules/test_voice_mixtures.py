@@ -12,8 +12,7 @@ from lightning_meta.core.episode import EpisodeShape, Split
 from lightning_meta.core.sampling import episode_keys
 from lightning_meta.core.sound import si_sdr, sounding
 from lightning_meta.datamodules import VoiceMixtures
-from lightning_meta.datamodules.audio import voice_mixtures
-from lightning_meta.datamodules.audio.chorales import RANGES, SCALE, draw_chorale
+from lightning_meta.datamodules.audio.chorales import JSB, RANGES, SCALE, draw_chorale
 from lightning_meta.datamodules.audio.synthesis import Timbre
 from lightning_meta.datamodules.audio.voice_mixtures import CHORD, sung
 from lightning_meta.datamodules.audio.wav import read_wav, write_wav
@@ -119,7 +118,7 @@ def test_there_is_as_much_to_gain_as_in_chorales_of_bach() -> None:
 
 
 def test_chorales_of_a_file_are_played(tmp_path: Path) -> None:
-    file = tmp_path / voice_mixtures.JSB
+    file = tmp_path / JSB
     file.parent.mkdir()
     score = [[72, 67, 60, 48]] * 4 + [[71, -1, 62, 43]] * 4
     file.write_text(json.dumps({"train": [score, score], "valid": [score], "test": [score[::-1]]}))

@@ -31,6 +31,7 @@ from lightning_meta.algorithms import (
     ActiveLearning,
     ConditionalNeuralProcess,
     DeltaNet,
+    DynamicEvaluation,
     Hyperparameters,
     InContextRegression,
     LSTMLearner,
@@ -50,6 +51,7 @@ from lightning_meta.backbones import MLP
 from lightning_meta.callbacks import EpisodeTable, RunSummary, Throughput
 from lightning_meta.datamodules import (
     Arrivals,
+    Chorales,
     Circles,
     GaussianProcess,
     ImageCompletion,
@@ -79,9 +81,11 @@ from tests.conftest import (
     ciphers,
     conv4,
     made_up_entities,
+    next_tokens,
     rule_graph,
     scenes,
     sinusoids,
+    topics,
 )
 from tests.datamodules.test_projected import projected
 from tests.reports.conftest import run_test
@@ -170,6 +174,14 @@ RUNS: dict[str, tuple[Callable[[], Any], Callable[[], Any], set[str], set[str]]]
     "pairs of a graph": (matching, rule_graph, set(), set()),
     "a tagger": (maml_tagger, made_up_entities, {"adaptation_curve"}, set()),
     "a translator": (nmt, ciphers, {"adaptation_curve", "translations"}, set()),
+    "pieces of music": (
+        lambda: MAML(**next_tokens(vocabulary=64, length=4)),
+        lambda: Chorales(pieces=[1, 1, 2], bars=1, k_shot=2, n_query=2, length=4, **FEW),
+        {"adaptation_curve", "continuations"}, set(),
+    ),
+    "documents": (
+        lambda: DynamicEvaluation(**next_tokens()), topics, {"adaptation_curve"}, set(),
+    ),
     "ProtoNet on images": (
         lambda: ProtoNet(conv4()), blobs, {"calibration", "embedding", "episode_0", "episode_1"}, {"ece"},
     ),

@@ -4,7 +4,7 @@ Krause, Kahembwe, Murray, Renals: "Dynamic Evaluation of Neural Sequence Models"
 
 Each row of a stream is predicted first and learned from then, by a gradient step that is pulled back to the trained
 weights. With `inner_steps` in training too the weights are trained for this, as in Wolf, Chaumond, Delangue:
-"Meta-Learning a Dynamical Language Model" (2018), arXiv:1803.10631; their learned rates are `LearnedRates`.
+"Meta-Learning a Dynamical Language Model" (2018), arXiv:1803.10631; their learned rates and pull are `LearnedRates`.
 
 Deviations: steps are those of plain gradient descent; the paper's best rule divides them by how large gradients were in
 training, and a row is a segment of five tokens there. Training learns from the rows of query sets.

@@ -31,7 +31,7 @@ class MAML(FixedWayModule[Params]):
         backbone: feature extractor; a linear head is added. Any network that is no `Backbone` is `Wrapped`, with the
             protocol `transductive`.
         n_way: outputs of the head: classes per episode, or 1 for scalar regression. On the command line it follows
-            `data.n_way`.
+            `data.n_way`. A backbone that reads tokens has an output for each that may come next instead.
         inner_lr: step size of the inner loop (alpha).
         inner_steps: adaptation steps in training.
         eval_inner_steps: adaptation steps in validation and test. None: as in training.
@@ -72,7 +72,9 @@ class MAML(FixedWayModule[Params]):
         extractor = as_backbone(backbone, norm="transductive")
         if freeze is not None:
             freeze_up_to(extractor, freeze)
-        self.learner = nn.Sequential(extractor, linear(extractor.out_features, self.n_way, head_init))
+        self.learner = nn.Sequential(
+            extractor, linear(extractor.out_features, extractor.outputs or self.n_way, head_init)
+        )
         self.inner_optimizer = inner_optimizer_for(self.theta, inner_lr, inner_optimizer or SGD)
 
     @property

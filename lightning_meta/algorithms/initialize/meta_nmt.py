@@ -17,13 +17,11 @@ from typing import Any, Literal
 
 from torch import Tensor
 from torch.func import functional_call
-from torch.nn import functional as F
 
 from lightning_meta.backbones import Translator
 from lightning_meta.core import Adam, Batch, InnerOptimizer, Params, TaskOutput, trainable, unroll
 from lightning_meta.core.episode import Split
-from lightning_meta.core.sentences import END
-from lightning_meta.core.tokenizer import PAD
+from lightning_meta.core.sentences import END, nats_per_token
 from lightning_meta.datamodules.base import EpisodicDataModule
 from lightning_meta.errors import ConfigError, require_at_least
 from lightning_meta.metrics import EpisodicBLEU, EpisodicMetric
@@ -92,7 +90,7 @@ class MetaNMT(EpisodicModule[Params]):
     def adapt(self, support: Batch) -> Params:
         """Fast weights phi by parameter name."""
         return unroll(
-            lambda params: nats_per_word(self.logits(params, support), support.y),
+            lambda params: nats_per_token(self.logits(params, support), support.y),
             self.theta(),
             self.inner_optimizer,
             self.steps,
@@ -103,7 +101,7 @@ class MetaNMT(EpisodicModule[Params]):
         """In evaluation the predictions are translations, made without a look at the true ones."""
         logits_QLV = self.logits(phi, query)
         preds_QL = logits_QLV.argmax(-1) if self.training else functional_call(self.backbone, phi, (query.x,))
-        return TaskOutput(nats_per_word(logits_QLV, query.y), preds_QL)
+        return TaskOutput(nats_per_token(logits_QLV, query.y), preds_QL)
 
     def unknown_targets(self, x: Tensor, outputs: int) -> Tensor:
         """As long as a translation may be."""
@@ -123,8 +121,3 @@ class MetaNMT(EpisodicModule[Params]):
                 f"the backbone is for length={self.backbone.length} and vocabulary={self.backbone.vocabulary}, but "
                 f"{name} has rows of {longest} and {ids} ids; take the data's."
             )
-
-
-def nats_per_word(logits_QLV: Tensor, y_QL: Tensor) -> Tensor:
-    """Cross-entropy, mean over the words of all sentences and their ends."""
-    return F.cross_entropy(logits_QLV.flatten(0, 1), y_QL.flatten(), ignore_index=PAD)

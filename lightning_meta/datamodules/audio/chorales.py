@@ -1,11 +1,15 @@
-"""Scores for four voices that do not exist, by rule and by key: chords in a key, each voice going on to a near tone."""
+"""Scores for four voices: drawn by rule and by key, chords in a key, each voice going on to a near tone; or Bach's."""
 
+import json
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from lightning_meta.core.episode import Split
 from lightning_meta.core.sampling import Keys, subkeys, uniform
+from lightning_meta.errors import DataError, reason
 
 Score = npt.NDArray[np.int64]  # (steps, 4): the pitch of each voice, from the highest, in semitones; -1 is a rest
 
@@ -24,6 +28,8 @@ NEXT = {
 STEPS_PER_CHORD = 4
 PASSING = 0.35  # how often a voice leaves a chord's tone for a neighbour half-way
 JUMPS = 3.0  # semitones: a tone so much further away is e times less likely
+JSB = "jsb_chorales/Jsb16thSeparated.json"
+ORIGIN = "Copy it from https://github.com/czhuang/JSB-Chorales-dataset, or leave data.scores at drawn."
 
 
 class Draws(NamedTuple):
@@ -77,3 +83,14 @@ def step_away(pitch: int, in_scale: set[int], chance: float) -> int:
         return pitch
     step = 1 if chance < PASSING / 2 else -1
     return next(other for other in (pitch + step, pitch + 2 * step) if other % 12 in in_scale)
+
+
+def chorales_of_bach(root: Path, split: Split) -> list[Score]:
+    """The pieces of a split of `<root>/jsb_chorales/`, as its file has them; a step is a sixteenth note."""
+    file = root / JSB
+    if not file.is_file():
+        raise DataError(f"{file} does not exist. {ORIGIN}")
+    try:
+        return [np.array(score) for score in json.loads(file.read_text())["valid" if split == "val" else split]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file} is not the file of chorales ({reason(error)}). {ORIGIN}") from error

@@ -1,6 +1,5 @@
 """VoiceMixtures: chorales played by drawn instruments, the mixture and each voice by itself."""
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,11 +14,11 @@ from torch import Tensor
 from lightning_meta.core import Batch, Episode
 from lightning_meta.core.episode import EpisodeShape, Split
 from lightning_meta.core.sampling import Keys, choose, episode_keys, subkeys, uniform
-from lightning_meta.datamodules.audio.chorales import STEPS_PER_CHORD, Score, draw_chorale
+from lightning_meta.datamodules.audio.chorales import STEPS_PER_CHORD, Score, chorales_of_bach, draw_chorale
 from lightning_meta.datamodules.audio.synthesis import Timbre, Tones, draw_timbre, play
 from lightning_meta.datamodules.base import EpisodicDataModule
 from lightning_meta.datamodules.episodes import STREAM, TaskSource
-from lightning_meta.errors import ConfigError, DataError, require_at_least
+from lightning_meta.errors import ConfigError, require_at_least
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +30,6 @@ CHORD = 0.6  # seconds
 LEVEL = 0.1  # root mean square of a voice, before it is made louder or softer
 LOUDER = 3.0  # decibels, at most, or softer
 RANGE = 2**15 - 1  # of whole numbers that samples are kept as
-JSB = "jsb_chorales/Jsb16thSeparated.json"
-ORIGIN = "Copy it from https://github.com/czhuang/JSB-Chorales-dataset, or leave data.scores at drawn."
 
 
 @dataclass(frozen=True)
@@ -112,7 +109,7 @@ class VoiceMixtures(EpisodicDataModule):
         if len(pieces) != len(STREAM) or min(pieces) < 1:
             raise ConfigError(f"pieces={list(pieces)} must be three numbers of at least 1: for train, val and test.")
         self.count = dict(zip(STREAM, pieces, strict=True))
-        self.instruments, self.scores, self.file = instruments, scores, Path(root) / JSB
+        self.instruments, self.scores, self.root = instruments, scores, Path(root)
         self.sample_rate, self.segments, self.length = sample_rate, segments, round(seconds * sample_rate)
 
     def load_source(self, split: Split) -> VoiceBank:
@@ -128,10 +125,8 @@ class VoiceMixtures(EpisodicDataModule):
         return [draw_chorale(key, -(-self.steps // STEPS_PER_CHORD)) for key in keys]
 
     def of_bach(self, split: Split) -> list[Score]:
-        if not self.file.is_file():
-            raise DataError(f"{self.file} does not exist. {ORIGIN}")
-        whole = json.loads(self.file.read_text())["valid" if split == "val" else split]
-        return [np.resize(np.array(score), (self.steps, VOICES)) for score in whole]  # short ones begin anew
+        whole = chorales_of_bach(self.root, split)
+        return [np.resize(score, (self.steps, VOICES)) for score in whole]  # short ones begin anew
 
     @property
     def steps(self) -> int:

@@ -1,0 +1,1 @@
+"""Tasks of next tokens: a piece of music or a document, cut into chunks."""
