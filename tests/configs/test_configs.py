@@ -78,6 +78,7 @@ QUICK_DATA = {
     "Domains": [*QUICK_EPISODES, *QUICK_ROTATIONS],
     "Rollouts": ["--data.trajectories", "1"],
     "VoiceMixtures": ["--data.pieces", "[1,1,1]"],
+    "Chorales": [*QUICK_EPISODES, *shlex.split("--data.scores drawn --data.pieces [2,1,1]")],
 }  # fmt: skip
 
 
