@@ -83,6 +83,7 @@ QUICK_DATA = {
     "Rollouts": ["--data.trajectories", "1"],
     "Babble": shlex.split("--data.train_speakers 2 --data.val_speakers 2 --data.test_speakers 2 --data.takes 2"),
     "VoiceMixtures": ["--data.pieces", "[1,1,1]"],
+    "Chorales": [*QUICK_EPISODES, *shlex.split("--data.scores drawn --data.pieces [2,1,1]")],
 }  # fmt: skip
 
 
