@@ -26,6 +26,8 @@ from pytorch_lightning.cli import instantiate_module
 from torch import Tensor
 
 from lightning_meta import checkpoints, shared_folder
+from lightning_meta.algorithms.in_context.tab_pfn import TabPFN
+from lightning_meta.algorithms.in_context.tab_pfn_regression import TabPFNRegression
 from lightning_meta.algorithms.initialize.meta_asr import MetaASR
 from lightning_meta.backbones import norm_protocol
 from lightning_meta.cli.names import RUNS, run_folder, runs_like
@@ -46,7 +48,7 @@ from lightning_meta.datamodules.rows import ReadsRows, Row
 from lightning_meta.datamodules.tables.tabular_prior import TabularPrior
 from lightning_meta.errors import ConfigError, DataError
 from lightning_meta.metrics import EpisodicAccuracy, EpisodicLogLikelihood, EpisodicMSE
-from lightning_meta.modules import EpisodicModule, SeparationModule, StreamModule, TabularModule
+from lightning_meta.modules import EpisodicModule, SeparationModule, StreamModule
 from lightning_meta.reports.fonts import drawable
 from lightning_meta.reports.prediction_gallery import prediction_gallery
 from lightning_meta.reports.tables import write_csv
@@ -346,7 +348,7 @@ def predict(use: Use, given: argparse.Namespace) -> list[tuple[str, str]]:
     elif isinstance(data, TranslationDataModule):
         data.restore(use.state.get(type(data).__qualname__, {}))
         rows, facts = predict_translations(module, data, *places)
-    elif isinstance(module, TabularModule) and isinstance(data, TabularPrior):
+    elif isinstance(module, TabPFN | TabPFNRegression) and isinstance(data, TabularPrior):
         rows, facts = predict_table(module, *places, given.target)
     else:
         make_ready(use.run, module, data, use.state)

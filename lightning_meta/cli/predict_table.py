@@ -51,6 +51,7 @@ def predict_table(
     absent: list[str] = []
     if isinstance(module, TabPFN):
         model: ReadsTables = TabPFNClassifier(module)
+        targets: list[Any]
         targets, described = classes_of(known.targets, target, support)
     else:
         model = TabPFNRegressor(module)

@@ -36,6 +36,7 @@ class ReadsTables(BaseEstimator):
     """
 
     kind: ClassVar[type[TabularModule[Any]]]
+    module_: Any
     run: Any
     orders: int
     seed: int
