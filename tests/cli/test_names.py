@@ -145,8 +145,8 @@ def test_the_newest_run_of_an_experiment(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ("--model protonett", ["model=protonett", "Did you mean protonet?", "list algorithms"]),
-        ("--model PROTONET", ["Did you mean protonet?"]),
+        ("--model protonett", ["model=protonett", "Did you mean protonet", "list algorithms"]),
+        ("--model PROTONET", ["Did you mean protonet"]),
         ("--model models/protonet.yml.yaml", ["models/protonet.yml.yaml", "protonet"]),
         ("--data omniglott", ["data=omniglott", "Did you mean omniglot?"]),
         ("--model.backbone Conv5", ["model.backbone=Conv5", "Did you mean Conv4?", "list backbones"]),
