@@ -252,6 +252,10 @@ class EpisodicMRR(EpisodicMetric):
     def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
         return (1 / ranks(preds, targets)).mean(-1)
 
+    @staticmethod
+    def unknown_targets(x: Tensor, outputs: int) -> Tensor:
+        return x.new_zeros(x.shape[0], dtype=torch.long)
+
 
 class EpisodicLogLikelihood(EpisodicMetric):
     """Mean log-density of the query points under normal predictions, in nats per point, per episode.
@@ -470,6 +474,10 @@ class EpisodicCharErrorRate(EpisodicMetric):
     def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
         rates = [char_error_rate(*map(strings_of, both)) for both in zip(preds, targets, strict=True)]
         return torch.stack(rates).double().to(preds.device)
+
+    @staticmethod
+    def unknown_targets(x: Tensor, outputs: int) -> Tensor:
+        return x.new_ones(x.shape[0], 1, dtype=torch.long)
 
 
 def _matched(preds_TQM6: Tensor, targets_TQO5: Tensor) -> Tensor:

@@ -73,9 +73,6 @@ class GMatching(EpisodicModule[Tensor]):
         scores_QC = (pairs_PD @ relation_1D.T).reshape(query.x.shape[:2])
         return TaskOutput(margin_loss(scores_QC, query.y, self.margin), scores_QC)
 
-    def unknown_targets(self, x: Tensor, outputs: int) -> Tensor:
-        return x.new_zeros(x.shape[0])
-
     def check_input(self, datamodule: EpisodicDataModule, split: Split) -> None:
         """Raise `ConfigError` when a split's episodes are no pairs, or have other ids than the backbone."""
         check_pairs(self, datamodule, split)

@@ -93,9 +93,6 @@ class MetaASR(EpisodicModule[Params]):
         logits_QSC = self.logits(phi, query.x)
         return TaskOutput(nats_per_symbol(logits_QSC, query.y), read_off(logits_QSC))
 
-    def unknown_targets(self, x: Tensor, outputs: int) -> Tensor:
-        return x.new_ones(x.shape[0], 1).long()
-
     def check_input(self, datamodule: EpisodicDataModule, split: Split) -> None:
         """Raise `ConfigError` when a split's episodes are no strings, or others than the recogniser's."""
         query, name, backbone = datamodule.dataset(split)[0].query, datamodule.name, self.backbone
