@@ -22,6 +22,7 @@ from lightning_meta.errors import ConfigError
 log = logging.getLogger(__name__)
 PACKAGE = Path(__file__).parents[1]
 RUNS = Path("runs")  # where the folders of experiments' runs are
+REPRODUCED = "reproduce"  # in it, where those of `reproduce` are
 GROUP = "seeds.json"  # in the folder of an experiment whose seeds were trained by `fit --seeds`
 # Options whose value may be the name of a file in a folder of configs/.
 FOLDER = {
@@ -117,19 +118,23 @@ def _with_path(option: str, value: str) -> str:
 def run_folder(place: Path, having: str = "config.yaml") -> Path:
     """The folder of a run: as it is named, or the newest one with such a file of an experiment's, by its name too.
 
+    Of an experiment that has no runs of its own it is one of `reproduce`'s.
+
     Args:
         place: of the run or of the experiment, or its name.
         having: the file's name, or a pattern such as `**/*.ckpt`.
     """
     if (place / "config.yaml").is_file():
         return place
-    versions = [
-        (int(version[1]), path)
-        for folder in (place, RUNS / place)
-        for path in folder.glob("version_*")
-        if (version := re.fullmatch(r"version_(\d+)", path.name)) and any(path.glob(having))
-    ]
-    return max(versions)[1] if versions else place
+    for folder in (place, RUNS / place, RUNS / REPRODUCED / place):
+        versions = [
+            (int(version[1]), path)
+            for path in folder.glob("version_*")
+            if (version := re.fullmatch(r"version_(\d+)", path.name)) and any(path.glob(having))
+        ]
+        if versions:
+            return max(versions)[1]
+    return place
 
 
 def runs_like(place: Path) -> str:

@@ -27,7 +27,7 @@ from typing import NoReturn
 
 import torch
 
-from lightning_meta.cli.names import with_paths
+from lightning_meta.cli.names import REPRODUCED, RUNS, with_paths
 from lightning_meta.cli.seeds import numbers_of
 from lightning_meta.errors import ConfigError, UserError
 from lightning_meta.reproduce.exchange import Left, find, opened, pack, take_checkpoint, take_result
@@ -131,7 +131,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, Sequence[str]]:
     parser.add_argument("--most-mb", type=float, default=float("inf"), metavar="N", help="size of FILE.tgz (no limit)")
     parser.add_argument("--experiments", type=Path, default=Path("configs/experiment"), metavar="DIR")
     parser.add_argument("--results", type=Path, metavar="DIR", help="(results beside each experiment)")
-    parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"), metavar="DIR", help="(%(default)s)")
+    parser.add_argument("--runs", type=Path, default=RUNS / REPRODUCED, metavar="DIR", help="(%(default)s)")
     return parser.parse_intermixed_args(arguments[:place]), with_paths(arguments[place + 1 :])
 
 

@@ -137,6 +137,10 @@ def test_the_newest_run_of_an_experiment(tmp_path: Path, monkeypatch: pytest.Mon
     assert run_folder(Path("mine")) == Path("runs/mine/version_11")
     assert run_folder(Path("runs/mine/version_2")) == Path("runs/mine/version_2")
     assert run_folder(Path("theirs")) == Path("theirs")
+    again = tmp_path / "runs/reproduce/theirs/version_0"
+    again.mkdir(parents=True)
+    (again / "config.yaml").touch()
+    assert run_folder(Path("theirs")) == Path("runs/reproduce/theirs/version_0")
 
 
 # ---- what was meant -------------------------------------------------------------------------------------------------
