@@ -145,13 +145,14 @@ class Queue:
         assert job.process is not None
         run, evaluation, status = job.run, job.left.popleft(), job.process.returncode
         left = max(run.folder.glob("version_*/result.json"), key=lambda path: path.stat().st_mtime_ns, default=None)
+        made = left is not None and left.stat().st_mtime >= job.started - 1
         failure = ""
-        if self._asked_to_stop and status in STOPPED:
+        if self._asked_to_stop and (status in STOPPED or (status == 0 and not made)):  # the latter in the test
             say(evaluation.name, f"stopped at step {Progress.of(run).step:,} of {run.steps:,}")
             job.left.clear()
         elif status != 0:
             failure = f"ended with status {status}: {last_words(run.folder / 'log.txt')}"
-        elif left is None or left.stat().st_mtime < job.started - 1:
+        elif left is None or not made:
             failure = f"ended without a result.json; see {run.folder / 'log.txt'}"
         else:
             failure = self._write(evaluation, left)
