@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
-from torchmetrics.functional.text import char_error_rate
 
 from lightning_meta.core import mean_and_ci95
-from lightning_meta.core.ctc import strings_of
+from lightning_meta.core.ctc import BLANK, edit_distances
 from lightning_meta.core.gaussian import Gaussian, log_density
 from lightning_meta.core.sentences import words_of
 from lightning_meta.core.sound import si_sdr, si_sdr_improvement, sounding
@@ -472,8 +471,7 @@ class EpisodicCharErrorRate(EpisodicMetric):
 
     @staticmethod
     def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
-        rates = [char_error_rate(*map(strings_of, both)) for both in zip(preds, targets, strict=True)]
-        return torch.stack(rates).double().to(preds.device)
+        return edit_distances(preds, targets).sum(-1).double() / (targets != BLANK).sum((-2, -1))
 
     @staticmethod
     def unknown_targets(x: Tensor, outputs: int) -> Tensor:

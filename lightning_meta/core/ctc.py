@@ -55,6 +55,22 @@ def steps_needed(y_QL: Tensor) -> Tensor:
     return (y_QL != BLANK).sum(-1) + again_QL.sum(-1)
 
 
+def edit_distances(found_QS: Tensor, true_QL: Tensor) -> Tensor:
+    """Fewest insertions, deletions and substitutions between strings with padding after them, `(Q,)`.
+
+    Levenshtein (1966). One row of the table at a time: that a symbol is inserted costs 1 a place, so the best way to a
+    place is a running minimum.
+    """
+    places_P = torch.arange(true_QL.shape[-1] + 1, device=true_QL.device)
+    row_QP = places_P.expand(*true_QL.shape[:-1], -1)
+    for symbol_Q in found_QS.unbind(-1):
+        swapped_QL = row_QP[..., :-1] + (symbol_Q[..., None] != true_QL)
+        best_QP = torch.cat([row_QP[..., :1] + 1, torch.minimum(row_QP[..., 1:] + 1, swapped_QL)], -1)
+        best_QP = (best_QP - places_P).cummin(-1).values + places_P
+        row_QP = torch.where(symbol_Q[..., None] != BLANK, best_QP, row_QP)
+    return row_QP.gather(-1, (true_QL != BLANK).sum(-1, keepdim=True)).squeeze(-1)
+
+
 def strings_of(ids_QL: Tensor, symbols: Sequence[str] | None = None) -> list[str]:
     """Strings by the numbers of their symbols, from 1 on; without symbols each is a letter of its own."""
     return ["".join(chr(id) if symbols is None else symbols[id - 1] for id in row if id) for row in ids_QL.tolist()]

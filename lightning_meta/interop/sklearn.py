@@ -46,7 +46,7 @@ class ReadsTables(BaseEstimator):
         module = deepcopy(self.run) if isinstance(self.run, TabularModule) else trained(Path(self.run))
         if not isinstance(module, self.kind):
             raise ValueError(
-                f"{type(self).__name__} takes a {self.kind.__name__}, but {self.run} is a {type(module).__name__}."
+                f"{type(self).__name__} takes a {self.kind.__name__}, but was given a {type(module).__name__}."
             )
         self.module_ = module.eval()
         draw = np.random.default_rng(self.seed)

@@ -7,8 +7,16 @@ from lightning_meta.algorithms import CommonNeighbours
 from lightning_meta.core import Batch
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicMRR
-from tests.conftest import blobs, random_pairs
+from tests.conftest import Make, blobs, random_pairs
 from tests.modules.test_episodic import trainer
+
+RELATIONS: dict[str, Make] = {"common_neighbours": CommonNeighbours}
+
+
+def unscaled() -> CommonNeighbours:
+    module = CommonNeighbours().eval()
+    torch.nn.init.zeros_(module.log_scale)
+    return module
 
 
 def neighbours(entity: list[list[int]]) -> set[tuple[int, int]]:
@@ -17,7 +25,7 @@ def neighbours(entity: list[list[int]]) -> set[tuple[int, int]]:
 
 def test_scores_are_cosines_of_sets() -> None:
     tasks = random_pairs()
-    preds = CommonNeighbours().eval().play(tasks).preds
+    preds = unscaled().play(tasks).preds
     for t, q, c in ((0, 0, 0), (1, 2, 3), (2, 1, 1)):
         candidate, total = tasks.query.x[t, q, c].tolist(), 0.0
         for known in [tasks.support.x[t, k, answer].tolist() for k, answer in enumerate(tasks.support.y[t].tolist())]:
@@ -32,7 +40,7 @@ def test_the_only_candidate_like_the_known_tail_is_found() -> None:
     nobody = [[0, 0]] * 3
     support = Batch(torch.tensor([[[head, other], [head, tail]]]), torch.tensor([1]))
     query = Batch(torch.tensor([[[head, other], [head, nobody], [head, tail]]]), torch.tensor([2]))
-    module = CommonNeighbours()
+    module = unscaled()
     preds = module.query_loss(module.adapt(support), query).preds
     torch.testing.assert_close(preds, torch.tensor([[1.0, 1.0, 2.0]]))
     assert EpisodicMRR.per_episode(preds[None], query.y[None]).item() == 1

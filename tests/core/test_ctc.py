@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 from torch.nn import functional as F
+from torchmetrics.functional.text import edit_distance
 
-from lightning_meta.core.ctc import ctc_nats, read_off, steps_needed, strings_of
+from lightning_meta.core.ctc import ctc_nats, edit_distances, read_off, steps_needed, strings_of
 
 STRINGS = torch.tensor([[1, 2, 0], [1, 1, 0], [2, 0, 0], [1, 1, 2], [0, 0, 0]])
 
@@ -98,3 +99,17 @@ def test_the_likeliest_path_is_read_off() -> None:
 def test_strings_are_written_with_their_symbols() -> None:
     assert strings_of(torch.tensor([[1, 3, 0], [0, 0, 0]]), "abc") == ["ac", ""]
     assert len(set(strings_of(torch.arange(1, 30)[:, None]))) == 29
+
+
+def test_edit_distances_are_those_of_torchmetrics() -> None:
+    """Of strings of all lengths, the empty one among them."""
+    generator = torch.Generator().manual_seed(0)
+    found, true = (torch.randint(1, 4, (200, size), generator=generator) for size in (7, 5))
+    for strings in (found, true):
+        lengths = torch.randint(strings.shape[1] + 1, (200, 1), generator=generator)
+        strings[torch.arange(strings.shape[1]) >= lengths] = 0
+    expected = [
+        edit_distance(a, b, reduction="sum").item() for a, b in zip(*map(strings_of, (found, true)), strict=True)
+    ]
+    assert edit_distances(found, true).tolist() == expected
+    assert edit_distances(found.view(20, 10, -1), true.view(20, 10, -1)).flatten().tolist() == expected

@@ -91,7 +91,7 @@ def test_a_regressor_predicts_the_mixture_of_its_orders() -> None:
 
 
 def test_classifiers_and_regressors_are_not_taken_for_each_other(module: TabPFN) -> None:
-    with pytest.raises(ValueError, match=r"TabPFNRegressor takes a TabPFNRegression, but .* is a TabPFN\."):
+    with pytest.raises(ValueError, match="takes a TabPFNRegression, but was given a TabPFN"):
         TabPFNRegressor(module).fit(rows()[0], np.arange(20))
 
 

@@ -8,7 +8,8 @@ No deviations: it is no algorithm of a paper.
 
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_meta.algorithms.compare.g_matching import check_pairs, true_pairs
@@ -23,7 +24,7 @@ from lightning_meta.modules import EpisodicModule
 class CommonNeighbours(EpisodicModule[Tensor]):
     """The score of a candidate: cosines of heads' and of tails' neighbours, mean over the support pairs.
 
-    Nothing is trained: `test` it.
+    Training learns one number, by which scores are multiplied to be logits, and which changes no order: `test` it.
 
     Args:
         metric: None: `EpisodicMRR`.
@@ -32,22 +33,24 @@ class CommonNeighbours(EpisodicModule[Tensor]):
 
     def __init__(self, metric: EpisodicMetric | None = None, **kwargs: Any) -> None:
         super().__init__(metric=metric or EpisodicMRR(), **kwargs)
+        self.log_scale = nn.Parameter(torch.tensor(2.0))
 
     def adapt(self, support: Batch) -> Tensor:
         """The known pairs `(K, 2, M, 2)`."""
         return true_pairs(support)
 
     def query_loss(self, known_K2M2: Tensor, query: Batch) -> TaskOutput:
-        scores_QC = cosines(query.x[:, :, None], known_K2M2).sum(-1).mean(-1)
+        scale = self.log_scale.exp()
+        scores_QC = scale * cosines(query.x[:, :, None], known_K2M2, scale.dtype).sum(-1).mean(-1)
         return TaskOutput(F.cross_entropy(scores_QC, query.y), scores_QC)
 
     def check_input(self, datamodule: EpisodicDataModule, split: Split) -> None:
         check_pairs(self, datamodule, split)
 
 
-def cosines(a_M2: Tensor, b_M2: Tensor) -> Tensor:
+def cosines(a_M2: Tensor, b_M2: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Cosines `(...)` between the sets of neighbours `(..., M, 2)` of entities; of one without any it is 0."""
     there_a_M, there_b_M = (neighbours[..., 1] != PAD for neighbours in (a_M2, b_M2))
     same_MM = (a_M2[..., :, None, :] == b_M2[..., None, :, :]).all(-1) & there_a_M[..., :, None]
     sizes = (there_a_M.sum(-1) * there_b_M.sum(-1)).clamp_min(1)
-    return same_MM.sum((-2, -1)) / sizes.sqrt()
+    return same_MM.sum((-2, -1)) / sizes.to(dtype).sqrt()
