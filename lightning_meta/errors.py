@@ -199,3 +199,14 @@ def _makes_folders(error: OSError) -> bool:
 
 def _is_in(module: str, packages: tuple[str, ...]) -> bool:
     return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def sizes_of_data(owner: object, **sizes: tuple[int | None, str]) -> list[int]:
+    """Sizes that are the data's, by name, each with what it is in words. Raises `ConfigError` where one is None."""
+    values = [value for value, _ in sizes.values()]
+    given = [value for value in values if value is not None]
+    if len(given) < len(values):
+        needed = ", and ".join(f"{name}, {what}" for name, (_, what) in sizes.items())
+        found = f"they are {' and '.join(map(str, values))}" if len(values) > 1 else "it is None"
+        raise ConfigError(f"{type(owner).__name__} needs {needed} ({found}); take the data's.")
+    return given

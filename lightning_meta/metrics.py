@@ -149,21 +149,17 @@ class EpisodicMSE(EpisodicMetric):
 class EpisodicNDCG1(EpisodicMetric):
     """Normalised discounted cumulative gain of the query rated highest; see `ndcg`."""
 
-    name, mode = "ndcg_1", "max"
+    name, mode, places = "ndcg_1", "max", 1
 
-    @staticmethod
-    def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
-        return ndcg(preds, targets, 1)
+    @classmethod
+    def per_episode(cls, preds: Tensor, targets: Tensor) -> Tensor:
+        return ndcg(preds, targets, cls.places)
 
 
-class EpisodicNDCG3(EpisodicMetric):
+class EpisodicNDCG3(EpisodicNDCG1):
     """Normalised discounted cumulative gain of the three queries rated highest; see `ndcg`."""
 
-    name, mode = "ndcg_3", "max"
-
-    @staticmethod
-    def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
-        return ndcg(preds, targets, 3)
+    name, places = "ndcg_3", 3
 
 
 class EpisodicMAE(EpisodicMetric):
@@ -211,34 +207,24 @@ def ranks(preds: Tensor, targets: Tensor) -> Tensor:
 class EpisodicHits1(EpisodicMetric):
     """Share of the queries whose true candidate has the best score, per episode."""
 
-    name, mode = "hits_1", "max"
+    name, mode, places = "hits_1", "max", 1
     scale, unit, digits = 100, "%", 2
 
-    @staticmethod
-    def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
-        return hits(preds, targets, 1)
+    @classmethod
+    def per_episode(cls, preds: Tensor, targets: Tensor) -> Tensor:
+        return hits(preds, targets, cls.places)
 
 
-class EpisodicHits5(EpisodicMetric):
+class EpisodicHits5(EpisodicHits1):
     """Share of the queries whose true candidate is among the best five, per episode."""
 
-    name, mode = "hits_5", "max"
-    scale, unit, digits = 100, "%", 2
-
-    @staticmethod
-    def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
-        return hits(preds, targets, 5)
+    name, places = "hits_5", 5
 
 
-class EpisodicHits10(EpisodicMetric):
+class EpisodicHits10(EpisodicHits1):
     """Share of the queries whose true candidate is among the best ten, per episode."""
 
-    name, mode = "hits_10", "max"
-    scale, unit, digits = 100, "%", 2
-
-    @staticmethod
-    def per_episode(preds: Tensor, targets: Tensor) -> Tensor:
-        return hits(preds, targets, 10)
+    name, places = "hits_10", 10
 
 
 class EpisodicMRR(EpisodicMetric):

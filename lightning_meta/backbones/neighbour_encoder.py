@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from lightning_meta.errors import ConfigError, require_at_least
+from lightning_meta.errors import require_at_least, sizes_of_data
 
 PAD = 0
 STD = 0.1  # of vectors of relations and entities
@@ -22,8 +22,7 @@ class NeighbourEncoder(nn.Module):
 
     def __init__(self, vocabulary: int | None = None, width: int = 32) -> None:
         super().__init__()
-        if vocabulary is None:
-            raise ConfigError("NeighbourEncoder needs vocabulary, the number of ids; take the data's.")
+        (vocabulary,) = sizes_of_data(self, vocabulary=(vocabulary, "the number of ids"))
         require_at_least(1, vocabulary=vocabulary, width=width)
         self.vocabulary, self.out_features = vocabulary, 2 * width
         self.vectors, self.linear = nn.Embedding(vocabulary, width), nn.Linear(2 * width, width)

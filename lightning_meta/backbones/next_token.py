@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lightning_meta.backbones.base import Backbone
 from lightning_meta.backbones.recurrent import LSTMCell
 from lightning_meta.core.transformer import CausalTransformer
-from lightning_meta.errors import ConfigError, require_at_least
+from lightning_meta.errors import ConfigError, require_at_least, sizes_of_data
 
 STD = 0.1  # of vectors of tokens and places
 
@@ -31,11 +31,9 @@ class NextToken(Backbone):
 
     def __init__(self, vocabulary: int | None, length: int | None, width: int) -> None:
         super().__init__()
-        if vocabulary is None or length is None:
-            raise ConfigError(
-                f"{type(self).__name__} needs vocabulary, the number of token ids, and length, those of a row (they "
-                f"are {vocabulary} and {length}); take the data's."
-            )
+        vocabulary, length = sizes_of_data(
+            self, vocabulary=(vocabulary, "the number of token ids"), length=(length, "those of a row")
+        )
         require_at_least(1, vocabulary=vocabulary, length=length, width=width)
         self.in_shape, self.out_features, self.outputs = (length,), width, vocabulary
         self.tokens = nn.Embedding(vocabulary, width)

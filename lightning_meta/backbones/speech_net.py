@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_meta.core.transformer import LayerNorm
-from lightning_meta.errors import ConfigError, require_at_least
+from lightning_meta.errors import require_at_least, sizes_of_data
 
 
 class Neighbours(nn.Module):
@@ -51,11 +51,9 @@ class SpeechNet(nn.Module):
         stride: int = 2,
     ) -> None:
         super().__init__()
-        if vocabulary is None or bands is None:
-            raise ConfigError(
-                f"{type(self).__name__} needs vocabulary, the number of symbols with the blank, and bands, those of a "
-                f"frame (they are {vocabulary} and {bands}); take the data's."
-            )
+        vocabulary, bands = sizes_of_data(
+            self, vocabulary=(vocabulary, "the number of symbols with the blank"), bands=(bands, "those of a frame")
+        )
         require_at_least(1, vocabulary=vocabulary, bands=bands, width=width, blocks=blocks, stride=stride)
         self.vocabulary, self.bands, self.stride = vocabulary, bands, stride
         self.enter = nn.Linear(stride * bands, width)

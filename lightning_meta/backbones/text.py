@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from lightning_meta.backbones.base import FittedBackbone
 from lightning_meta.core.tokenizer import FIRST, PAD
 from lightning_meta.core.word_statistics import inverse_document_frequencies, occurrences, ppmi_vectors
-from lightning_meta.errors import ConfigError
+from lightning_meta.errors import ConfigError, sizes_of_data
 
 # Of an element of a word's vector. torch's 1 makes words so far apart that training with a usual learning rate moves
 # them little.
@@ -36,11 +36,9 @@ class TextBackbone(FittedBackbone):
 
     def __init__(self, vocabulary: int | None, length: int | None) -> None:
         super().__init__()
-        if vocabulary is None or length is None:
-            raise ConfigError(
-                f"{type(self).__name__} needs vocabulary, the number of token ids, and length, those of an example "
-                f"(they are {vocabulary} and {length}); take the data's."
-            )
+        vocabulary, length = sizes_of_data(
+            self, vocabulary=(vocabulary, "the number of token ids"), length=(length, "those of an example")
+        )
         self.vocabulary, self.in_shape = vocabulary, (length,)
 
     def check_data(self, data: Any) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lightning_meta.core.sentences import up_to_end
 from lightning_meta.core.tokenizer import PAD
 from lightning_meta.core.transformer import Layer, LayerNorm, Memory
-from lightning_meta.errors import ConfigError, require_at_least
+from lightning_meta.errors import require_at_least, sizes_of_data
 
 START = PAD  # what the decoder reads before the first word; a translation has no padding there
 STD = 0.1  # of vectors of words and places
@@ -43,11 +43,9 @@ class Translator(nn.Module):
         heads: int = 4,
     ) -> None:
         super().__init__()
-        if vocabulary is None or length is None:
-            raise ConfigError(
-                f"{type(self).__name__} needs vocabulary, the number of token ids, and length, those of a row (they "
-                f"are {vocabulary} and {length}); take the data's."
-            )
+        vocabulary, length = sizes_of_data(
+            self, vocabulary=(vocabulary, "the number of token ids"), length=(length, "those of a row")
+        )
         require_at_least(1, vocabulary=vocabulary, length=length, layers=layers)
         self.vocabulary, self.length = vocabulary, length
         self.source, self.target = nn.Embedding(vocabulary, width), nn.Embedding(vocabulary, width)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from lightning_meta.backbones.base import Backbone
 from lightning_meta.core.tokenizer import PAD
-from lightning_meta.errors import ConfigError, require_at_least
+from lightning_meta.errors import ConfigError, require_at_least, sizes_of_data
 
 STD = 0.3  # of an element of a part's vector; a word is the mean of several
 
@@ -43,8 +43,7 @@ class WordWindows(Backbone):
         layers: int = 2,
     ) -> None:
         super().__init__()
-        if vocabulary is None:
-            raise ConfigError("WordWindows needs vocabulary, the number of ids of parts of words; take the data's.")
+        (vocabulary,) = sizes_of_data(self, vocabulary=(vocabulary, "the number of ids of parts of words"))
         require_at_least(1, embedding_dim=embedding_dim, features=features, width=width, layers=layers)
         if width % 2 == 0:
             raise ConfigError(f"width={width} has no middle; take {width + 1}.")

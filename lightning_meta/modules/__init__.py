@@ -9,6 +9,7 @@ from lightning_meta.modules.embedding import EmbeddingModule
 from lightning_meta.modules.episodic import EpisodicModule
 from lightning_meta.modules.fixed_way import FixedWayModule
 from lightning_meta.modules.imitation import ImitationModule
+from lightning_meta.modules.inner_loop import InnerLoopModule
 from lightning_meta.modules.learned_rates import LearnedRates
 from lightning_meta.modules.naming import NamingModule
 from lightning_meta.modules.pretrained import PretrainedModule, TransductiveModule
@@ -31,6 +32,7 @@ __all__ = [
     "EpisodicModule",
     "FixedWayModule",
     "ImitationModule",
+    "InnerLoopModule",
     "LearnedRates",
     "MetaModule",
     "NamingModule",

@@ -18,76 +18,50 @@ strings.
 fine-tuned afterwards.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 from torch.func import functional_call
 
 from lightning_meta.backbones import SpeechNet
-from lightning_meta.core import SGD, Batch, InnerOptimizer, Params, TaskOutput, trainable, unroll
+from lightning_meta.core import Batch, Params, TaskOutput
 from lightning_meta.core.ctc import BLANK, ctc_nats, read_off
 from lightning_meta.core.episode import Split
 from lightning_meta.datamodules.base import EpisodicDataModule
-from lightning_meta.errors import ConfigError, require_at_least
+from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicCharErrorRate, EpisodicMetric
-from lightning_meta.modules import EpisodicModule
-from lightning_meta.modules.learned_rates import inner_optimizer_for
+from lightning_meta.modules import InnerLoopModule
 
 
-class MetaASR(EpisodicModule[Params]):
+class MetaASR(InnerLoopModule):
     """Adapt a recogniser to strings of a speaker and what they say; meta-learn where that starts.
 
     Args:
-        backbone: the recogniser.
+        backbone: the recogniser, all of which the inner loop moves.
         inner_lr: step size of the inner loop.
         inner_steps: adaptation steps in training; 0 trains one recogniser for all speakers.
-        eval_inner_steps: adaptation steps in validation and test. None: as in training.
-        first_order: drop second derivatives, as the code of meta-transfer learning does.
-        inner_optimizer: makes the inner optimizer from the step size. None: `SGD`.
         metric: None: `EpisodicCharErrorRate`.
-        **kwargs: of `EpisodicModule`.
+        **kwargs: of `InnerLoopModule`. `first_order` is what the code of meta-transfer learning does.
     """
+
+    backbone: SpeechNet
 
     def __init__(
         self,
         backbone: SpeechNet,
         inner_lr: float = 0.1,
         inner_steps: int = 3,
-        eval_inner_steps: int | None = None,
-        first_order: bool = True,
-        inner_optimizer: Callable[[float], InnerOptimizer] | None = None,
         metric: EpisodicMetric | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(metric=metric or EpisodicCharErrorRate(), **kwargs)
-        require_at_least(0, inner_steps=inner_steps, eval_inner_steps=eval_inner_steps)
-        self.backbone, self.first_order, self.inner_steps = backbone, first_order, inner_steps
-        self.eval_inner_steps = inner_steps if eval_inner_steps is None else eval_inner_steps
-        self.inner_optimizer = inner_optimizer_for(self.theta, inner_lr, inner_optimizer or SGD)
-
-    def theta(self) -> Params:
-        """Where the inner loop starts: all parameters of the recogniser, by name."""
-        return trainable(self.backbone)
-
-    @property
-    def steps(self) -> int:
-        """Adaptation steps of the current mode, training or evaluation."""
-        return self.inner_steps if self.training else self.eval_inner_steps
+        super().__init__(backbone, inner_lr, inner_steps, metric=metric or EpisodicCharErrorRate(), **kwargs)
 
     def logits(self, params: Params, x: Tensor) -> Tensor:
         """Of the symbols in each step of time, `(Q, S, C)`."""
         return functional_call(self.backbone, params, (x,))
 
-    def adapt(self, support: Batch) -> Params:
-        """Fast weights phi by parameter name."""
-        return unroll(
-            lambda params: nats_per_symbol(self.logits(params, support.x), support.y),
-            self.theta(),
-            self.inner_optimizer,
-            self.steps,
-            self.first_order,
-        )
+    def support_loss(self, params: Params, support: Batch) -> Tensor:
+        return nats_per_symbol(self.logits(params, support.x), support.y)
 
     def query_loss(self, phi: Params, query: Batch) -> TaskOutput:
         logits_QSC = self.logits(phi, query.x)

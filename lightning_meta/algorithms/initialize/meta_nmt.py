@@ -19,14 +19,13 @@ from torch import Tensor
 from torch.func import functional_call
 
 from lightning_meta.backbones import Translator
-from lightning_meta.core import Adam, Batch, InnerOptimizer, Params, TaskOutput, trainable, unroll
+from lightning_meta.core import Adam, Batch, InnerOptimizer, Params, TaskOutput
 from lightning_meta.core.episode import Split
 from lightning_meta.core.sentences import END, nats_per_token
 from lightning_meta.datamodules.base import EpisodicDataModule
-from lightning_meta.errors import ConfigError, require_at_least
+from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicBLEU, EpisodicMetric
-from lightning_meta.modules import EpisodicModule
-from lightning_meta.modules.learned_rates import inner_optimizer_for
+from lightning_meta.modules import InnerLoopModule
 
 Moved = Literal["embeddings", "encoder", "all"]
 # Beginnings of the names of the parameters of the translator.
@@ -37,65 +36,50 @@ MOVED: dict[Moved, tuple[str, ...]] = {
 }
 
 
-class MetaNMT(EpisodicModule[Params]):
+class MetaNMT(InnerLoopModule):
     """Adapt a translator to the sentence pairs of one language; meta-learn where that starts.
 
     Args:
         backbone: the translator.
         inner_lr: step size of the inner loop.
         inner_steps: adaptation steps in training; 0 trains one translator for all languages.
-        eval_inner_steps: adaptation steps in validation and test. None: as in training.
         moves: what the inner loop moves: `embeddings` of the words of the source language;
             these and the `encoder`; or `all`, as the paper has it (Emb, Emb + Enc, All).
-        first_order: drop second derivatives, as the paper does.
         inner_optimizer: makes the inner optimizer from the step size. None: `Adam`.
         metric: None: `EpisodicBLEU`, which needs sacrebleu.
-        **kwargs: of `EpisodicModule`.
+        **kwargs: of `InnerLoopModule`. `first_order` is what the paper does.
     """
+
+    backbone: Translator
 
     def __init__(
         self,
         backbone: Translator,
         inner_lr: float = 0.01,
         inner_steps: int = 5,
-        eval_inner_steps: int | None = None,
         moves: Moved = "encoder",
-        first_order: bool = True,
         inner_optimizer: Callable[[float], InnerOptimizer] | None = None,
         metric: EpisodicMetric | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(metric=metric or EpisodicBLEU(), **kwargs)
-        require_at_least(0, inner_steps=inner_steps, eval_inner_steps=eval_inner_steps)
         if moves not in MOVED:
             raise ConfigError(f"moves={moves} must be one of {', '.join(MOVED)}.")
-        self.backbone, self.moves, self.first_order = backbone, moves, first_order
-        self.inner_steps = inner_steps
-        self.eval_inner_steps = inner_steps if eval_inner_steps is None else eval_inner_steps
-        self.inner_optimizer = inner_optimizer_for(self.theta, inner_lr, inner_optimizer or Adam)
-
-    def theta(self) -> Params:
-        """Where the inner loop starts: the parameters of the translator that it moves, by name."""
-        return {name: value for name, value in trainable(self.backbone).items() if name.startswith(MOVED[self.moves])}
-
-    @property
-    def steps(self) -> int:
-        """Adaptation steps of the current mode, training or evaluation."""
-        return self.inner_steps if self.training else self.eval_inner_steps
+        super().__init__(
+            backbone,
+            inner_lr,
+            inner_steps,
+            inner_optimizer=inner_optimizer or Adam,
+            moved=MOVED[moves],
+            metric=metric or EpisodicBLEU(),
+            **kwargs,
+        )
 
     def logits(self, params: Params, batch: Batch) -> Tensor:
         """Of each word of the translations, where those before it are known: `(Q, L, V)`."""
         return functional_call(self.backbone, params, (batch.x, batch.y))
 
-    def adapt(self, support: Batch) -> Params:
-        """Fast weights phi by parameter name."""
-        return unroll(
-            lambda params: nats_per_token(self.logits(params, support), support.y),
-            self.theta(),
-            self.inner_optimizer,
-            self.steps,
-            self.first_order,
-        )
+    def support_loss(self, params: Params, support: Batch) -> Tensor:
+        return nats_per_token(self.logits(params, support), support.y)
 
     def query_loss(self, phi: Params, query: Batch) -> TaskOutput:
         """In evaluation the predictions are translations, made without a look at the true ones."""
