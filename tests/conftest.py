@@ -248,6 +248,20 @@ def put_in_force(module: nn.Module, out: TaskOutput) -> None:
         module.get_buffer(name).copy_(values.mean(0))
 
 
+def slope_along(module: EpisodicModule, tasks: Episode, directions: dict[str, Tensor], step: float) -> float:
+    """Of the query loss as all parameters move in a direction, by central differences."""
+    rises = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            for name, value in module.named_parameters():
+                value += sign * step * directions[name]
+        rises.append(module.play(tasks).loss.mean().item())
+        with torch.no_grad():
+            for name, value in module.named_parameters():
+                value -= sign * step * directions[name]
+    return (rises[0] - rises[1]) / (2 * step)
+
+
 def meta_gradient(module: nn.Module, tasks: Episode) -> dict[str, Tensor]:
     """Gradient of the mean query loss with respect to every parameter of the module."""
     module.zero_grad()
