@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from lightning_meta.core.tokenizer import PAD
 from lightning_meta.errors import require_at_least, sizes_of_data
 
-PAD = 0
 STD = 0.1  # of vectors of relations and entities
 
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_meta.algorithms.compare.g_matching import check_pairs, true_pairs
-from lightning_meta.backbones.neighbour_encoder import PAD
 from lightning_meta.core import Batch, TaskOutput
 from lightning_meta.core.episode import Split
+from lightning_meta.core.tokenizer import PAD
 from lightning_meta.datamodules.base import EpisodicDataModule
 from lightning_meta.metrics import EpisodicMetric, EpisodicMRR
 from lightning_meta.modules import EpisodicModule

@@ -16,12 +16,12 @@ from torch import Tensor
 from lightning_meta.core import Batch, Episode
 from lightning_meta.core.episode import EpisodeShape
 from lightning_meta.core.sampling import Keys, choose, choose_each, subkeys
+from lightning_meta.core.tokenizer import PAD
 from lightning_meta.datamodules.episodes import TaskSource
 from lightning_meta.datamodules.task_bank import starts
 from lightning_meta.errors import ConfigError
 
 Ints = npt.NDArray[np.int64]
-PAD = 0  # the id of no relation, and of no entity
 
 
 class DrawnRelations(NamedTuple):

@@ -33,6 +33,13 @@ class LanguageSplit:
     val: list[str] = field(default_factory=list)
     test: list[str] = field(default_factory=list)
 
+    def names(self) -> dict[Split, list[str]]:
+        """Of each split. Raises `ConfigError` where a language is named twice."""
+        everywhere = [*self.train, *self.val, *self.test]
+        if twice := sorted({name for name in everywhere if everywhere.count(name) > 1}):
+            raise ConfigError(f"languages are of one split each, but {', '.join(twice)} is named twice.")
+        return {"train": self.train, "val": self.val, "test": self.test}
+
 
 class SentenceBank(TaskBank):
     """Pairs of sentences by language, rows of ids."""
@@ -96,11 +103,8 @@ class ParallelText(TranslationDataModule):
             )
         self.root, self.target, self.split = Path(root), target, split
         self.min_count, self.unknown_buckets = min_count, unknown_buckets
-        self.names: dict[Split, list[str]] = {"train": split.train, "val": split.val, "test": split.test}
-        everywhere = [name for names in self.names.values() for name in names]
-        if twice := sorted({name for name in everywhere if everywhere.count(name) > 1}):
-            raise ConfigError(f"languages are of one split each, but {', '.join(twice)} is named twice.")
-        if target in everywhere:
+        self.names = split.names()
+        if any(target in names for names in self.names.values()):
             raise ConfigError(f"{target} is what others are translated into; leave it out of data.split.")
 
     def prepare_data(self) -> None:

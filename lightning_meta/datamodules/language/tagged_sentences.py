@@ -70,10 +70,7 @@ class TaggedSentences(TaggingDataModule):
     ) -> None:
         super().__init__(n_way, k_shot, n_query, entities, vocabulary, length, word_parts, **kwargs)
         self.root = Path(root)
-        self.names: dict[Split, list[str]] = {"train": split.train, "val": split.val, "test": split.test}
-        everywhere = [name for names in self.names.values() for name in names]
-        if twice := sorted({name for name in everywhere if everywhere.count(name) > 1}):
-            raise ConfigError(f"languages are of one split each, but {', '.join(twice)} is named twice.")
+        self.names = split.names()
 
     def prepare_data(self) -> None:
         """Read all languages. Raises `DataError` if one is missing or unreadable."""
