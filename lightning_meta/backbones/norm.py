@@ -1,6 +1,6 @@
 """Batch normalisation for episodes: right under `vmap` and second derivatives, with a stated protocol."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -84,17 +84,26 @@ class EpisodicBatchNorm2d(nn.Module):
     def _normalise_tasks(self, x: Tensor, tasks: int, support: int) -> Tensor:
         """Each task by itself, the rows being those of a meta-batch."""
         sets = [x[:support], x[support:]]
-        if self.protocol == "transductive" and x.device.type == "cpu":  # one after another is faster there
-            return torch.cat([self._normalise_set(of_task) for rows in sets for of_task in rows.chunk(tasks)])
+        if x.device.type == "cpu":  # one after another is faster there
+            return torch.cat(self._one_after_another(*(rows.chunk(tasks) for rows in sets)))
         sets = [rows.unflatten(0, (tasks, -1)) for rows in sets]
         sources = sets if self.protocol == "transductive" else sets[:1]
-        statistics = [torch.var_mean(at_least_fp32(rows), (1, *range(3, rows.ndim)), correction=0) for rows in sources]
+        statistics = [set_statistics(rows, (1, *range(3, rows.ndim))) for rows in sources]
         return torch.cat(
             [
                 self._normalise_by(mean_TC[:, None], var_TC[:, None], rows).flatten(0, 1)
                 for rows, (var_TC, mean_TC) in zip(sets, statistics * (2 // len(statistics)), strict=True)
             ]
         )
+
+    def _one_after_another(self, supports: Sequence[Tensor], queries: Sequence[Tensor]) -> list[Tensor]:
+        if self.protocol == "transductive":
+            return [self._normalise_set(rows) for rows in (*supports, *queries)]
+        statistics = [set_statistics(rows, (0, *range(2, rows.ndim))) for rows in supports]
+        return [
+            self._normalise_by(mean_C[None], var_C[None], rows)
+            for rows, (var_C, mean_C) in zip((*supports, *queries), statistics * 2, strict=True)
+        ]
 
     def _normalise_set(self, x: Tensor) -> Tensor:
         """By the statistics of the batch."""
@@ -105,9 +114,13 @@ class EpisodicBatchNorm2d(nn.Module):
 
     def _normalise_by(self, mean: Tensor, var: Tensor, x: Tensor) -> Tensor:
         """By given statistics, which have the axes of `x` up to that of the channels, or 1 in their place."""
+        scale = self.weight * (var + self.eps).rsqrt()
+        shift = self.bias - mean * scale
+        if mean.ndim == 2 and not active_transforms():  # in one pass over x
+            zeros, ones = torch.zeros_like(self.weight), torch.ones_like(self.weight)
+            return F.batch_norm(x, zeros, ones, scale.flatten(), shift.flatten(), training=False, eps=0.0)
         places = x.ndim - mean.ndim
-        normalised = (x - _as_channels(mean, places)) * _as_channels((var + self.eps).rsqrt(), places)
-        return torch.addcmul(_as_channels(self.bias, places), normalised, _as_channels(self.weight, places)).to(x.dtype)
+        return torch.addcmul(_as_channels(shift, places), x, _as_channels(scale, places)).to(x.dtype)
 
     def _normalise_running(self, x: Tensor) -> Tensor:
         if self.training and self.synchronised and torch.distributed.is_initialized():
@@ -153,6 +166,11 @@ class EpisodicBatchNorm2d(nn.Module):
 def _as_channels(values: Tensor, places: int) -> Tensor:
     """`(..., C)` for so many axes of places after the channels."""
     return values[(..., *[None] * places)]
+
+
+def set_statistics(x: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Biased variance and mean over axes, in fp32 or better."""
+    return torch.var_mean(at_least_fp32(x), axes, correction=0)
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
@@ -272,7 +290,7 @@ def batch_statistics(
         for name, layer in layers.items():
 
             def keep(_: nn.Module, inputs: tuple[Tensor], name: str = name) -> None:
-                var, mean = torch.var_mean(inputs[0], dim=(0, *range(2, inputs[0].ndim)), correction=0)
+                var, mean = set_statistics(inputs[0], (0, *range(2, inputs[0].ndim)))
                 statistics[f"{name}.mean"], statistics[f"{name}.var"] = mean, var
 
             hooks.enter_context(layer.register_forward_pre_hook(keep))

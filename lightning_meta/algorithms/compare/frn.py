@@ -26,12 +26,12 @@ from lightning_meta.modules import EmbeddingModule
 
 
 class Reconstructors(NamedTuple):
-    """Of each class, the matrix `(D, D)` that turns a descriptor into its reconstruction; which class slots have one.
+    """Of each class, the matrix `(D, D)` whose product with a query's, `X'X`, is its squared error of reconstruction.
 
-    With them how much the descriptors of different classes overlap.
+    With them which class slots have one, and how much the descriptors of different classes overlap.
     """
 
-    matrices: Tensor
+    errors: Tensor
     present: Tensor
     overlap: Tensor
 
@@ -62,24 +62,26 @@ class FRN(EmbeddingModule[Reconstructors]):
         return self.factor * descriptors(features_BX, self.map_shape)
 
     def adapt_head(self, support: Batch) -> Reconstructors:
-        """With all descriptors of a class as the rows of X: `e^beta (X'X + penalty I)^-1 X'X`."""
+        """With all descriptors of a class as the rows of X: `W = e^beta (X'X + penalty I)^-1 X'X`.
+
+        A query Z is reconstructed as `ZW`, with the squared error `|Z - ZW|^2 = <Z'Z, (I - W)(I - W)'>`.
+        """
         x_SMD = self.descriptors(support.x)
         one_hot_SC = F.one_hot(support.y, len(support.y)).double()
-        gram_SDD = (x_SMD.mT @ x_SMD).double()
-        gram_CDD = torch.einsum("sc,sde->cde", one_hot_SC, gram_SDD)
+        gram_CDD = torch.einsum("sc,sde->cde", one_hot_SC, gram(x_SMD.double()))
         places, channels = x_SMD.shape[1:]
         penalty_C = one_hot_SC.sum(0).clamp_min(1) * places / channels * self.alpha.exp()
-        ridge_CDD = penalty_C[:, None, None] * torch.eye(channels, dtype=gram_CDD.dtype, device=gram_CDD.device)
+        identity_DD = torch.eye(channels, dtype=gram_CDD.dtype, device=gram_CDD.device)
         # solve_ex: solve would wait for the GPU to see whether the matrix is singular.
-        matrices_CDD = torch.linalg.solve_ex(gram_CDD + ridge_CDD, gram_CDD).result.to(x_SMD.dtype)
-        overlap = overlap_of_classes(x_SMD, support.y)
-        return Reconstructors(self.beta.exp() * matrices_CDD, one_hot_SC.any(0), overlap)
+        solved_CDD = torch.linalg.solve_ex(gram_CDD + penalty_C[:, None, None] * identity_DD, gram_CDD).result
+        left_CDD = identity_DD - self.beta.exp() * solved_CDD
+        errors_CDD = (left_CDD @ left_CDD.mT).to(x_SMD.dtype)
+        return Reconstructors(errors_CDD, one_hot_SC.any(0), overlap_of_classes(gram_CDD).to(x_SMD.dtype))
 
     def head_loss(self, classes: Reconstructors, query: Batch) -> TaskOutput:
         """In training with the penalty, in evaluation the plain loss."""
         x_QMD = self.descriptors(query.x)
-        reconstructed_QCMD = torch.einsum("qmd,cde->qcme", x_QMD, classes.matrices)
-        errors_QC = (reconstructed_QCMD - x_QMD[:, None]).square().sum(-1).mean(-1)
+        errors_QC = torch.einsum("qde,cde->qc", gram(x_QMD), classes.errors) / x_QMD.shape[1]
         logits_QC = exclude_absent(-self.scale * errors_QC, classes.present)
         loss = F.cross_entropy(logits_QC, query.y)
         if self.training:
@@ -87,9 +89,15 @@ class FRN(EmbeddingModule[Reconstructors]):
         return TaskOutput(loss, logits_QC, {"overlap": classes.overlap})
 
 
-def overlap_of_classes(descriptors_SMD: Tensor, labels_S: Tensor) -> Tensor:
-    """Of a support set of length 1: the squared products of all pairs of descriptors of different classes, summed."""
-    x_SMD = descriptors_SMD / descriptors_SMD.norm()
-    products_SMSM = torch.einsum("smd,tnd->smtn", x_SMD, x_SMD)
-    differ_SS = labels_S[:, None] != labels_S
-    return (products_SMSM.square().sum((1, 3)) * differ_SS).sum() / 2
+def gram(x_BMD: Tensor) -> Tensor:
+    """`X'X`, `(B, D, D)`."""
+    return x_BMD.mT @ x_BMD
+
+
+def overlap_of_classes(gram_CDD: Tensor) -> Tensor:
+    """Of a support set of length 1: the squared products of all pairs of descriptors of different classes, summed.
+
+    That of two classes is `<X'X, Y'Y>`; so of all pairs it is what the square of the sum has beyond the squares.
+    """
+    squared_length = gram_CDD.diagonal(dim1=1, dim2=2).sum()
+    return (gram_CDD.sum(0).square().sum() - gram_CDD.square().sum()) / (2 * squared_length.square())
