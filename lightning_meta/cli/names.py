@@ -17,8 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from lightning_meta.checkpoints import RUNS, folders_named
 from lightning_meta.errors import ConfigError
+from lightning_meta.run_folders import RUNS, folders_named
 
 log = logging.getLogger(__name__)
 PACKAGE = Path(__file__).parents[1]

@@ -30,7 +30,6 @@ from lightning_meta.algorithms.in_context.tab_pfn import TabPFN
 from lightning_meta.algorithms.in_context.tab_pfn_regression import TabPFNRegression
 from lightning_meta.algorithms.initialize.meta_asr import MetaASR
 from lightning_meta.backbones import norm_protocol
-from lightning_meta.checkpoints import folders_named
 from lightning_meta.cli.names import run_folder, runs_like
 from lightning_meta.cli.predict_rows import check_classes, of_each, predict_rows
 from lightning_meta.cli.predict_sounds import predict_sounds
@@ -53,6 +52,7 @@ from lightning_meta.modules import EpisodicModule, SeparationModule, StreamModul
 from lightning_meta.reports.fonts import drawable
 from lightning_meta.reports.prediction_gallery import prediction_gallery
 from lightning_meta.reports.tables import write_csv
+from lightning_meta.run_folders import folders_named
 
 NUMBERS = (EpisodicMSE, EpisodicLogLikelihood)
 CHUNK = 200  # query images at once, where predictions do not depend on each other

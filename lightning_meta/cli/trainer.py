@@ -29,7 +29,6 @@ import lightning_meta.datamodules  # noqa: F401 - imported for short names: `--m
 from lightning_meta import checkpoints, notes
 from lightning_meta.allocator import keep_freed_memory
 from lightning_meta.callbacks import ReplayStep
-from lightning_meta.checkpoints import RUNS
 from lightning_meta.cli.composition import Exchange, around_networks, class_name, compose, exchanges, in_order
 from lightning_meta.cli.names import experiment_of, models_of, suggestion, with_paths
 from lightning_meta.cli.resume import continues, reopen
@@ -49,6 +48,7 @@ from lightning_meta.extras import check
 from lightning_meta.loggers import RUN_ID, OfflineFirstWandbLogger, TrackioLogger
 from lightning_meta.modules import EmbeddingModule, MetaModule
 from lightning_meta.provenance import Provenance
+from lightning_meta.run_folders import RUNS, folders_named
 
 log = logging.getLogger(__name__)
 COMMANDS = tuple(TRAINER)  # `predict` is for the images of a user: lightning_meta/cli/predict.py
@@ -419,7 +419,7 @@ def find_checkpoint(config: Namespace, of_run: str, borrows: bool) -> str:
                 f"--ckpt_path {given} is looked for in the CSV logger's folder; without one, name a file."
             )
         return str(checkpoints.find(given, folder, model))
-    folder = next((place for place in checkpoints.folders_named(given) if place.is_dir()), None)
+    folder = next((place for place in folders_named(given) if place.is_dir()), None)
     if folder is not None:
         return str(checkpoints.find(of_run, folder, model, borrows))
     if not Path(given).is_file():

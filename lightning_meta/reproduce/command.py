@@ -27,7 +27,6 @@ from typing import NoReturn
 
 import torch
 
-from lightning_meta.checkpoints import REPRODUCED, RUNS
 from lightning_meta.cli.names import with_paths
 from lightning_meta.cli.seeds import numbers_of
 from lightning_meta.errors import ConfigError, UserError
@@ -35,6 +34,7 @@ from lightning_meta.reproduce.exchange import Left, find, opened, pack, take_che
 from lightning_meta.reproduce.queue import Queue
 from lightning_meta.reproduce.runs import Progress, Run, differences, find_runs, label
 from lightning_meta.results.table import HEADER, over_seeds, row, trained_steps
+from lightning_meta.run_folders import REPRODUCED, RUNS
 
 WORK_LEFT = 75  # exit status EX_TEMPFAIL: try again later
 

@@ -22,7 +22,6 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_meta.checkpoints import folders_named
 from lightning_meta.cli.names import GROUP, run_folder, runs_like
 from lightning_meta.core.statistics import mean_and_ci95_over, mean_and_t95
 from lightning_meta.errors import DataError
@@ -30,6 +29,7 @@ from lightning_meta.metrics import metric_of
 from lightning_meta.reports.style import BLUE, GREY, SMALL, VERMILLION, new_figure, tidy
 from lightning_meta.reports.tables import write_csv
 from lightning_meta.results.table import says_where, settings
+from lightning_meta.run_folders import folders_named
 
 # In which runs are to agree, said where they do not.
 SETTINGS = (

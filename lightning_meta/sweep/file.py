@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from lightning_meta.checkpoints import RUNS
 from lightning_meta.cli.names import suggestion
 from lightning_meta.cli.trainer import resolve
 from lightning_meta.cli.usage import PROGRAM
 from lightning_meta.errors import ConfigError, reason
+from lightning_meta.run_folders import RUNS
 
 if TYPE_CHECKING:
     from optuna import Trial
