@@ -86,7 +86,7 @@ def continued(tested: Tested, adapted: Any, last: Tensor, chunks: int, piece: in
 
 def played(passage: Passage, seconds: float, steps_per_quarter: int) -> Tensor:
     """The samples of a passage whose steps take so many seconds, each voice on a drawn instrument."""
-    samples, count = round(passage.steps * seconds * SAMPLE_RATE), range(len(passage.voices))
+    samples, count = round(max(passage.steps, 1) * seconds * SAMPLE_RATE), range(len(passage.voices))
     timbres, keys = episode_keys(SEED, 1, count), episode_keys(SEED, 2, count)
     voices = [
         sung(notes, draw_timbre(timbre), key, SAMPLE_RATE, samples, seconds, steps_per_quarter)

@@ -134,6 +134,10 @@ def test_pitches_that_are_too_high_to_be_heard_leave_the_rest_as_it_is() -> None
     assert whole.isfinite().all() and whole[:8000].square().mean() > 1e-3
 
 
+def test_a_passage_in_which_no_time_passes_is_silent() -> None:
+    assert not played(Passage([[]], 0), 0.125, 4).any()
+
+
 def test_the_picture_has_a_bar_for_each_note() -> None:
     start = [[72, 67, 60, 48]] * 4
     ways = {"piece": [[72, 67, 59, -1]] * 4, "adapted": [[74, 67, 60, 48]] * 4}
