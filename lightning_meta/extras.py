@@ -18,6 +18,7 @@ EXTRAS = {  # as in pyproject.toml and in requirements-<extra>.txt
     "tables": ("pyarrow>=18.0", "scipy>=1.14"),
     "transport": ("POT>=0.9.5",),
     "language": ("sacrebleu>=2.4",),
+    "music": ("mido>=1.3",),
     "mujoco": ("mujoco>=4.0",),
     "metaworld": ("metaworld>=3.1",),
 }

@@ -28,8 +28,12 @@ from lightning_meta.datamodules import (
     Topics,
     VoiceMixtures,
 )
+from lightning_meta.datamodules.audio.chorales import draw_chorale
+from lightning_meta.datamodules.audio.midi import passage_of, write_midi
 from lightning_meta.datamodules.class_bank import ClassBank
 from lightning_meta.datamodules.images import image_folder
+from lightning_meta.datamodules.sequences import midi_folder
+from lightning_meta.datamodules.sequences.midi_events import Ticks
 from lightning_meta.metrics import EpisodicNatsPerToken
 from lightning_meta.modules import EpisodicModule
 
@@ -171,6 +175,28 @@ def topics(**overrides: Any) -> Topics:
     settings: dict[str, Any] = dict(documents=[20, 3, 3], tokens=60, k_shot=3, n_query=2, vocabulary=14, length=6)
     settings |= dict(meta_batch_size=4, steps_per_epoch=4, val_episodes=5, test_episodes=7)
     return Topics(**(settings | overrides))
+
+
+def midi_files(folder: Path, count: int) -> list[str]:
+    """Drawn chorales, in folders as Lakh's; their names from `folder` in order."""
+    for number, key in enumerate(episode_keys(17, 0, range(count))):
+        path = folder / f"{number % 3}" / f"{number}.{'midi' if number % 2 else 'mid'}"
+        write_midi(path, passage_of(draw_chorale(key, 8)).voices, ("soprano", "alto", "tenor", "bass"), 0.15)
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.mid*"))
+
+
+@pytest.fixture
+def midi_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where mido is missing, a reader that is enough for files that we wrote."""
+    from tests.datamodules.test_midi import read
+
+    def read_ticks(path: Path) -> Ticks:
+        division, tracks = read(path.read_bytes())
+        return Ticks([note for _, _, notes in tracks for note in notes], division)
+
+    if find_spec("mido") is None:
+        monkeypatch.setattr(midi_folder, "need", lambda *_: None)
+        monkeypatch.setattr(midi_folder, "read_ticks", read_ticks)
 
 
 def random_sequences(n_tasks: int = 3, k_shot: int = 3, n_query: int = 4) -> Episode:

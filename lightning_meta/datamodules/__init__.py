@@ -50,6 +50,8 @@ from lightning_meta.datamodules.recommendation.ratings_table import RatingsTable
 from lightning_meta.datamodules.sequences.chorales import Chorales
 from lightning_meta.datamodules.sequences.chunks import SequenceDataModule
 from lightning_meta.datamodules.sequences.documents import Documents
+from lightning_meta.datamodules.sequences.midi_folder import MidiFolder
+from lightning_meta.datamodules.sequences.music import MusicDataModule
 from lightning_meta.datamodules.sequences.topics import Topics
 from lightning_meta.datamodules.tables.array_tables import ArrayTables, SklearnTables
 from lightning_meta.datamodules.tables.school import School
@@ -118,7 +120,9 @@ __all__ = [
     "MarkedTexts",
     "MasakhaNER",
     "MetaDatasetTasks",
+    "MidiFolder",
     "Mixed",
+    "MusicDataModule",
     "OfBackbone",
     "OfRun",
     "Omniglot",

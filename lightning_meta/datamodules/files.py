@@ -27,6 +27,8 @@ class FileKind(NamedTuple):
 IMAGES = FileKind("images", (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
 SOUNDS = FileKind("sounds", (".wav",), (".", "_"))  # Speech Commands has noise of the background in a folder with _
 
+MIDI = FileKind("MIDI files", (".mid", ".midi"))
+
 
 @contextmanager
 def whole_or_not_at_all(path: Path) -> Iterator[Path]:
@@ -62,5 +64,16 @@ def visible_files(folder: Path, of_kind: bool, kind: FileKind = IMAGES) -> list[
         for path in folder.iterdir()
         if (path.suffix.lower() in kind.suffixes) == of_kind
         and not path.name.startswith(kind.hidden)
+        and path.is_file()
+    )
+
+
+def files_below(folder: Path, kind: FileKind) -> list[Path]:
+    """The files of a kind in a folder and in all folders within it, ordered by name, without hidden ones."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in kind.suffixes
+        and not any(part.startswith(kind.hidden) for part in path.relative_to(folder).parts)
         and path.is_file()
     )

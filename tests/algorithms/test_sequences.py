@@ -10,7 +10,8 @@ from lightning_meta.core import Batch
 from lightning_meta.core.sentences import nats_per_token
 from lightning_meta.core.tokenizer import PAD
 from lightning_meta.datamodules import Chorales
-from lightning_meta.datamodules.sequences.chorales import FIRST_PITCH, transposed
+from lightning_meta.datamodules.sequences.chorales import FIRST_PITCH
+from lightning_meta.datamodules.sequences.music import transposed
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicNatsPerToken
 from tests.conftest import blobs, meta_gradient, next_tokens, random_sequences, topics
@@ -64,7 +65,7 @@ def test_an_octave_higher_a_model_of_pitch_classes_loses_as_much() -> None:
     piece = Batch(source.inputs[:12], source.targets[:12])
     loss = module.loss({}, piece)
     for semitones, alike in ((12, True), (1, False), (7, False)):
-        moved = module.loss({}, Batch(*(transposed(ids, semitones) for ids in piece)))
+        moved = module.loss({}, Batch(*(transposed(ids, semitones, FIRST_PITCH) for ids in piece)))
         assert torch.allclose(moved, loss, rtol=1e-12, atol=0) == alike
 
 

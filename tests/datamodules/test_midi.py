@@ -9,7 +9,7 @@ import pytest
 
 from lightning_meta.core.sampling import episode_keys
 from lightning_meta.datamodules.audio.chorales import draw_chorale
-from lightning_meta.datamodules.audio.midi import _number, notes_of, write_midi
+from lightning_meta.datamodules.audio.midi import _number, passage_of, write_midi
 
 NAMES = ("soprano", "alto", "tenor", "bass")
 
@@ -58,7 +58,7 @@ def read(content: bytes) -> tuple[int, list[tuple[str, int, list[tuple[int, int,
 def test_a_score_is_written_as_its_notes(tmp_path: Path) -> None:
     score = draw_chorale(episode_keys(0, 0, [0])[0], 60)
     score[5:9, 2] = -1
-    write_midi(tmp_path / "music" / "piece.mid", score, NAMES, 0.15)
+    write_midi(tmp_path / "music" / "piece.mid", passage_of(score).voices, NAMES, 0.15)
     division, (head, *tracks) = read((tmp_path / "music" / "piece.mid").read_bytes())
     assert (division, head[1]) == (4, 600_000) and [title for title, *_ in tracks] == list(NAMES)
     again = np.full_like(score, -1)
@@ -76,4 +76,4 @@ def test_numbers_are_those_of_the_standard() -> None:
 
 @pytest.mark.parametrize("score", [[[60, -1]], [[60, 50], [60, -1]]])
 def test_rests_are_no_notes(score: list[list[int]]) -> None:
-    assert [len(notes) for notes in notes_of(np.array(score))] == [1, len(score) - 1]
+    assert [len(notes) for notes in passage_of(np.array(score)).voices] == [1, len(score) - 1]

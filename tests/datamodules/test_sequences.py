@@ -15,8 +15,9 @@ from lightning_meta.core.sampling import episode_keys
 from lightning_meta.core.sentences import END, FIRST_WORD
 from lightning_meta.datamodules import Chorales, Documents, Topics
 from lightning_meta.datamodules.audio.chorales import JSB, draw_chorale
-from lightning_meta.datamodules.sequences.chorales import LOWEST, score_of, tokens_of, transposed
+from lightning_meta.datamodules.sequences.chorales import FIRST_PITCH, LOWEST, score_of, tokens_of
 from lightning_meta.datamodules.sequences.chunks import START, cut
+from lightning_meta.datamodules.sequences.music import transposed
 from lightning_meta.datamodules.sequences.topics import EMPTY, SHORTEST
 from lightning_meta.errors import ConfigError, DataError
 from tests.conftest import topics
@@ -80,7 +81,7 @@ def test_each_episode_is_transposed_as_a_whole() -> None:
     assert all(len(shift) == 1 for shift in shifts)
     shift_T = torch.cat(shifts)
     for a, b in zip([*before.support, *before.query], [*after.support, *after.query], strict=True):
-        assert torch.equal(b, transposed(a, shift_T[:, None, None]))
+        assert torch.equal(b, transposed(a, shift_T[:, None, None], FIRST_PITCH))
         assert torch.equal(a == START, b == START)
     counts = torch.bincount(shift_T + 5, minlength=12)
     assert len(counts) == 12 and counts.min() > 60 and counts.max() < 145

@@ -13,6 +13,7 @@ from lightning_meta.core.sampling import episode_keys
 from lightning_meta.core.sound import si_sdr, sounding
 from lightning_meta.datamodules import VoiceMixtures
 from lightning_meta.datamodules.audio.chorales import JSB, RANGES, SCALE, draw_chorale
+from lightning_meta.datamodules.audio.midi import passage_of
 from lightning_meta.datamodules.audio.synthesis import Timbre
 from lightning_meta.datamodules.audio.voice_mixtures import CHORD, sung
 from lightning_meta.datamodules.audio.wav import read_wav, write_wav
@@ -49,7 +50,8 @@ def test_a_voice_sings_the_pitches_of_its_score() -> None:
     """The strongest frequency of each quarter of a chord; rests are silent."""
     score, rate = np.array([69] * 4 + [57] * 2 + [60] * 2 + [-1] * 4), 8000
     step = round(CHORD / 4 * rate)
-    sound = sung(score, SINE, episode_keys(0, 0, [0])[0], rate, len(score) * step)
+    (notes,) = passage_of(score[:, None]).voices
+    sound = sung(notes, SINE, episode_keys(0, 0, [0])[0], rate, len(score) * step)
     for place, pitch in enumerate(score.tolist()):
         part = sound[place * step : (place + 1) * step]
         if pitch < 0:

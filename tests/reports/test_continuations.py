@@ -14,16 +14,18 @@ from lightning_meta.algorithms import MAML
 from lightning_meta.backbones import NextToken
 from lightning_meta.core import Batch
 from lightning_meta.core.tokenizer import PAD
-from lightning_meta.datamodules import Chorales
+from lightning_meta.datamodules import Chorales, ClassSplit, MidiFolder
+from lightning_meta.datamodules.audio.midi import Note, Passage, passage_of
 from lightning_meta.datamodules.audio.wav import read_wav
 from lightning_meta.datamodules.sequences.chorales import score_of
 from lightning_meta.reports import tested
-from lightning_meta.reports.continuations import STEP, Continuations, continuations, continued, played
-from tests.conftest import next_tokens
+from lightning_meta.reports.continuations import Continuations, continuations, continued, played
+from tests.conftest import midi_files, next_tokens
 from tests.datamodules.test_midi import NAMES, read
 from tests.reports.conftest import run_test
 
 VOCABULARY, LENGTH = 64, 8
+STEP = 0.15  # seconds
 
 
 class Counting(NextToken):
@@ -104,15 +106,42 @@ def test_what_is_written_is_what_was_learned_and_what_follows(tmp_path: Path) ->
             sound = read_wav(tmp_path / "music" / f"piece_{number}_{way}.wav")
             assert len(sound.samples) == round(10 * STEP * sound.sample_rate)
         truth = score_of(torch.cat([tasks.support.y[number], tasks.query.y[number]]).flatten())
-        expected = played(truth)
+        expected = played(passage_of(truth), STEP, 4)
         found = read_wav(tmp_path / "music" / f"piece_{number}_piece.wav").samples[:, 0]
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
+def test_pieces_of_a_folder_are_gone_on_with(tmp_path: Path, midi_reader: None) -> None:
+    """Their notes as they are in the tokens, in one track, with the grid of the data."""
+    midi_files(tmp_path / "midi", 3)
+    folder = MidiFolder(
+        str(tmp_path / "midi"), ClassSplit(fractions=(0.4, 0.3, 0.3)), cache=str(tmp_path / "cache"), k_shot=3,
+        n_query=2, length=LENGTH, steps_per_quarter=2, test_episodes=1,
+    )  # fmt: skip
+    made = MAML(**next_tokens(vocabulary=folder.vocabulary, length=LENGTH))
+    run_test(tmp_path, made, folder, Continuations(chunks=3))
+    tasks = folder.dataset("test").__getitems__([0])
+    truth = folder.passage(torch.cat([tasks.support.y[0], tasks.query.y[0]]).flatten())
+    division, (head, (name, _, found)) = read((tmp_path / "music" / "piece_0_piece.mid").read_bytes())
+    assert (division, head[1], name, sorted(found)) == (2, 500_000, "notes", truth.voices[0])
+    sound = read_wav(tmp_path / "music" / "piece_0_piece.wav")
+    assert len(sound.samples) == round(truth.steps * 0.25 * sound.sample_rate)
+    assert len([*(tmp_path / "music").iterdir()]) == 6
+
+
+def test_pitches_that_are_too_high_to_be_heard_leave_the_rest_as_it_is() -> None:
+    whole = played(Passage([[Note(0, 9, 60), Note(4, 6, 127)]], 9), 0.125, 4)
+    assert whole.isfinite().all() and whole[:8000].square().mean() > 1e-3
+
+
+def test_a_passage_in_which_no_time_passes_is_silent() -> None:
+    assert not played(Passage([[]], 0), 0.125, 4).any()
+
+
 def test_the_picture_has_a_bar_for_each_note() -> None:
-    start = np.array([[72, 67, 60, 48]] * 4)
-    ways = {"piece": np.array([[72, 67, 59, -1]] * 4), "adapted": np.array([[74, 67, 60, 48]] * 4)}
-    figure = continuations(start, ways)
+    start = [[72, 67, 60, 48]] * 4
+    ways = {"piece": [[72, 67, 59, -1]] * 4, "adapted": [[74, 67, 60, 48]] * 4}
+    figure = continuations(4, {way: passage_of(np.array(start + score)) for way, score in ways.items()}, NAMES, 16)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["as the piece goes on", "after adaptation"]
     notes = [
         sorted(

@@ -100,7 +100,7 @@ def play(timbre: Timbre, tones: Tones, keys: Keys, sample_rate: int, samples: in
     amplitude_EP = h_P**-timbre.slope * np.where(h_P % 2, 1, timbre.even)
     amplitude_EP = amplitude_EP * (1 + timbre.gain * np.exp(-0.5 * (octaves_EP / FORMANT_WIDTH) ** 2))
     amplitude_EP[frequency_EP * (1 + timbre.vibrato) > AUDIBLE * sample_rate / 2] = 0
-    amplitude_EP /= np.linalg.norm(amplitude_EP, axis=1, keepdims=True)
+    amplitude_EP /= np.linalg.norm(amplitude_EP, axis=1, keepdims=True).clip(1e-12)  # all may be too high
     # The phase is the integral of the frequency: pitch * (1 + vibrato * cos(2 pi rate t)).
     turn = 2 * np.pi * timbre.rate
     beats_EL = tones.pitch[:, None] * (time_L + timbre.vibrato / turn * np.sin(turn * time_L))

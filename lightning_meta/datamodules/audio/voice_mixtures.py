@@ -3,11 +3,11 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from lightning_meta.core import Batch, Episode
 from lightning_meta.core.episode import EpisodeShape, Split
 from lightning_meta.core.sampling import Keys, choose, episode_keys, subkeys, uniform
 from lightning_meta.datamodules.audio.chorales import STEPS_PER_CHORD, Score, chorales_of_bach, draw_chorale
+from lightning_meta.datamodules.audio.midi import Note, passage_of
 from lightning_meta.datamodules.audio.synthesis import Timbre, Tones, draw_timbre, play
 from lightning_meta.datamodules.base import EpisodicDataModule
 from lightning_meta.datamodules.episodes import STREAM, TaskSource
@@ -30,6 +31,7 @@ CHORD = 0.6  # seconds
 LEVEL = 0.1  # root mean square of a voice, before it is made louder or softer
 LOUDER = 3.0  # decibels, at most, or softer
 RANGE = 2**15 - 1  # of whole numbers that samples are kept as
+AT_ONCE = 256  # tones, so that memory suffices for long pieces
 
 
 @dataclass(frozen=True)
@@ -139,9 +141,9 @@ class VoiceMixtures(EpisodicDataModule):
         louder_V = 10 ** (uniform(of_level, VOICES, -LOUDER, LOUDER) / 20)
         keys_V = subkeys(of_playing, range(VOICES))
         samples = self.segments * self.length
-        voices = []
+        voices, notes = [], passage_of(score).voices
         for voice, timbre in enumerate(self.ensemble(of_band, split)):
-            sound_L = sung(score[:, voice], timbre, keys_V[voice], self.sample_rate, samples)
+            sound_L = sung(notes[voice], timbre, keys_V[voice], self.sample_rate, samples)
             level = sound_L.square().mean().sqrt().clamp_min(1e-8)
             voices.append(sound_L * float(LEVEL * louder_V[voice]) / level)
         whole_VL = (torch.stack(voices).clamp(-1, 1) * RANGE).round().to(torch.int16)
@@ -165,19 +167,31 @@ class VoiceMixtures(EpisodicDataModule):
         )
 
 
-def sung(pitch_S: npt.NDArray[np.int64], timbre: Timbre, key: Keys, sample_rate: int, samples: int) -> Tensor:
-    """What a voice plays `(samples,)`: a tone for as long as its pitch stays the same, but for a chord at most."""
-    step = CHORD / STEPS_PER_CHORD
-    begins = np.flatnonzero((np.diff(pitch_S, prepend=-2) != 0) | (np.arange(len(pitch_S)) % STEPS_PER_CHORD == 0))
-    length = np.diff(begins, append=len(pitch_S)) * step
-    heard = pitch_S[begins] >= 0
-    begins, length = begins[heard], length[heard]
-    hertz = 440 * 2 ** ((pitch_S[begins] - 69) / 12)
-    tones = Tones(hertz, np.zeros_like(hertz), length, np.ones_like(hertz))
-    window = round(step * STEPS_PER_CHORD * sample_rate)
-    sounds = play(timbre, tones, subkeys(key, range(len(begins))), sample_rate, window)
+def sung(
+    notes: Sequence[Note],
+    timbre: Timbre,
+    key: Keys,
+    sample_rate: int,
+    samples: int,
+    step: float = CHORD / STEPS_PER_CHORD,
+    steps_per_chord: int = STEPS_PER_CHORD,
+) -> Tensor:
+    """What a voice plays `(samples,)`: a tone for each note, and anew with each chord. A step takes so many seconds."""
+    struck = []
+    for begin, end, pitch in notes:
+        cuts = [begin, *range((begin // steps_per_chord + 1) * steps_per_chord, end, steps_per_chord), end]
+        struck += [(first, after - first, pitch) for first, after in pairwise(cuts)]
+    begin_E, steps_E, pitch_E = np.array(struck, dtype=np.int64).reshape(-1, 3).T
+    hertz_E, keys_E = 440 * 2 ** ((pitch_E - 69) / 12), subkeys(key, range(len(struck)))
+    onset_E, level_E = np.zeros_like(hertz_E), np.ones_like(hertz_E)
+    window = round(step * steps_per_chord * sample_rate)
     whole = torch.zeros(samples + window)
-    for sound, begin in zip(sounds, np.round(begins * step * sample_rate).astype(int).tolist(), strict=True):
-        if begin < samples:
-            whole[begin : begin + window] += sound
+    for first in range(0, len(struck), AT_ONCE):
+        part = slice(first, first + AT_ONCE)
+        tones = Tones(hertz_E[part], onset_E[part], steps_E[part] * step, level_E[part])
+        sounds = play(timbre, tones, keys_E[part], sample_rate, window)
+        places = np.round(begin_E[part] * step * sample_rate).astype(int).tolist()
+        for sound, place in zip(sounds, places, strict=True):
+            if place < samples:
+                whole[place : place + window] += sound
     return whole[:samples]

@@ -28,10 +28,10 @@ def write_cache(path: Path, images: dict[str, Tensor], option: str = "--data.roo
         raise DataError(f"cannot write {path} ({error}); choose another folder for data with {option}.") from error
 
 
-def read_cache(path: Path, classes: Sequence[str] | None = None) -> list[Tensor]:
+def read_cache(path: Path, classes: Sequence[str] | None = None, what: str = "classes") -> list[Tensor]:
     """The images `(examples, C, H, W)` of each of `classes`, or of all, that `write_cache` wrote.
 
-    Raises `DataError` if the file is missing or is not what was written.
+    The log says how many there are of `what`. Raises `DataError` if the file is missing or is not what was written.
     """
     try:
         content = torch.load(path, weights_only=True)
@@ -54,7 +54,7 @@ def read_cache(path: Path, classes: Sequence[str] | None = None) -> list[Tensor]
         pickle.UnpicklingError,
     ) as error:
         raise DataError(f"{path} is damaged ({error}). Delete it; the next run makes it again.") from error
-    log.info("%s: %d of %d classes, sha256 %s.", path, len(selected), len(images), sha256)
+    log.info("%s: %d of %d %s, sha256 %s.", path, len(selected), len(images), what, sha256)
     return selected
 
 

@@ -4,21 +4,21 @@ A token is what a voice sings in a step, a sixteenth note: soprano, alto, tenor 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_meta.core import Batch, Episode
-from lightning_meta.core.episode import EpisodeShape, Split
-from lightning_meta.core.sampling import Keys, choose, episode_keys, subkeys
+from lightning_meta.core.episode import Split
+from lightning_meta.core.sampling import episode_keys
 from lightning_meta.core.tokenizer import PAD
 from lightning_meta.datamodules.audio.chorales import STEPS_PER_CHORD, Score, chorales_of_bach, draw_chorale
+from lightning_meta.datamodules.audio.midi import Passage, passage_of
+from lightning_meta.datamodules.audio.voice_mixtures import CHORD
 from lightning_meta.datamodules.episodes import STREAM
-from lightning_meta.datamodules.sequences.chunks import ChunkBank, SequenceDataModule
+from lightning_meta.datamodules.sequences.music import MusicDataModule
 from lightning_meta.errors import ConfigError, DataError, require_at_least
 
 VOICES = 4
@@ -26,7 +26,6 @@ STEPS_PER_BAR = 16  # of four quarters
 BAR = VOICES * STEPS_PER_BAR  # tokens
 REST, FIRST_PITCH = PAD + 1, PAD + 2  # ids
 LOWEST = 28  # MIDI pitch of the first: an octave below what basses sing, so that there is room to transpose
-DOWN, UP = 5, 6  # semitones: with these every key is as likely
 HYMNAL = 0x48594D4E  # the seed of all pieces: the data set is the same in every run, whatever the seed of episodes
 
 
@@ -41,28 +40,7 @@ def score_of(tokens: Tensor) -> Score:
     return np.where(ids < FIRST_PITCH, -1, ids - FIRST_PITCH + LOWEST)
 
 
-def transposed(tokens: Tensor, semitones: int | Tensor) -> Tensor:
-    """The same tokens, all pitches so much higher."""
-    return torch.where(tokens < FIRST_PITCH, tokens, tokens + semitones)
-
-
-@dataclass(frozen=True)
-class TransposingBank(ChunkBank):
-    """Chunks of which each episode is in a key of its own, drawn with it."""
-
-    def draw(self, keys: Keys, shape: EpisodeShape) -> Tensor:
-        """The rows of each episode, and before them its transposition, `(T, 1 + K + Q)`."""
-        rows_TM = super().draw(keys, shape)
-        semitones_T1 = choose(subkeys(keys, [2])[..., 0], DOWN + UP + 1, 1) - DOWN
-        return torch.cat([torch.from_numpy(semitones_T1).to(rows_TM), rows_TM], 1)
-
-    def make(self, drawn: Tensor, shape: EpisodeShape) -> Episode:
-        support, query = super().make(drawn[:, 1:], shape)
-        semitones_T11 = drawn[:, :1, None]
-        return Episode(*(Batch(*(transposed(ids, semitones_T11) for ids in part)) for part in (support, query)))
-
-
-class Chorales(SequenceDataModule):
+class Chorales(MusicDataModule):
     """Pieces of music for soprano, alto, tenor and bass. A task is a piece: bars to learn from, then bars to predict.
 
     No piece is in two splits.
@@ -80,7 +58,9 @@ class Chorales(SequenceDataModule):
         **kwargs: of `EpisodicDataModule`.
     """
 
-    of = ("piece", "pieces")
+    voices = ("soprano", "alto", "tenor", "bass")
+    first_pitch = FIRST_PITCH
+    seconds = CHORD
 
     def __init__(
         self,
@@ -96,14 +76,14 @@ class Chorales(SequenceDataModule):
         length: int = BAR,
         **kwargs: Any,
     ) -> None:
-        super().__init__(n_way, k_shot, n_query, vocabulary, length, **kwargs)
+        super().__init__(n_way, k_shot, n_query, vocabulary, length, transpose, **kwargs)
         require_at_least(1, bars=bars)
         if length % VOICES:
             raise ConfigError(f"length={length} is no whole number of steps of {VOICES} voices; take a multiple.")
         if len(pieces) != len(STREAM) or min(pieces) < 1:
             raise ConfigError(f"pieces={list(pieces)} must be three numbers of at least 1: for train, val and test.")
         self.pieces = dict(zip(STREAM, pieces, strict=True))
-        self.scores, self.transpose, self.bars, self.root = scores, transpose, bars, Path(root)
+        self.scores, self.bars, self.root = scores, bars, Path(root)
 
     def sequences(self, split: Split) -> list[Tensor]:
         return [tokens_of(score) for score in self.read(split)]
@@ -117,7 +97,7 @@ class Chorales(SequenceDataModule):
             keys = episode_keys(HYMNAL, STREAM[split], range(self.pieces[split]))
             scores = [draw_chorale(key, chords) for key in keys]
         pitches = np.concatenate([score[score >= 0] for score in scores])
-        down, up = (DOWN, UP) if self.transpose else (0, 0)
+        down, up = self.margins
         low, high = pitches.min() - down, pitches.max() + up
         highest = LOWEST + self.vocabulary - FIRST_PITCH - 1
         if low < LOWEST or high > highest:
@@ -127,11 +107,11 @@ class Chorales(SequenceDataModule):
             )
         return scores
 
-    def bank(self, tasks: Sequence[Batch]) -> ChunkBank:
-        return cast(ChunkBank, TransposingBank.from_tasks(tasks)) if self.transpose else super().bank(tasks)
+    def passage(self, tokens: Tensor) -> Passage:
+        return passage_of(score_of(tokens))
 
     def facts(self, split: Split) -> dict[str, Any]:
-        return super().facts(split) | {"scores": self.scores, "transposed": self.transpose}
+        return super().facts(split) | {"scores": self.scores}
 
     def describe(self, split: Split) -> str:
-        return f"{super().describe(split)}, {self.scores}{', transposed' if self.transpose else ''}"
+        return f"{super().describe(split)}, {self.scores}"
