@@ -119,8 +119,13 @@ class SaveConfig(SaveConfigCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.already_saved or not (trainer.loggers or trainer.checkpoint_callbacks):  # of a replay nothing is kept
             return
-        super().setup(trainer, pl_module, stage)
         path = Path(str(trainer.log_dir), self.config_filename)  # every rank must ask for the folder
+        if trainer.strategy.broadcast(path.exists() and not self.overwrite):
+            raise ConfigError(
+                f"{path.parent} has a run in it already, which {path.name} is of; give another folder, "
+                "--trainer.default_root_dir, or none."
+            )
+        super().setup(trainer, pl_module, stage)
         if trainer.is_global_zero:
             begun = f"# begun from: {self.begun_from}\n" if self.begun_from else ""
             path.write_text(f"# git commit: {self.origin.git_commit}\n{begun}{path.read_text()}")

@@ -73,6 +73,10 @@ SETTINGS = [
     ("--trainer.logger.save_dir /proc/nonesuch", ["/proc/nonesuch", "--trainer.logger.save_dir"]),
     ("--trainer.logger lightning_meta.loggers.OwnFolderCSVLogger --trainer.logger.save_dir a_file", ["a_file"]),
     ("--trainer.logger false --trainer.default_root_dir a_file", ["File exists", "a_file"]),
+    (
+        "--trainer.logger false --trainer.default_root_dir former",
+        ["former has a run in it", "--trainer.default_root_dir"],
+    ),
 ]
 
 
@@ -84,6 +88,8 @@ def test_settings_that_cannot_be(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     Path("a_file").touch()
+    Path("former").mkdir()
+    Path("former/config.yaml").touch()
     message = line(["fit", "--config", str(tiny), *options.split()], capsys)
     for text in expected:
         assert text in message
