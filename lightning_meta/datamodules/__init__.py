@@ -40,6 +40,7 @@ from lightning_meta.datamodules.images.torchvision_images import CIFAR10, MNIST,
 from lightning_meta.datamodules.language.ciphers import Ciphers
 from lightning_meta.datamodules.language.made_up_entities import MadeUpEntities
 from lightning_meta.datamodules.language.parallel_text import LanguageSplit, ParallelText
+from lightning_meta.datamodules.language.switched_ciphers import SwitchedCiphers
 from lightning_meta.datamodules.language.tagged_sentences import MasakhaNER, TaggedSentences
 from lightning_meta.datamodules.language.tagging import TaggingDataModule
 from lightning_meta.datamodules.language.translations import TranslationDataModule
@@ -144,6 +145,7 @@ __all__ = [
     "SpeechDataModule",
     "SpokenDigits",
     "SpokenStrings",
+    "SwitchedCiphers",
     "Tables",
     "TabularPrior",
     "TaggedSentences",
