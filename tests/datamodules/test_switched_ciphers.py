@@ -196,5 +196,5 @@ def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> Non
 def test_episodes_that_cannot_be_are_refused() -> None:
     with pytest.raises(ConfigError, match="one pair of languages: n_way must be 1, not 2"):
         SwitchedCiphers(n_way=2).setup("test")
-    with pytest.raises(ConfigError, match="k_shot=200 .* n_query=300 sentences are needed, but the grammar has 432"):
+    with pytest.raises(ConfigError, match=r"k_shot=200 .* n_query=300 sentences are needed, but the grammar has 432"):
         SwitchedCiphers(**SMALL, k_shot=200, n_query=300).setup("test")

@@ -41,8 +41,8 @@ class TextClasses(ClassificationDataModule):
     - by fraction: the classes are shuffled by a seed and shared out,
       `--data.split.fractions [0.64,0.16,0.2] --data.split.seed 1`. The log names the classes of each split.
 
-    With `domains` classes are those of domains, such as the intents of banking, and an episode has classes of one domain
-    alone, drawn at random. Then it is domains that are listed or shared out, whole, so that none is in two splits.
+    With `domains` classes are those of domains, such as the intents of banking, and all classes of an episode are of
+    one domain, drawn at random. Then domains are listed or shared out, whole, so that none is in two splits.
 
     An example is a row of `length` token ids, see `Tokenizer`. The vocabulary is counted on the texts of the
     meta-training classes alone: words of the test classes are not known before. It is saved with a checkpoint, and a
