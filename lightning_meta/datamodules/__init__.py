@@ -58,7 +58,7 @@ from lightning_meta.datamodules.tables.tables import Tables
 from lightning_meta.datamodules.tables.tabular_prior import TabularPrior
 from lightning_meta.datamodules.text.made_up_relations import MadeUpRelations
 from lightning_meta.datamodules.text.relations import FewRel, MarkedTexts
-from lightning_meta.datamodules.text.text_classes import CLINC150, HuffPost, TextClasses
+from lightning_meta.datamodules.text.text_classes import CLINC150, CLINC150Domains, HuffPost, TextClasses
 from lightning_meta.datamodules.trials.rollouts import Rollouts, RolloutTrial
 from lightning_meta.datamodules.unsupervised import (
     AAL,
@@ -90,6 +90,7 @@ __all__ = [
     "Babble",
     "BilevelDataModule",
     "CACTUs",
+    "CLINC150Domains",
     "Chorales",
     "Ciphers",
     "Circles",

@@ -19,7 +19,7 @@ from lightning_meta.backbones import Conv4, EmbeddingAverage, TextCNN
 from lightning_meta.cli import main
 from lightning_meta.core import Batch, Episode
 from lightning_meta.core.episode import Split
-from lightning_meta.datamodules import CLINC150, ClassSplit, HuffPost, TextClasses, UniformTasks
+from lightning_meta.datamodules import CLINC150, ClassSplit, CLINC150Domains, HuffPost, TextClasses, UniformTasks
 from lightning_meta.datamodules.base import ShapeOverride
 from lightning_meta.datamodules.task_bank import GroupedClassBank
 from lightning_meta.errors import ConfigError, DataError, UserError
@@ -399,10 +399,10 @@ def test_clinc150_by_domain(tmp_path: Path) -> None:
     root = tmp_path / "clinc150"
     intents = [f"intent_{number:02}" for number in range(20)]
     write(root / "full.jsonl", [(f"the {name}", name) for name in intents], ("sentence", "label"))
-    datamodule = CLINC150(str(tmp_path), domains="domains.json")
+    datamodule = CLINC150Domains(str(tmp_path))
     assert "Copy domains.json there from the folder data of https://github.com/clinc/oos-eval" in refused(datamodule)
     (root / "domains.json").write_text(json.dumps({f"d{k}": intents[2 * k : 2 * k + 2] for k in range(10)}))
-    splits = [CLINC150(str(tmp_path), fold=fold, domains="domains.json").parts_of_split for fold in range(1, 6)]
+    splits = [CLINC150Domains(str(tmp_path), fold=fold).parts_of_split for fold in range(1, 6)]
     assert all([len(parts[split]) for split in ("train", "val", "test")] == [5, 2, 3] for parts in splits)
     assert len({tuple(parts["test"]) for parts in splits}) > 1
 

@@ -275,20 +275,52 @@ class CLINC150(TextClasses):
     Gravier, Logerais: "ProtAugment: Intent Detection Meta-Learning through Unsupervised Diverse Paraphrasing" (2021),
     arXiv:2105.12995.
 
-    The intents are of ten domains, 15 of each, such as banking and travel. With `domains: domains.json`, the file of
-    Larson et al., an episode has intents of one of them, as a dialogue system meets them; 5 / 2 / 3 domains, shared out
-    whole by a shuffle of our own.
-
     Args:
         root: folder for data, with `clinc150/full.jsonl` (or `.gz`) and `clinc150/few_shot/01/labels.train.txt` and so
             on (`valid` and `test`, 01 to 05).
-        fold: which of the splits, 1 to 5; with `domains`, the seed of their shuffle.
-        domains: see `TextClasses`; a relative path starts at `clinc150/`.
+        fold: which of the splits, 1 to 5.
         length, vocabulary, min_count: see `TextClasses`.
         **kwargs: of `TextClasses`.
     """
 
     origin = "Copy full.jsonl and few_shot/ there from the folder data/OOS of https://github.com/tdopierre/ProtAugment."
+
+    def __init__(
+        self,
+        root: str = "data",
+        fold: int = 1,
+        length: int = 20,
+        vocabulary: int = 2_000,
+        min_count: int = 2,
+        **kwargs: Any,
+    ) -> None:
+        if not 1 <= fold <= 5:
+            raise ConfigError(f"fold={fold}: CLINC150 has the class splits 1 to 5.")
+        lists = f"few_shot/{fold:02}/labels."
+        split = ClassSplit(train=f"{lists}train.txt", val=f"{lists}valid.txt", test=f"{lists}test.txt")
+        file = str(Path(root) / "clinc150" / "full.jsonl")
+        super().__init__(file, "sentence", "label", split, length, vocabulary, min_count, **kwargs)
+
+    def split_classes(self, names: list[str]) -> dict[Split, list[str]]:
+        folder = self.file.parent / "few_shot"
+        if not folder.is_dir():
+            raise DataError(f"the folder {folder} with the class splits is missing. {self.origin}")
+        return super().split_classes(names)
+
+
+class CLINC150Domains(TextClasses):
+    """The intents of CLINC150 by domain: an episode is about banking, or travel, as a dialogue system meets it.
+
+    There are ten domains of 15 intents, see `CLINC150`; 5 / 2 / 3 of them, shared out whole by a shuffle of our own.
+
+    Args:
+        root: folder for data, with `clinc150/full.jsonl` (or `.gz`) and `clinc150/domains.json`.
+        fold: seed of the shuffle.
+        length, vocabulary, min_count: see `TextClasses`.
+        **kwargs: of `TextClasses`.
+    """
+
+    origin = "Copy it there from the folder data/OOS of https://github.com/tdopierre/ProtAugment."
     domain_origin = "Copy domains.json there from the folder data of https://github.com/clinc/oos-eval."
 
     def __init__(
@@ -298,23 +330,12 @@ class CLINC150(TextClasses):
         length: int = 20,
         vocabulary: int = 2_000,
         min_count: int = 2,
-        domains: str | None = None,
         **kwargs: Any,
     ) -> None:
-        if not 1 <= fold <= 5:
-            raise ConfigError(f"fold={fold}: CLINC150 has the class splits 1 to 5.")
-        lists = f"few_shot/{fold:02}/labels."
-        split = ClassSplit(train=f"{lists}train.txt", val=f"{lists}valid.txt", test=f"{lists}test.txt")
-        if domains is not None:
-            split = ClassSplit(fractions=(0.5, 0.2, 0.3), seed=fold)
         file = str(Path(root) / "clinc150" / "full.jsonl")
-        super().__init__(file, "sentence", "label", split, length, vocabulary, min_count, domains=domains, **kwargs)
-
-    def split_classes(self, names: list[str]) -> dict[Split, list[str]]:
-        folder = self.file.parent / "few_shot"
-        if self.domain_file is None and not folder.is_dir():
-            raise DataError(f"the folder {folder} with the class splits is missing. {self.origin}")
-        return super().split_classes(names)
+        split = ClassSplit(fractions=(0.5, 0.2, 0.3), seed=fold)
+        columns = "sentence", "label"
+        super().__init__(file, *columns, split, length, vocabulary, min_count, domains="domains.json", **kwargs)
 
 
 class HuffPost(TextClasses):
