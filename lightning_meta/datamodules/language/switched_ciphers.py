@@ -198,7 +198,6 @@ class SwitchedCiphers(EpisodicDataModule):
     def describe(self, split: Split) -> str:
         shape, kinds = self.shapes[split], {1: "of one language", 2: "that switch"}
         return (
-            f"{shape.k_shot} support sentences {kinds[self.support_languages]} and {shape.n_query} query sentences "
-            f"{kinds[self.query_languages]}, of one of {self.pairs[split]} pairs of languages, of {self.entropy():.2f} "
-            "nats per token at best"
+            f"{shape.k_shot} sentences {kinds[self.support_languages]}, then {shape.n_query} "
+            f"{kinds[self.query_languages]}, {self.entropy():.2f} nats per token at best"
         )
