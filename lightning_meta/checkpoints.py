@@ -3,7 +3,7 @@
 A run is a folder with a `config.yaml`; its checkpoints are the `*.ckpt` below it, wherever the folder may be now.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from math import isnan
 from operator import attrgetter
 from pathlib import Path
@@ -15,6 +15,8 @@ from pytorch_lightning.utilities import rank_zero_warn
 from lightning_meta.errors import ConfigError
 
 KEYWORDS = ("best", "last")  # in place of a file: that of the newest run
+RUNS = Path("runs")  # where the folders of experiments' runs are
+REPRODUCED = "reproduce"  # in it, where those of `reproduce` are
 
 
 class Saved(NamedTuple):
@@ -43,6 +45,11 @@ class Saved(NamedTuple):
         """Larger for better ones; of equal ones for the earlier."""
         assert self.score is not None
         return (self.score if self.mode == "max" else -self.score), -self.step
+
+
+def folders_named(place: Path | str) -> Iterator[Path]:
+    """Where the run or the experiment may be that a path or a name means; `reproduce`'s last."""
+    return (parent / place for parent in (Path(), RUNS, RUNS / REPRODUCED))
 
 
 def read(path: Path) -> dict[str, Any]:

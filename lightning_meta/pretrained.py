@@ -14,7 +14,6 @@ from lightning_meta.backbones import Backbone
 from lightning_meta.errors import ConfigError, reason
 from lightning_meta.extras import need
 
-RUNS = Path("runs")
 INSIDE = ("state_dict", "model", "model_state_dict")  # where files keep the weights among other things
 COUNTER = "num_batches_tracked"  # of torch's batch normalisation, which ours does not have
 
@@ -77,7 +76,7 @@ def file_of(place: str, option: str = "pretrained") -> Path:
     """The file that a place means."""
     if Path(place).is_file():
         return Path(place)
-    folder = next((folder for folder in (Path(place), RUNS / place) if folder.is_dir()), None)
+    folder = next((folder for folder in checkpoints.folders_named(place) if folder.is_dir()), None)
     newest = checkpoints.last(checkpoints.below(folder)) if folder else None
     if newest is None:
         what = f"there is no checkpoint in {folder}/" if folder else "there is neither a file nor a run of this name"

@@ -88,6 +88,9 @@ def test_a_run_of_one_algorithm_starts_another(tiny: Path) -> None:  # noqa: F81
     saved = read(best)["state_dict"]
     expected = {n.removeprefix("backbone."): v for n, v in saved.items() if n.startswith("backbone.")}
     assert len(expected) > 10 and equal(weights(cli.model.backbone), expected)
+    Path("runs/reproduce").mkdir()
+    moved = Path("runs/pretraining").rename("runs/reproduce/pretraining")
+    assert file_of("pretraining").is_relative_to(moved.absolute())
 
 
 def test_a_frozen_backbone_embeds_with_them(tmp_path: Path) -> None:

@@ -17,12 +17,11 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from lightning_meta.checkpoints import RUNS, folders_named
 from lightning_meta.errors import ConfigError
 
 log = logging.getLogger(__name__)
 PACKAGE = Path(__file__).parents[1]
-RUNS = Path("runs")  # where the folders of experiments' runs are
-REPRODUCED = "reproduce"  # in it, where those of `reproduce` are
 GROUP = "seeds.json"  # in the folder of an experiment whose seeds were trained by `fit --seeds`
 # Options whose value may be the name of a file in a folder of configs/.
 FOLDER = {
@@ -126,7 +125,7 @@ def run_folder(place: Path, having: str = "config.yaml") -> Path:
     """
     if (place / "config.yaml").is_file():
         return place
-    for folder in (place, RUNS / place, RUNS / REPRODUCED / place):
+    for folder in folders_named(place):
         versions = [
             (int(version[1]), path)
             for path in folder.glob("version_*")

@@ -30,7 +30,8 @@ from lightning_meta.algorithms.in_context.tab_pfn import TabPFN
 from lightning_meta.algorithms.in_context.tab_pfn_regression import TabPFNRegression
 from lightning_meta.algorithms.initialize.meta_asr import MetaASR
 from lightning_meta.backbones import norm_protocol
-from lightning_meta.cli.names import RUNS, run_folder, runs_like
+from lightning_meta.checkpoints import folders_named
+from lightning_meta.cli.names import run_folder, runs_like
 from lightning_meta.cli.predict_rows import check_classes, of_each, predict_rows
 from lightning_meta.cli.predict_sounds import predict_sounds
 from lightning_meta.cli.predict_strings import predict_strings
@@ -98,7 +99,7 @@ def trained_run(place: Path) -> Path:
     run = run_folder(place, having="**/*.ckpt")
     if (run / "config.yaml").is_file():
         return run
-    seeds = [seed for folder in (place, RUNS / place) for seed in folder.glob("seed_*") if any(seed.rglob("*.ckpt"))]
+    seeds = [seed for folder in folders_named(place) for seed in folder.glob("seed_*") if any(seed.rglob("*.ckpt"))]
     if seeds:
         named = ", ".join(str(seed) for seed in sorted(seeds, key=lambda seed: (len(seed.name), seed.name)))
         raise ConfigError(f"of {place} only seeds were trained; give one of them: {named}.")

@@ -29,8 +29,9 @@ import lightning_meta.datamodules  # noqa: F401 - imported for short names: `--m
 from lightning_meta import checkpoints, notes
 from lightning_meta.allocator import keep_freed_memory
 from lightning_meta.callbacks import ReplayStep
+from lightning_meta.checkpoints import RUNS
 from lightning_meta.cli.composition import Exchange, around_networks, class_name, compose, exchanges, in_order
-from lightning_meta.cli.names import RUNS, experiment_of, models_of, suggestion, with_paths
+from lightning_meta.cli.names import experiment_of, models_of, suggestion, with_paths
 from lightning_meta.cli.resume import continues, reopen
 from lightning_meta.cli.usage import PROGRAM, TRAINER, command_help, explain
 from lightning_meta.datamodules.base import TaskDataModule
@@ -418,7 +419,7 @@ def find_checkpoint(config: Namespace, of_run: str, borrows: bool) -> str:
                 f"--ckpt_path {given} is looked for in the CSV logger's folder; without one, name a file."
             )
         return str(checkpoints.find(given, folder, model))
-    folder = next((place for place in (Path(given), RUNS / given) if place.is_dir()), None)
+    folder = next((place for place in checkpoints.folders_named(given) if place.is_dir()), None)
     if folder is not None:
         return str(checkpoints.find(of_run, folder, model, borrows))
     if not Path(given).is_file():

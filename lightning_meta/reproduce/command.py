@@ -27,7 +27,8 @@ from typing import NoReturn
 
 import torch
 
-from lightning_meta.cli.names import REPRODUCED, RUNS, with_paths
+from lightning_meta.checkpoints import REPRODUCED, RUNS
+from lightning_meta.cli.names import with_paths
 from lightning_meta.cli.seeds import numbers_of
 from lightning_meta.errors import ConfigError, UserError
 from lightning_meta.reproduce.exchange import Left, find, opened, pack, take_checkpoint, take_result

@@ -22,7 +22,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lightning_meta.cli.names import GROUP, RUNS, run_folder, runs_like
+from lightning_meta.checkpoints import folders_named
+from lightning_meta.cli.names import GROUP, run_folder, runs_like
 from lightning_meta.core.statistics import mean_and_ci95_over, mean_and_t95
 from lightning_meta.errors import DataError
 from lightning_meta.metrics import metric_of
@@ -99,9 +100,9 @@ def load(folder: Path) -> Run:
 
 def folders(place: Path) -> list[Path]:
     """Of the runs that a place or a name means: a run, the newest of an experiment, or those of a group of seeds."""
-    group = next((file for file in (place / GROUP, RUNS / place / GROUP) if file.is_file()), None)
+    group = next((file for folder in folders_named(place) if (file := folder / GROUP).is_file()), None)
     if group is None:
-        seeds = sorted({seed for folder in (place, RUNS / place) for seed in folder.glob("seed_*")})
+        seeds = sorted({seed for folder in folders_named(place) for seed in folder.glob("seed_*")})
         if seeds and not (tested := [seed for seed in seeds if any(seed.glob("version_*/result.json"))]):
             raise DataError(f"{place}: none of its {len(seeds)} seeds has been tested; wait for the first one.")
         return [run_folder(seed, "result.json") for seed in tested] if seeds else [run_folder(place, "result.json")]

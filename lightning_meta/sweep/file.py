@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from lightning_meta.cli.names import RUNS, suggestion
+from lightning_meta.checkpoints import RUNS
+from lightning_meta.cli.names import suggestion
 from lightning_meta.cli.trainer import resolve
 from lightning_meta.cli.usage import PROGRAM
 from lightning_meta.errors import ConfigError, reason
