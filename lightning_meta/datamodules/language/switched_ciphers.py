@@ -159,7 +159,7 @@ class SwitchedCiphers(EpisodicDataModule):
         self.grammar = Grammar.of(words, languages=2)
         self.vocabulary, self.length, self.word_order = vocabulary, length, word_order
         self.support_languages, self.query_languages = support_languages, query_languages
-        self.pairs: dict[Split, int] = dict(zip(STREAM, pairs, strict=True))
+        self.pairs = dict(zip(STREAM, pairs, strict=True))
 
     def load_source(self, split: Split) -> SwitchedSource:
         """Languages are functions of (seed, split, number)."""
