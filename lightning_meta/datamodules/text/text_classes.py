@@ -334,8 +334,8 @@ class CLINC150Domains(TextClasses):
     ) -> None:
         file = str(Path(root) / "clinc150" / "full.jsonl")
         split = ClassSplit(fractions=(0.5, 0.2, 0.3), seed=fold)
-        columns = "sentence", "label"
-        super().__init__(file, *columns, split, length, vocabulary, min_count, domains="domains.json", **kwargs)
+        domains = "domains.json"
+        super().__init__(file, "sentence", "label", split, length, vocabulary, min_count, domains=domains, **kwargs)
 
 
 class HuffPost(TextClasses):
