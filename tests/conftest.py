@@ -25,6 +25,7 @@ from lightning_meta.datamodules import (
     RuleGraph,
     Scenes,
     Sinusoid,
+    SwitchedCiphers,
     Topics,
     VoiceMixtures,
 )
@@ -197,6 +198,13 @@ def midi_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     if find_spec("mido") is None:
         monkeypatch.setattr(midi_folder, "need", lambda *_: None)
         monkeypatch.setattr(midi_folder, "read_ticks", read_ticks)
+
+
+def switched_ciphers(**overrides: Any) -> SwitchedCiphers:
+    """As many episodes as in `blobs`, of languages of 8 words."""
+    settings: dict[str, Any] = dict(vocabulary=19, pairs=[20, 3, 3], k_shot=4, n_query=5)
+    settings |= dict(meta_batch_size=4, steps_per_epoch=4, val_episodes=5, test_episodes=7)
+    return SwitchedCiphers(**(settings | overrides))
 
 
 def random_sequences(n_tasks: int = 3, k_shot: int = 3, n_query: int = 4) -> Episode:

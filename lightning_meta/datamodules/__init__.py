@@ -40,6 +40,7 @@ from lightning_meta.datamodules.images.torchvision_images import CIFAR10, MNIST,
 from lightning_meta.datamodules.language.ciphers import Ciphers
 from lightning_meta.datamodules.language.made_up_entities import MadeUpEntities
 from lightning_meta.datamodules.language.parallel_text import LanguageSplit, ParallelText
+from lightning_meta.datamodules.language.switched_ciphers import SwitchedCiphers
 from lightning_meta.datamodules.language.tagged_sentences import MasakhaNER, TaggedSentences
 from lightning_meta.datamodules.language.tagging import TaggingDataModule
 from lightning_meta.datamodules.language.translations import TranslationDataModule
@@ -59,7 +60,7 @@ from lightning_meta.datamodules.tables.tables import Tables
 from lightning_meta.datamodules.tables.tabular_prior import TabularPrior
 from lightning_meta.datamodules.text.made_up_relations import MadeUpRelations
 from lightning_meta.datamodules.text.relations import FewRel, MarkedTexts
-from lightning_meta.datamodules.text.text_classes import CLINC150, HuffPost, TextClasses
+from lightning_meta.datamodules.text.text_classes import CLINC150, CLINC150Domains, HuffPost, TextClasses
 from lightning_meta.datamodules.trials.rollouts import Rollouts, RolloutTrial
 from lightning_meta.datamodules.unsupervised import (
     AAL,
@@ -91,6 +92,7 @@ __all__ = [
     "Babble",
     "BilevelDataModule",
     "CACTUs",
+    "CLINC150Domains",
     "Chorales",
     "Ciphers",
     "Circles",
@@ -148,6 +150,7 @@ __all__ = [
     "SpeechDataModule",
     "SpokenDigits",
     "SpokenStrings",
+    "SwitchedCiphers",
     "Tables",
     "TabularPrior",
     "TaggedSentences",

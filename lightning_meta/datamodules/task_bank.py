@@ -93,6 +93,11 @@ class GroupedClassBank(ClassBank):
                 f"fewer, the smallest {self.classes.min()}; lower n_way, or leave those tasks out."
             )
 
+    def joined(self, other: ClassBank) -> "GroupedClassBank":
+        both = super().joined(other)
+        assert isinstance(both, GroupedClassBank) and isinstance(other, GroupedClassBank)
+        return replace(both, classes=np.concatenate([self.classes, other.classes]))
+
     @cached_property
     def _first_class(self) -> npt.NDArray[np.int64]:
         return starts(self.classes)

@@ -1,5 +1,7 @@
 """Language models that adapt to a document or a piece, against what can be known of them exactly."""
 
+from math import log
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -14,7 +16,7 @@ from lightning_meta.datamodules.sequences.chorales import FIRST_PITCH
 from lightning_meta.datamodules.sequences.music import transposed
 from lightning_meta.errors import ConfigError
 from lightning_meta.metrics import EpisodicNatsPerToken
-from tests.conftest import blobs, meta_gradient, next_tokens, random_sequences, topics
+from tests.conftest import blobs, meta_gradient, next_tokens, random_sequences, switched_ciphers, topics
 from tests.modules.test_episodic import trainer
 
 MUSIC = {"vocabulary": 64, "length": 16}
@@ -116,6 +118,25 @@ def test_adaptation_wins_where_the_key_is_the_task() -> None:
             losses[steps] = module.play(test).loss
     gained = losses[0] - losses[3]
     assert gained.mean() > 4 * gained.std() / 100**0.5 and gained.mean() > 0.02
+
+
+def test_sentences_of_one_language_each_teach_those_that_switch() -> None:
+    """Meta-transfer learning: the support set of another pair of languages is worth less, paired, on new pairs."""
+    data = switched_ciphers(pairs=[500, 1, 60], k_shot=16, n_query=8)
+    data.setup("fit")
+    torch.manual_seed(0)
+    module = MAML(**next_tokens(TokenTransformer, vocabulary=19, length=9, width=16, layers=1, heads=2), inner_lr=0.5)
+    optimizer = torch.optim.Adam(module.parameters(), 0.02)
+    for tasks in data.dataset("train").batches([range(8 * i, 8 * i + 8) for i in range(60)]):
+        optimizer.zero_grad()
+        module.play(tasks).loss.mean().backward()
+        optimizer.step()
+    test = data.dataset("test").__getitems__(range(100))
+    of_another = test._replace(support=Batch(*(leaf.roll(1, 0) for leaf in test.support)))
+    with torch.no_grad():
+        own, other = (module.eval().play(tasks).loss for tasks in (test, of_another))
+    assert (other - own).mean() > 4 * (other - own).std() / 100**0.5
+    assert data.entropy() < own.mean() < log(16)
 
 
 def test_networks_and_data_that_do_not_match_are_refused() -> None:

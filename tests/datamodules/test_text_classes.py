@@ -19,8 +19,9 @@ from lightning_meta.backbones import Conv4, EmbeddingAverage, TextCNN
 from lightning_meta.cli import main
 from lightning_meta.core import Batch, Episode
 from lightning_meta.core.episode import Split
-from lightning_meta.datamodules import CLINC150, ClassSplit, HuffPost, TextClasses
+from lightning_meta.datamodules import CLINC150, ClassSplit, CLINC150Domains, HuffPost, TextClasses, UniformTasks
 from lightning_meta.datamodules.base import ShapeOverride
+from lightning_meta.datamodules.task_bank import GroupedClassBank
 from lightning_meta.errors import ConfigError, DataError, UserError
 from lightning_meta.reports import EpisodeGallery, LayerSimilarity, SupportUse
 from tests.datamodules.test_episodes import assert_same, at, differ, ready
@@ -285,6 +286,97 @@ def test_mistakes_in_lists_are_named(file: Path, lists: ClassSplit, tmp_path: Pa
     assert f"{tmp_path / 'val.txt'}, the list of the val classes" in refused(text_classes(file, split=lists))
 
 
+# ---- domains --------------------------------------------------------------------------------------------------------
+
+DOMAINS = {"money": NAMES[:3], "travel": NAMES[3:5], "home": NAMES[5:8], "work": NAMES[8:]}
+
+
+def in_domains(file: Path, domains: Any = DOMAINS, **overrides: Any) -> TextClasses:
+    file.with_name("domains.json").write_text(json.dumps(domains))
+    return text_classes(
+        file, domains="domains.json", **({"split": ClassSplit(fractions=(0.5, 0.25, 0.25))} | overrides)
+    )
+
+
+def test_classes_of_an_episode_share_a_domain(file: Path) -> None:
+    """And all domains and classes of a split are drawn at some time; without the option, domains are mixed."""
+    domain_of = {name: domain for domain, names in DOMAINS.items() for name in names}
+
+    def met(datamodule: TextClasses, split: Split) -> list[set[str]]:
+        """The domains of the classes of each of many episodes, by the words of their texts."""
+        words = ["-", "?", *datamodule.tokenizer.words]
+        tasks = ready(datamodule).dataset(split).__getitems__(range(60))
+        assert all(sorted({*y.tolist()}) == [0, 1] for y in tasks.support.y)
+        for t in range(60):  # a class has one label in both sets
+            named = [{(words[x[1]], y) for x, y in zip(b.x[t].tolist(), b.y[t].tolist(), strict=True)} for b in tasks]
+            assert named[0] == named[1]
+        return [{words[row[1]] for row in rows} for rows in tasks.support.x.tolist()]
+
+    datamodule = in_domains(file)
+    episodes = met(datamodule, "train")
+    assert all(len({domain_of[name] for name in names}) == 1 < len(names) for names in episodes)
+    assert {name for names in episodes for name in names} == {*datamodule.classes["train"]}
+    mixed = met(text_classes(file, split=ClassSplit(fractions=(0.6, 0.2, 0.2))), "train")
+    assert any(len({domain_of[name] for name in names}) > 1 for names in mixed)
+
+
+def test_no_domain_is_in_two_splits(file: Path) -> None:
+    datamodule = in_domains(file)
+    parts, classes = datamodule.parts_of_split, datamodule.classes
+    assert sorted(name for of_split in parts.values() for name in of_split) == sorted(DOMAINS)
+    assert sorted(name for of_split in classes.values() for name in of_split) == NAMES
+    assert {split: sorted(name for part in of for name in DOMAINS[part]) for split, of in parts.items()} == {
+        split: sorted(names) for split, names in classes.items()
+    }
+    known = {*datamodule.tokenizer.words}
+    assert {*classes["train"]} <= known and not known & {*classes["val"], *classes["test"]}
+    assert datamodule.facts("test")["domains"] == 1 and "classes of one of 2 domains" in datamodule.describe("train")
+
+
+def test_domains_can_be_listed(file: Path) -> None:
+    for split, names in (("train", "money\nwork"), ("val", "home"), ("test", "travel")):
+        (file.parent / f"{split}.txt").write_text(names)
+    lists = ClassSplit(train="train.txt", val="val.txt", test="test.txt")
+    datamodule = in_domains(file, split=lists)
+    assert datamodule.classes == {"train": NAMES[:3] + NAMES[8:], "val": NAMES[5:8], "test": NAMES[3:5]}
+    (file.parent / "val.txt").write_text("work")
+    assert "a domain must be in one split" in refused(in_domains(file, split=lists))
+    (file.parent / "val.txt").write_text("sports")
+    assert "1 domains of the split are not in" in refused(in_domains(file, split=lists))
+
+
+def test_training_on_the_domains_of_validation_too(file: Path) -> None:
+    datamodule = ready(in_domains(file, train_split="trainval"))
+    bank = datamodule.source("train")
+    parts = [*datamodule.parts_of_split["train"], *datamodule.parts_of_split["val"]]
+    assert isinstance(bank, GroupedClassBank) and bank.classes.tolist() == [len(DOMAINS[part]) for part in parts]
+    assert bank.size.tolist() == [6 + NAMES.index(name) for part in parts for name in sorted(DOMAINS[part])]
+
+
+@pytest.mark.parametrize(
+    ("domains", "message"),
+    [
+        ({"money": NAMES[:9]}, "has no domain for 1 of 10 classes: intent_j"),
+        ({"money": NAMES, "work": NAMES[:2]}, "has 2 classes twice: intent_a, intent_b"),
+        ({"money": [*NAMES, "sports"]}, "has 1 classes that no text has: sports"),
+        ({"money": "intent_a"}, "must have the classes of each domain"),
+        (NAMES, "must have the classes of each domain"),
+    ],
+)
+def test_domains_that_do_not_fit_are_refused(file: Path, domains: Any, message: str) -> None:
+    assert message in refused(in_domains(file, domains))
+
+
+def test_domains_and_what_they_do_not_go_with(file: Path) -> None:
+    for options in ({"labels": "fixed"}, {"train_classes": 2}, {"variable": UniformTasks()}):
+        with pytest.raises(ConfigError, match="leave labels, train_classes and variable out"):
+            in_domains(file, **options)
+    with pytest.raises(ConfigError, match="n_way=4 classes are needed of every task"):
+        ready(in_domains(file, n_way=4))
+    datamodule = text_classes(file, domains="nowhere.json")
+    assert "nowhere.json, the domains, cannot be read" in refused(datamodule)
+
+
 # ---- the two data sets ----------------------------------------------------------------------------------------------
 
 
@@ -301,6 +393,18 @@ def test_clinc150_has_five_published_splits(tmp_path: Path) -> None:
     assert CLINC150(str(tmp_path), fold=5).classes == {"train": NAMES[1:4], "val": NAMES[4:7], "test": NAMES[7:]}
     with pytest.raises(ConfigError, match="fold=6"):
         CLINC150(str(tmp_path), fold=6)
+
+
+def test_clinc150_by_domain(tmp_path: Path) -> None:
+    root = tmp_path / "clinc150"
+    intents = [f"intent_{number:02}" for number in range(20)]
+    write(root / "full.jsonl", [(f"the {name}", name) for name in intents], ("sentence", "label"))
+    datamodule = CLINC150Domains(str(tmp_path))
+    assert "Copy domains.json there from the folder data of https://github.com/clinc/oos-eval" in refused(datamodule)
+    (root / "domains.json").write_text(json.dumps({f"d{k}": intents[2 * k : 2 * k + 2] for k in range(10)}))
+    splits = [CLINC150Domains(str(tmp_path), fold=fold).parts_of_split for fold in range(1, 6)]
+    assert all([len(parts[split]) for split in ("train", "val", "test")] == [5, 2, 3] for parts in splits)
+    assert len({tuple(parts["test"]) for parts in splits}) > 1
 
 
 def test_huffpost_has_its_classes_by_number(tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ from tests.conftest import (
     rule_graph,
     scenes,
     sinusoids,
+    switched_ciphers,
     topics,
 )
 from tests.datamodules.test_projected import projected
@@ -181,6 +182,10 @@ RUNS: dict[str, tuple[Callable[[], Any], Callable[[], Any], set[str], set[str]]]
     ),
     "documents": (
         lambda: DynamicEvaluation(**next_tokens()), topics, {"adaptation_curve"}, set(),
+    ),
+    "sentences that switch languages": (
+        lambda: MAML(**next_tokens(vocabulary=19, length=9)), switched_ciphers,
+        {"adaptation_curve", "layer_similarity"}, set(),
     ),
     "ProtoNet on images": (
         lambda: ProtoNet(conv4()), blobs, {"calibration", "embedding", "episode_0", "episode_1"}, {"ece"},

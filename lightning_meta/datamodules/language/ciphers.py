@@ -53,13 +53,13 @@ class Grammar:
     adverbs: int
 
     @classmethod
-    def of(cls, words: int) -> "Grammar":
-        """Share out so many words."""
+    def of(cls, words: int, languages: int = 1) -> "Grammar":
+        """Share out so many words, of each of the languages that share a vocabulary."""
         most = sum(map(len, NAMES)) + 1
         if not 8 <= words <= most:
             raise ConfigError(
-                f"vocabulary={words + FIRST_WORD} leaves {words} words beside padding, unknown and the end; take one "
-                f"from {8 + FIRST_WORD} to {most + FIRST_WORD}."
+                f"vocabulary={languages * words + FIRST_WORD} leaves {words} words of a language beside padding, "
+                f"unknown and the end; take one from {languages * 8 + FIRST_WORD} to {languages * most + FIRST_WORD}."
             )
         nouns, verbs, adjectives = (max(int(share * (words - 1)), 1) for share in SHARES)
         counts = [nouns, verbs, adjectives, words - 1 - nouns - verbs - adjectives]

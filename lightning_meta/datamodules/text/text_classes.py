@@ -1,8 +1,9 @@
 """A few-shot data set from labelled text: any table of texts with a column that names their classes."""
 
+import json
 import logging
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +23,7 @@ from lightning_meta.datamodules.class_split import (
 )
 from lightning_meta.datamodules.classification import ClassificationDataModule
 from lightning_meta.datamodules.rows import Examples, Row, open_rows, other_delimiter, read_examples
+from lightning_meta.datamodules.task_bank import GroupedClassBank
 from lightning_meta.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,9 @@ class TextClasses(ClassificationDataModule):
       `--data.split.train train.txt --data.split.val val.txt --data.split.test test.txt`;
     - by fraction: the classes are shuffled by a seed and shared out,
       `--data.split.fractions [0.64,0.16,0.2] --data.split.seed 1`. The log names the classes of each split.
+
+    With `domains` classes are those of domains, such as the intents of banking, and all classes of an episode are of
+    one domain, drawn at random. Then domains are listed or shared out, whole, so that none is in two splits.
 
     An example is a row of `length` token ids, see `Tokenizer`. The vocabulary is counted on the texts of the
     meta-training classes alone: words of the test classes are not known before. It is saved with a checkpoint, and a
@@ -58,10 +63,13 @@ class TextClasses(ClassificationDataModule):
         unknown_buckets: how many of the ids are for words outside the vocabulary, which a hash shares out among them.
             Without, all have the same id. With, the new words of a task can be told apart, which helps where single
             words name the class.
+        domains: a JSON file with the classes of each domain, `{"banking": ["balance", "transfer"], ...}`. A relative
+            path starts at the folder of the file. None: an episode has any classes of its split.
         **kwargs: of `ClassificationDataModule`.
     """
 
     origin = ""  # a sentence that says where the file can be had
+    domain_origin = ""  # and where that of the domains
 
     def __init__(
         self,
@@ -73,12 +81,19 @@ class TextClasses(ClassificationDataModule):
         vocabulary: int = 10_000,
         min_count: int = 2,
         unknown_buckets: int = 0,
+        domains: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.file, self.text_column, self.class_column, self.class_split = Path(file), text_column, class_column, split
         self.length, self.vocabulary, self.min_count = length, vocabulary, min_count
         self.unknown_buckets = unknown_buckets
+        self.domain_file = None if domains is None else self.file.parent / domains
+        if domains is not None and (self.labels == "fixed" or self.train_classes is not None or self.variable):
+            raise ConfigError(
+                f"domains={domains}: episodes with classes of one domain have shuffled labels, all classes of training "
+                "and one shape; leave labels, train_classes and variable out."
+            )
         if length < 1 or min_count < 1:
             raise ConfigError(f"length={length} and min_count={min_count} must be at least 1.")
         if unknown_buckets < 0:
@@ -96,7 +111,7 @@ class TextClasses(ClassificationDataModule):
             texts = sum(len(self.texts[name]) for name in names)
             log.info("%s: %d texts of %d classes for %s.", self.file, texts, len(names), split)
             if self.class_split.fractions:
-                log.info("The classes for %s: %s.", split, ", ".join(names))
+                log.info("The %s for %s: %s.", self.shared_out, split, ", ".join(self.parts_of_split[split]))
         log.info("Vocabulary: %d words of the training classes.", len(self.tokenizer.words))
 
     def load_source(self, split: Split) -> ClassBank:
@@ -109,11 +124,20 @@ class TextClasses(ClassificationDataModule):
                 f"n_query={shape.n_query}), but class {smallest} of {self.file} has {len(self.texts[smallest])}; lower "
                 "k_shot or n_query, add texts, or leave the class out."
             )
-        return ClassBank.from_ragged([self.tokenizer.encode(self.texts[name]) for name in names])
+        rows = {name: self.tokenizer.encode(self.texts[name]) for name in names}
+        if self.domains is None:
+            return ClassBank.from_ragged([rows[name] for name in names])
+        domains = [self.domains[domain] for domain in self.parts_of_split[split]]
+        return GroupedClassBank.from_tasks([[rows[name] for name in classes] for classes in domains])
 
     def split_classes(self, names: list[str]) -> dict[Split, list[str]]:
-        """Which of the classes `names` of the file each split has. Raises `ConfigError` or `DataError`."""
-        return split_names(names, self.class_split, self.file)
+        """Which of all classes `names` (or domains) each split has. Raises `ConfigError` or `DataError`."""
+        return split_names(names, self.class_split, self.file, self.shared_out)
+
+    @property
+    def shared_out(self) -> str:
+        """What splits have that no other split has."""
+        return "classes" if self.domain_file is None else "domains"
 
     @cached_property
     def texts(self) -> dict[str, list[str]]:
@@ -139,15 +163,41 @@ class TextClasses(ClassificationDataModule):
     @cached_property
     def classes(self) -> dict[Split, list[str]]:
         """The names of the classes of each split."""
-        classes = self.split_classes(sorted(self.texts))
+        found, domains = self.parts_of_split, self.domains
+        if domains is None:
+            return found
+        return {split: [name for part in parts for name in domains[part]] for split, parts in found.items()}
+
+    @cached_property
+    def parts_of_split(self) -> dict[Split, list[str]]:
+        """The names of the classes of each split, or of its domains."""
+        names, source, one = self.texts, self.file, "a class"
+        if self.domains is not None and self.domain_file is not None:
+            names, source, one = self.domains, self.domain_file, "a domain"
+        found = self.split_classes(sorted(names))
         if not self.class_split.fractions:
-            check_listed(classes, self.texts, self.file)
-        return classes
+            check_listed(found, names, source, one, self.shared_out)
+        return found
+
+    @cached_property
+    def domains(self) -> dict[str, list[str]] | None:
+        """The classes of each domain, sorted; None: there are no domains."""
+        return None if self.domain_file is None else read_domains(self.domain_file, self.texts, self.domain_origin)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
         known = (text for name in self.classes["train"] for text in self.texts[name])
         return Tokenizer.learn(known, self.length, self.vocabulary, self.min_count, self.unknown_buckets, self.words_of)
+
+    def facts(self, split: Split) -> dict[str, Any]:
+        return super().facts(split) | ({} if self.domains is None else {"domains": len(self.parts_of_split[split])})
+
+    def describe(self, split: Split) -> str:
+        one = "" if self.domains is None else f", classes of one of {len(self.parts_of_split[split])} domains"
+        return super().describe(split) + one
+
+    def trained_on(self) -> str:
+        return super().trained_on() + ("" if self.domain_file is None else " (classes of one domain)")
 
     def words_of(self, text: str) -> list[str]:
         """The words of a text."""
@@ -198,6 +248,25 @@ def read_table(path: Path, text_column: str, class_column: str) -> Iterator[tupl
             yield text, str(name)
 
 
+def read_domains(path: Path, classes: Collection[str], origin: str = "") -> dict[str, list[str]]:
+    """The classes of each domain. Raises `DataError` unless each of `classes` is in one, and no other is."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}, the domains, cannot be read ({error}). {origin}".rstrip()) from error
+    lists = found.values() if isinstance(found, dict) else [None]
+    if not all(isinstance(names, list) and names and all(isinstance(name, str) for name in names) for names in lists):
+        raise DataError(f'{path} must have the classes of each domain: {{"banking": ["balance", "transfer"], ...}}.')
+    count = Counter(name for names in found.values() for name in names)
+    if twice := sorted(name for name, times in count.items() if times > 1):
+        raise DataError(f"{path} has {len(twice)} classes twice: {shortened(twice)}. Keep each in one domain.")
+    if missing := sorted({*classes} - {*count}):
+        raise DataError(f"{path} has no domain for {len(missing)} of {len(classes)} classes: {shortened(missing)}.")
+    if others := sorted({*count} - {*classes}):
+        raise DataError(f"{path} has {len(others)} classes that no text has: {shortened(others)}. Take them out.")
+    return {domain: sorted(names) for domain, names in found.items()}
+
+
 class CLINC150(TextClasses):
     """CLINC150: 150 intents of queries to a voice assistant, 150 queries each; 50 / 50 / 50 classes.
 
@@ -237,6 +306,36 @@ class CLINC150(TextClasses):
         if not folder.is_dir():
             raise DataError(f"the folder {folder} with the class splits is missing. {self.origin}")
         return super().split_classes(names)
+
+
+class CLINC150Domains(TextClasses):
+    """The intents of CLINC150 by domain: an episode is about banking, or travel, as a dialogue system meets it.
+
+    There are ten domains of 15 intents, see `CLINC150`; 5 / 2 / 3 of them, shared out whole by a shuffle of our own.
+
+    Args:
+        root: folder for data, with `clinc150/full.jsonl` (or `.gz`) and `clinc150/domains.json`.
+        fold: seed of the shuffle.
+        length, vocabulary, min_count: see `TextClasses`.
+        **kwargs: of `TextClasses`.
+    """
+
+    origin = "Copy it there from the folder data/OOS of https://github.com/tdopierre/ProtAugment."
+    domain_origin = "Copy domains.json there from the folder data of https://github.com/clinc/oos-eval."
+
+    def __init__(
+        self,
+        root: str = "data",
+        fold: int = 1,
+        length: int = 20,
+        vocabulary: int = 2_000,
+        min_count: int = 2,
+        **kwargs: Any,
+    ) -> None:
+        file = str(Path(root) / "clinc150" / "full.jsonl")
+        split = ClassSplit(fractions=(0.5, 0.2, 0.3), seed=fold)
+        domains = "domains.json"
+        super().__init__(file, "sentence", "label", split, length, vocabulary, min_count, domains=domains, **kwargs)
 
 
 class HuffPost(TextClasses):
