@@ -13,7 +13,7 @@ from lightning_meta import checkpoints
 from lightning_meta.backbones import Backbone
 from lightning_meta.errors import ConfigError, reason
 from lightning_meta.extras import need
-from lightning_meta.run_folders import folders_named
+from lightning_meta.run_folders import trained_folder
 
 INSIDE = ("state_dict", "model", "model_state_dict")  # where files keep the weights among other things
 COUNTER = "num_batches_tracked"  # of torch's batch normalisation, which ours does not have
@@ -77,11 +77,14 @@ def file_of(place: str, option: str = "pretrained") -> Path:
     """The file that a place means."""
     if Path(place).is_file():
         return Path(place)
-    folder = next((folder for folder in folders_named(place) if folder.is_dir()), None)
+    folder = trained_folder(place)
     newest = checkpoints.last(checkpoints.below(folder)) if folder else None
     if newest is None:
         what = f"there is no checkpoint in {folder}/" if folder else "there is neither a file nor a run of this name"
-        raise ConfigError(f"{option}={place}: {what}; give a file of weights, or a run that was trained.")
+        remedy = (
+            "a run that was trained" if Path(place).suffix else f"train that experiment first: fit --config {place}"
+        )
+        raise ConfigError(f"{option}={place}: {what}; give a file of weights, or {remedy}.")
     run = checkpoints.run_of(newest.path)
     return checkpoints.best_or_last(run) if run else newest.path
 

@@ -6,8 +6,8 @@ A RUN is the folder of a run, the name of its experiment, or a checkpoint. All o
 task: classes of a data set, or functions. The tasks are the test episodes of the first run, of its shape.
 
 - score: accuracy (%), or the mean squared error of functions.
-- nats: mean log-probability of the right class, or log-density of a value, of those that predict distributions. It
-  punishes who is sure and wrong.
+- log-probability, in nats: the mean of that of the right class, or the log-density of a value, of those that predict
+  distributions; the higher the better. It punishes who is sure and wrong.
 - ECE (%): expected calibration error of classifiers (docs: `Calibration`).
 - tasks, minutes: what it was trained on until its checkpoint, and for how long, on whatever machine that was.
 - ms: to adapt to one task and predict its queries, on this machine, the fastest of several times.
@@ -175,7 +175,7 @@ def markdown(rows: Sequence[Row], metric: type[EpisodicMetric]) -> str:
         return "" if value is None else text(value)
 
     lines = [
-        f"| learner | run | {metric.label(metric.name)} | nats | ECE (%) | tasks | minutes | ms |",
+        f"| learner | run | {metric.label(metric.name)} | log-probability (nats) | ECE (%) | tasks | minutes | ms |",
         "|---" * 8 + "|",
     ]
     for row in rows:

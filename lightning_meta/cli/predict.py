@@ -127,8 +127,8 @@ def make_ready(run: Path, module: EpisodicModule[Any], datamodule: Any, state: M
         datamodule.restore(state[type(datamodule).__qualname__])
     elif not (classifies and isinstance(datamodule, ClassificationDataModule)):
         raise ConfigError(
-            f"{run} is {type(module).__name__} on {datamodule.name}; this command is for images, sounds and texts "
-            "by class, and for tables."
+            f"{run} is {type(module).__name__} on {datamodule.name}; this command is for classes of images, sounds "
+            "and texts, for tables, and for translations, tags and strings of words."
         )
 
 

@@ -76,7 +76,7 @@ def read_texts(folder: Path, symbols: str) -> dict[Path, str]:
     for path, text in texts.items():
         if not text:
             errors.append(f"{path.name} has no text")
-        elif strange := "".join(sorted({*text} - {*symbols})):
+        elif strange := ", ".join(sorted({*text} - {*symbols})):
             errors.append(f"{path.name} has {strange} in its text")
     if errors:
         raise DataError(f"{table}: {'; '.join(errors)}. The symbols of the run are {symbols}. Change or remove them.")

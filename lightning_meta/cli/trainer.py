@@ -48,7 +48,7 @@ from lightning_meta.extras import check
 from lightning_meta.loggers import RUN_ID, OfflineFirstWandbLogger, TrackioLogger
 from lightning_meta.modules import EmbeddingModule, MetaModule
 from lightning_meta.provenance import Provenance
-from lightning_meta.run_folders import RUNS, folders_named
+from lightning_meta.run_folders import RUNS, trained_folder
 
 log = logging.getLogger(__name__)
 COMMANDS = tuple(TRAINER)  # `predict` is for the images of a user: lightning_meta/cli/predict.py
@@ -122,8 +122,8 @@ class SaveConfig(SaveConfigCallback):
         path = Path(str(trainer.log_dir), self.config_filename)  # every rank must ask for the folder
         if trainer.strategy.broadcast(path.exists() and not self.overwrite):
             raise ConfigError(
-                f"{path.parent} has a run in it already, which {path.name} is of; give another folder, "
-                "--trainer.default_root_dir, or none."
+                f"{path.parent} has a run in it already ({path.name} is there); give --trainer.default_root_dir "
+                "another folder, or leave it out."
             )
         super().setup(trainer, pl_module, stage)
         if trainer.is_global_zero:
@@ -424,7 +424,7 @@ def find_checkpoint(config: Namespace, of_run: str, borrows: bool) -> str:
                 f"--ckpt_path {given} is looked for in the CSV logger's folder; without one, name a file."
             )
         return str(checkpoints.find(given, folder, model))
-    folder = next((place for place in folders_named(given) if place.is_dir()), None)
+    folder = trained_folder(given)
     if folder is not None:
         return str(checkpoints.find(of_run, folder, model, borrows))
     if not Path(given).is_file():

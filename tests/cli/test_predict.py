@@ -282,7 +282,7 @@ def test_a_run_that_does_not_classify_images_is_refused(at_work: Path, tmp_path:
     config["data"] = {"class_path": "lightning_meta.datamodules.Sinusoid", "init_args": {}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(
-        ConfigError, match="MAML on Sinusoid; this command is for images, sounds and texts by class, and for tables"
+        ConfigError, match="MAML on Sinusoid; this command is for classes of images, sounds and texts, for tables"
     ):
         load_run(tmp_path, next(Path("runs/maml").rglob("best-*.ckpt")))
 

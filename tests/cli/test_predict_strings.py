@@ -87,7 +87,7 @@ def test_other_rates_and_channels_are_told(places: tuple[Path, Path]) -> None:
         ("file,text", r"transcripts.csv has no rows"),
         ("file,text\nnone.wav,ab", r"none.wav does not exist"),
         ("file,text\none.wav,", r"one.wav has no text"),
-        ("file,text\none.wav,a7x", r"one.wav has 7x in its text. The symbols of the run are abc"),
+        ("file,text\none.wav,a7x", r"one.wav has 7, x in its text. The symbols of the run are abc"),
         ("file,text\none.wav," + 40 * "a", r"one.wav has \d+ steps of time, but its text a+ takes 79. Give longer"),
     ],
 )

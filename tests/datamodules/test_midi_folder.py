@@ -329,6 +329,12 @@ def test_folders_and_lists_are_splits(tmp_path: Path) -> None:
         midi_files(tmp_path / "sorted" / split, 2)
     found = splits(folder(tmp_path, root=str(tmp_path / "sorted")))
     assert all(len(found[split]) == 2 and found[split][0].startswith(f"{split}/") for split in found)
+    (tmp_path / "sorted" / "val").rename(tmp_path / "sorted" / "validation")
+    renamed = splits(folder(tmp_path, root=str(tmp_path / "sorted")))
+    assert renamed == found | {"val": [name.replace("val/", "validation/") for name in found["val"]]}
+    (tmp_path / "sorted" / "validation").rename(tmp_path / "sorted" / "other")
+    with pytest.raises(DataError, match=r"has folders train and test, but splits are to be three"):
+        _ = folder(tmp_path, root=str(tmp_path / "sorted")).names
 
 
 def test_files_with_the_same_notes_are_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

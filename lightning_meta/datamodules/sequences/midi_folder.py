@@ -54,7 +54,7 @@ class MidiFolder(MusicDataModule):
     there is says which pieces are for training, validation and test; no file is in two of them:
 
     - `table`, a CSV file with a column of files and one of splits, as MAESTRO has;
-    - folders `train`, `val` and `test` in `root`;
+    - folders `train`, `val` (or `validation`) and `test` in `root`;
     - `split`, by fractions and a seed, or by lists of files.
 
     Reading needs mido. The tokens are made once and kept in one file, `data/midi_tokens/<key>.pt`; a new one is made
@@ -132,13 +132,29 @@ class MidiFolder(MusicDataModule):
             raise DataError(f"{self.root} has no MIDI files ({', '.join(MIDI.suffixes)}). Put some there.")
         if self.table is not None:
             found = self._listed(self.table)
-        elif all((self.root / split).is_dir() for split in SPLITS):
-            found = {split: [name for name in files if name.startswith(f"{split}/")] for split in SPLITS}
         else:
-            found = split_names(files, self.class_split, self.root, "pieces")
-            if self.class_split.fractions:
+            by_folder = self._by_folder(files)
+            found = by_folder or split_names(files, self.class_split, self.root, "pieces")
+            if by_folder is None and self.class_split.fractions:
                 return found
         check_listed(found, set(files), self.root, "a piece", "pieces")
+        return found
+
+    def _by_folder(self, files: list[str]) -> dict[Split, list[str]] | None:
+        """What folders for the splits say; None: there are none, or only one, which may have its name by chance."""
+        of = {folder: SPLIT_OF[folder] for folder in SPLIT_OF if (self.root / folder).is_dir()}
+        if len(of) < 2:
+            return None
+        if len(of) > len(SPLITS) or {*of.values()} != {*SPLITS}:
+            raise DataError(
+                f"{self.root} has folders {' and '.join(of)}, but splits are to be three: train, val and test. Rename "
+                "or add folders, or say with --data.table which file is in which split."
+            )
+        log.info("The folders %s of %s say which files are in which split.", ", ".join(of), self.root)
+        found: dict[Split, list[str]] = {split: [] for split in SPLITS}
+        for name in files:
+            if (folder := name.partition("/")[0]) in of:
+                found[of[folder]].append(name)
         return found
 
     @property
@@ -201,6 +217,7 @@ class MidiFolder(MusicDataModule):
         if low < self.range.start or high >= self.range.stop:
             kind = f"with pitches outside {self.range.start} to {self.range.stop - 1}"
             kind += f", which vocabulary={self.vocabulary} has ids for{' when transposed' if self.transpose else ''}"
+            kind += " (change --data.vocabulary and --data.lowest)"
             raise UnusableFileError(kind, f"{low} to {high}")
         return tokens_of(notes, self.lowest).to(torch.int16)
 
