@@ -1,6 +1,7 @@
 """The one style of all pictures."""
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -15,12 +16,14 @@ BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 INK, GREY = "#222222", "#8A8A8A"
 TITLE, LABEL, SMALL = 11, 10, 9  # points
 DPI = 150  # dots per inch
+LETTER = 0.58  # its width, by the size of the font
 
 
 def new_figure(width: float, height: float, title: str) -> Figure:
-    """An empty figure, `width` x `height` inches, that makes room for its labels by itself."""
+    """An empty figure, `width` x `height` inches, that makes room for its labels by itself; long titles are wrapped."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
-    figure.suptitle(title, fontsize=TITLE, color=INK)
+    most = int(width * 72 / (LETTER * TITLE))
+    figure.suptitle("\n".join(fill(line, most) for line in title.splitlines()), fontsize=TITLE, color=INK)
     return figure
 
 
