@@ -70,7 +70,7 @@ def test_other_data_under_the_same_settings_are_not_paired(tmp_path: Path) -> No
     other = run(tmp_path, "b", B, episodes_digest="91bc")
     _, second = rows(pool([load(run(tmp_path, "a", A)), load(other)]))
     assert second.difference is None
-    assert second.why_no_difference == "other episodes under the same settings: other data, size or colours"
+    assert second.why_no_difference == "other episodes of the same shape: other data, or other settings of them"
 
 
 def test_a_result_without_a_digest_is_neither_paired_nor_pooled(tmp_path: Path) -> None:
