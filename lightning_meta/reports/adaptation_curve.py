@@ -55,7 +55,10 @@ class AdaptationCurve(Report):
         for logger in tested.trainer.loggers:
             if isinstance(logger, WandbLogger):
                 _log_rows(logger, rows)
-        inner_steps = getattr(module, "inner_steps", None)
+        trained = bool(tested.trainer.ckpt_path) or tested.trainer.global_step > 0
+        inner_steps = getattr(module, "inner_steps", None) if trained else None
+        if torch.allclose(values_ES["loss"], values_ES[metric.name], rtol=1e-5):  # they are the same
+            del curves["loss"]
         return {"adaptation_curve": adaptation_curve(steps, curves, len(ids), inner_steps, tested.title)}
 
 

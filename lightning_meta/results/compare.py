@@ -149,7 +149,9 @@ def _why_not_paired(run: Run, first: Run) -> str:
     old = [str(one.folder) for one in (run, first) if one.digest is None]
     if old:
         return f"not known to be the same episodes: no digest of them in {' and '.join(old)}; test again"
-    return "" if run.digest == first.digest else "other episodes of the same shape: other data, or other settings of them"
+    return (
+        "" if run.digest == first.digest else "other episodes of the same shape: other data, or other settings of them"
+    )
 
 
 def markdown(table: Sequence[Row], metric: str) -> str:

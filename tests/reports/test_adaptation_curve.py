@@ -38,6 +38,20 @@ def test_adaptation_curve_is_testing_with_each_number_of_steps(tmp_path: Path) -
     assert rows[0]["mse"] != pytest.approx(rows[3]["mse"], rel=1e-3)
 
 
+def test_a_loss_that_is_the_metric_has_one_panel_and_what_is_not_trained_no_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[list[str], int | None]] = []
+
+    def draw(steps: Any, curves: Any, episodes: int, inner_steps: int | None, title: str) -> Any:
+        drawn.append(([*curves], inner_steps))
+        return adaptation_curve(steps, curves, episodes, inner_steps, title)
+
+    monkeypatch.setattr("lightning_meta.reports.adaptation_curve.adaptation_curve", draw)
+    run_test(tmp_path, maml(inner_steps=1), sinusoids(), AdaptationCurve(max_steps=2))
+    assert drawn == [(["mse"], None)]
+
+
 def test_inner_steps_are_restored_after_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = maml(eval_inner_steps=2)
     adapt = module.adapt
