@@ -11,11 +11,20 @@ from lightning_meta.compat import tree_flatten, tree_leaves, tree_map, tree_unfl
 from lightning_meta.core import Batch, Episode
 from lightning_meta.core.episode import EpisodeShape, Split
 from lightning_meta.core.sampling import Keys, choose, episode_keys, subkeys
+from lightning_meta.errors import ConfigError
 from lightning_meta.signals import leave_signals_to_the_main_process
 
-STREAM = {"train": 0, "val": 1, "test": 2}  # which stream of random numbers a split draws from
+STREAM: dict[Split, int] = {"train": 0, "val": 1, "test": 2}  # which stream of random numbers a split draws from
 DRAWN_AT_ONCE = 256  # episodes, in the main process
 ORDER = 1000  # of a support set; the smaller indices of an episode's keys are its source's
+
+
+def for_each_split(**counts: Sequence[int]) -> dict[Split, int]:
+    """So many for training, validation and test as an option, given by its name, has. Raises `ConfigError`."""
+    ((name, values),) = counts.items()
+    if len(values) != len(STREAM) or min(values) < 1:
+        raise ConfigError(f"{name}={list(values)} must be three numbers of at least 1: for train, val and test.")
+    return dict(zip(STREAM, values, strict=True))
 
 
 class Settings:

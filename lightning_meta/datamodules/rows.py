@@ -6,7 +6,7 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -66,12 +66,7 @@ def read_examples(
     wanted, rows = {*columns, *([target] if target else [])}, []
     with open_rows(path) as found:
         for line, row in found:
-            if not wanted <= row.keys():
-                lacking, there = sorted(wanted - row.keys()), [str(column) for column in row]
-                raise ValueError(
-                    f"line {line} has no column {', '.join(map(repr, lacking))}; its columns are {', '.join(there)}. "
-                    f"{other_delimiter(path, there, wanted)}".rstrip(". ")
-                )
+            require_columns(path, line, row, wanted)
             if target and row[target] in (None, ""):
                 raise ValueError(f"line {line} must have a value of {target}")
             rows.append(row)
@@ -107,6 +102,16 @@ def open_rows(path: Path) -> Iterator[Iterator[tuple[int, Row]]]:
         ) from error
     except (OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
+
+
+def require_columns(path: Path, line: int, row: Row, wanted: Collection[str], remedy: str = "") -> None:
+    """Raise a `ValueError` for `open_rows`, which ends in the remedy, unless a row has all columns that are wanted."""
+    if lacking := sorted({*wanted} - row.keys()):
+        there = [str(column) for column in row]
+        raise ValueError(
+            f"line {line} has no column {', '.join(map(repr, lacking))}; its columns are {', '.join(there)}. "
+            f"{other_delimiter(path, there, {*wanted}) or remedy}".rstrip(". ")
+        )
 
 
 def suffix(path: Path) -> str:

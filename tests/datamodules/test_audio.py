@@ -194,7 +194,9 @@ def test_a_table_names_the_classes(root: Path, tmp_path: Path) -> None:
     assert {split: pitches(data, split) for split in SPLITS} == {
         "train": WORDS[4:], "val": WORDS[2:4], "test": WORDS[:2]
     }  # fmt: skip
-    with pytest.raises(ConfigError, match=r"esc50\.csv has no column label, only filename, fold, category"):
+    with pytest.raises(
+        DataError, match=r"esc50\.csv .*no column 'label'; its columns are filename, fold, category\. Name"
+    ):
         folder(tmp_path / "esc", table="meta/esc50.csv", class_column="label").prepare_data()
     (tmp_path / "esc/audio/1-3-2.wav").unlink()
     with pytest.raises(DataError, match=r"names 1 files that are not in \S+audio, 1-3-2.wav is the first"):

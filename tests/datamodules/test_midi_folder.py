@@ -296,7 +296,10 @@ def test_the_split_of_a_table_is_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["split,file", "train,a.mid"], r"maestro\.csv has no column midi_filename, only split, file; name them with"),
+        (
+            ["split,file", "train,a.mid"],
+            r"maestro\.csv .*line 2 has no column 'midi_filename'; its columns are split, file\. Name them with --data",
+        ),
         (["split,midi_filename", "dev,a.mid"], r"a\.mid is for 'dev'; it must be one of train, validation, valid, val"),
         (
             ["split,midi_filename", "train,{0}", "test,{0}", "val,{1}"],

@@ -1,6 +1,5 @@
 """A few-shot data set from your own sounds: a folder of WAV files for each class, or one with a table of classes."""
 
-import csv
 from collections import defaultdict
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,8 @@ from lightning_meta.datamodules.class_split import (
     split_names,
 )
 from lightning_meta.datamodules.files import example_files
-from lightning_meta.errors import ConfigError, DataError
+from lightning_meta.datamodules.rows import open_rows, require_columns
+from lightning_meta.errors import DataError
 
 
 class AudioFolder(AudioFiles):
@@ -85,19 +85,13 @@ class AudioFolder(AudioFiles):
         """The files of each class of the table, in its order."""
         assert self.table is not None
         classes = defaultdict[str, list[Path]](list)
-        try:
-            with self.table.open(encoding="utf-8-sig", newline="") as file:
-                rows = csv.DictReader(file, restval="")
-                if missing := {self.file_column, self.class_column} - {*(rows.fieldnames or ())}:
-                    raise ConfigError(
-                        f"{self.table} has no column {' and '.join(sorted(missing))}, only "
-                        f"{', '.join(rows.fieldnames or ['no columns at all'])}; name them with --data.file_column and "
-                        "--data.class_column."
-                    )
-                for row in rows:
-                    classes[row[self.class_column]].append(self.folder / row[self.file_column])
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{self.table} cannot be read ({error}); --data.table must be a CSV file.") from error
+        columns = [self.file_column, self.class_column]
+        remedy = "Name them with --data.file_column and --data.class_column"
+        with open_rows(self.table) as rows:
+            for line, row in rows:
+                require_columns(self.table, line, row, columns, remedy)
+                file, name = (str(row[column] or "") for column in columns)
+                classes[name].append(self.folder / file)
         lost = [path for paths in classes.values() for path in paths if not path.is_file()]
         if lost or not classes:
             raise DataError(

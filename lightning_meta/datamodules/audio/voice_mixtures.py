@@ -18,7 +18,7 @@ from lightning_meta.datamodules.audio.chorales import STEPS_PER_CHORD, Score, ch
 from lightning_meta.datamodules.audio.midi import Note, passage_of
 from lightning_meta.datamodules.audio.synthesis import Timbre, Tones, draw_timbre, play
 from lightning_meta.datamodules.base import EpisodicDataModule
-from lightning_meta.datamodules.episodes import STREAM, TaskSource
+from lightning_meta.datamodules.episodes import STREAM, TaskSource, for_each_split
 from lightning_meta.errors import ConfigError, require_at_least
 
 log = logging.getLogger(__name__)
@@ -108,9 +108,7 @@ class VoiceMixtures(EpisodicDataModule):
         require_at_least(4000, sample_rate=sample_rate)  # the soprano has partials up to half of it
         if seconds < CHORD:
             raise ConfigError(f"seconds={seconds:g} is shorter than a chord of {CHORD} s; raise it.")
-        if len(pieces) != len(STREAM) or min(pieces) < 1:
-            raise ConfigError(f"pieces={list(pieces)} must be three numbers of at least 1: for train, val and test.")
-        self.count = dict(zip(STREAM, pieces, strict=True))
+        self.count = for_each_split(pieces=pieces)
         self.instruments, self.scores, self.root = instruments, scores, Path(root)
         self.sample_rate, self.segments, self.length = sample_rate, segments, round(seconds * sample_rate)
 

@@ -230,8 +230,7 @@ class Ciphers(TranslationDataModule):
     ) -> None:
         super().__init__(n_way, k_shot, n_query, vocabulary, length, **kwargs)
         require_at_least(1, train_languages=train_languages, val_languages=val_languages, test_languages=test_languages)
-        if length < LENGTH:
-            raise ConfigError(f"length={length} cuts sentences off, which have up to {LENGTH} ids; take {LENGTH}.")
+        check_length(length)
         self.word_order, self.grammar = word_order, Grammar.of(vocabulary - FIRST_WORD)
         self.counts: dict[Split, int] = {"train": train_languages, "val": val_languages, "test": test_languages}
 
@@ -251,6 +250,12 @@ class Ciphers(TranslationDataModule):
 
     def facts(self, split: Split) -> dict[str, Any]:
         return super().facts(split) | {"word_order": self.word_order}
+
+
+def check_length(length: int) -> None:
+    """Raise `ConfigError` unless a row of so many ids holds the longest sentence."""
+    if length < LENGTH:
+        raise ConfigError(f"length={length} cuts sentences off, which have up to {LENGTH} ids; take {LENGTH}.")
 
 
 def spelled(word: int) -> str:

@@ -26,8 +26,16 @@ from lightning_meta.core.episode import EpisodeShape, Split
 from lightning_meta.core.sampling import Keys, choose, episode_keys, subkeys, whole
 from lightning_meta.core.sentences import FIRST_WORD
 from lightning_meta.datamodules.base import EpisodicDataModule
-from lightning_meta.datamodules.episodes import STREAM, TaskSource
-from lightning_meta.datamodules.language.ciphers import LANGUAGES, LENGTH, CipherSource, Grammar, packed, spelled
+from lightning_meta.datamodules.episodes import STREAM, TaskSource, for_each_split
+from lightning_meta.datamodules.language.ciphers import (
+    LANGUAGES,
+    LENGTH,
+    CipherSource,
+    Grammar,
+    check_length,
+    packed,
+    spelled,
+)
 from lightning_meta.datamodules.sequences.chunks import START
 from lightning_meta.errors import ConfigError
 
@@ -141,10 +149,8 @@ class SwitchedCiphers(EpisodicDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(n_way=n_way, k_shot=k_shot, n_query=n_query, **kwargs)
-        if len(pairs) != len(STREAM) or min(pairs) < 1:
-            raise ConfigError(f"pairs={list(pairs)} must be three numbers of at least 1: for train, val and test.")
-        if length < LENGTH:
-            raise ConfigError(f"length={length} cuts sentences off, which have up to {LENGTH} ids; take {LENGTH}.")
+        self.pairs = for_each_split(pairs=pairs)
+        check_length(length)
         for name, count in (("support_languages", support_languages), ("query_languages", query_languages)):
             if count not in (1, 2):
                 raise ConfigError(
@@ -159,7 +165,6 @@ class SwitchedCiphers(EpisodicDataModule):
         self.grammar = Grammar.of(words, languages=2)
         self.vocabulary, self.length, self.word_order = vocabulary, length, word_order
         self.support_languages, self.query_languages = support_languages, query_languages
-        self.pairs = dict(zip(STREAM, pairs, strict=True))
 
     def load_source(self, split: Split) -> SwitchedSource:
         """Languages are functions of (seed, split, number)."""

@@ -17,7 +17,7 @@ from lightning_meta.core.tokenizer import PAD
 from lightning_meta.datamodules.audio.chorales import STEPS_PER_CHORD, Score, chorales_of_bach, draw_chorale
 from lightning_meta.datamodules.audio.midi import Passage, passage_of
 from lightning_meta.datamodules.audio.voice_mixtures import CHORD
-from lightning_meta.datamodules.episodes import STREAM
+from lightning_meta.datamodules.episodes import STREAM, for_each_split
 from lightning_meta.datamodules.sequences.music import MusicDataModule
 from lightning_meta.errors import ConfigError, DataError, require_at_least
 
@@ -80,9 +80,7 @@ class Chorales(MusicDataModule):
         require_at_least(1, bars=bars)
         if length % VOICES:
             raise ConfigError(f"length={length} is no whole number of steps of {VOICES} voices; take a multiple.")
-        if len(pieces) != len(STREAM) or min(pieces) < 1:
-            raise ConfigError(f"pieces={list(pieces)} must be three numbers of at least 1: for train, val and test.")
-        self.pieces = dict(zip(STREAM, pieces, strict=True))
+        self.pieces = for_each_split(pieces=pieces)
         self.scores, self.bars, self.root = scores, bars, Path(root)
 
     def sequences(self, split: Split) -> list[Tensor]:

@@ -1,6 +1,5 @@
 """A folder of MIDI files as tasks: each file is a piece, of which some is learned from and the rest predicted."""
 
-import csv
 import hashlib
 import logging
 from collections import defaultdict
@@ -24,6 +23,7 @@ from lightning_meta.datamodules.class_split import (
 )
 from lightning_meta.datamodules.files import MIDI, files_below
 from lightning_meta.datamodules.images.image_cache import read_cache, write_cache
+from lightning_meta.datamodules.rows import open_rows, require_columns
 from lightning_meta.datamodules.sequences.chunks import ChunkBank
 from lightning_meta.datamodules.sequences.midi_events import (
     FIRST_PITCH,
@@ -165,24 +165,16 @@ class MidiFolder(MusicDataModule):
     def _listed(self, table: Path) -> dict[Split, list[str]]:
         """What the table says."""
         found: dict[Split, list[str]] = {split: [] for split in SPLITS}
-        try:
-            with table.open(encoding="utf-8-sig", newline="") as file:
-                rows = csv.DictReader(file, restval="")
-                if missing := {self.file_column, self.split_column} - {*(rows.fieldnames or ())}:
-                    raise ConfigError(
-                        f"{table} has no column {' and '.join(sorted(missing))}, only "
-                        f"{', '.join(rows.fieldnames or ['no columns at all'])}; name them with --data.file_column and "
-                        "--data.split_column."
-                    )
-                for row in rows:
-                    if row[self.split_column] not in SPLIT_OF:
-                        raise DataError(
-                            f"{table} says that {row[self.file_column]} is for '{row[self.split_column]}'; it must be "
-                            f"one of {', '.join(SPLIT_OF)}."
-                        )
-                    found[SPLIT_OF[row[self.split_column]]].append(Path(row[self.file_column]).as_posix())
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{table} cannot be read ({error}); --data.table must be a CSV file.") from error
+        columns = [self.file_column, self.split_column]
+        remedy = "Name them with --data.file_column and --data.split_column"
+        with open_rows(table) as rows:
+            for line, row in rows:
+                require_columns(table, line, row, columns, remedy)
+                file, split = (str(row[column] or "") for column in columns)
+                if split not in SPLIT_OF:
+                    known = ", ".join(SPLIT_OF)
+                    raise ValueError(f"line {line} says that {file} is for {split!r}; it must be one of {known}")
+                found[SPLIT_OF[split]].append(Path(file).as_posix())
         return found
 
     def prepare_data(self) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_meta.core.episode import Split
 from lightning_meta.core.sampling import Keys, choose, episode_keys, subkeys, uniform
 from lightning_meta.core.sentences import END, FIRST_WORD
-from lightning_meta.datamodules.episodes import STREAM
+from lightning_meta.datamodules.episodes import STREAM, for_each_split
 from lightning_meta.datamodules.language.ciphers import Grammar
 from lightning_meta.datamodules.sequences.chunks import SequenceDataModule
 from lightning_meta.errors import ConfigError, require_at_least
@@ -101,11 +101,7 @@ class Topics(SequenceDataModule):
         require_at_least(1, tokens=tokens)
         if focus < 0:
             raise ConfigError(f"focus={focus} would make the first words of a document the rarest; take 0 or more.")
-        if len(documents) != len(STREAM) or min(documents) < 1:
-            raise ConfigError(
-                f"documents={list(documents)} must be three numbers of at least 1: for train, val and test."
-            )
-        self.documents = dict(zip(STREAM, documents, strict=True))
+        self.documents = for_each_split(documents=documents)
         self.tokens, self.focus = tokens, focus
         self.grammar = Grammar.of(vocabulary - FIRST_WORD)
 

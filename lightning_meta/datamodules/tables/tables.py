@@ -28,8 +28,8 @@ from lightning_meta.datamodules.rows import (
     Examples,
     Row,
     open_rows,
-    other_delimiter,
     read_examples,
+    require_columns,
     suffix,
 )
 from lightning_meta.datamodules.tables.row_encoder import RowEncoder, Scale, is_missing, number, word
@@ -127,13 +127,7 @@ class Tables(EpisodicDataModule):
         wanted = {self.target, *(self.inputs or ()), *((self.task,) if self.task else ())}
         with open_rows(file) as rows:
             for line, row in rows:
-                columns = [str(column) for column in row]
-                if not wanted <= row.keys():
-                    lacking = sorted(wanted - row.keys())
-                    raise ValueError(
-                        f"line {line} has no column {', '.join(map(repr, lacking))}; its columns are "
-                        f"{', '.join(columns)}. {other_delimiter(file, columns, wanted)}".rstrip(". ")
-                    )
+                require_columns(file, line, row, wanted)
                 if is_missing(row[self.target]) or (self.task and is_missing(row[self.task])):
                     needed = f"{self.target} and {self.task}" if self.task else self.target
                     raise ValueError(f"line {line} must have a value of {needed}")

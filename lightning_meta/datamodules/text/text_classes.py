@@ -253,7 +253,8 @@ def read_domains(path: Path, classes: Collection[str], origin: str = "") -> dict
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}, the domains, cannot be read ({error}). {origin}".rstrip()) from error
+        remedy = origin or "--data.domains must be a JSON file, with its path from the table of texts."
+        raise DataError(f"{path}, the domains, cannot be read ({error}). {remedy}") from error
     lists = found.values() if isinstance(found, dict) else [None]
     if not all(isinstance(names, list) and names and all(isinstance(name, str) for name in names) for names in lists):
         raise DataError(f'{path} must have the classes of each domain: {{"banking": ["balance", "transfer"], ...}}.')
@@ -261,7 +262,8 @@ def read_domains(path: Path, classes: Collection[str], origin: str = "") -> dict
     if twice := sorted(name for name, times in count.items() if times > 1):
         raise DataError(f"{path} has {len(twice)} classes twice: {shortened(twice)}. Keep each in one domain.")
     if missing := sorted({*classes} - {*count}):
-        raise DataError(f"{path} has no domain for {len(missing)} of {len(classes)} classes: {shortened(missing)}.")
+        lacking = f"{len(missing)} of {len(classes)} classes: {shortened(missing)}"
+        raise DataError(f"{path} has no domain for {lacking}. Add each to one.")
     if others := sorted({*count} - {*classes}):
         raise DataError(f"{path} has {len(others)} classes that no text has: {shortened(others)}. Take them out.")
     return {domain: sorted(names) for domain, names in found.items()}
