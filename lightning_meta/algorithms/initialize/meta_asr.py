@@ -7,7 +7,7 @@ Where the query sets have other speech than the support sets it is meta-transfer
 Liu, Xu, Fung: "Meta-Transfer Learning for Code-Switched Speech Recognition" (2020), arXiv:2004.14228: inner steps on
 speech of one kind, and the gradient of an outer step, on speech of another, where they have led. Which speech that is
 the data say: see `SpeechDataModule`. The authors' code adds up the gradients at adapted weights and applies them to
-the start, which is first order, as is the default here.
+the start, which is first order, as is the default here; the configs take second derivatives and learned rates.
 
 Deviations: tasks are speakers, and symbols are words that all of them share. The recogniser is a small convolutional
 network for both; that of meta-transfer learning is a Transformer, which writes symbol after symbol. Strings are read
