@@ -44,3 +44,23 @@ class LSTMCell(nn.Module):
             state = self(x_BI, state)
             hidden.append(state[0])
         return torch.stack(hidden)
+
+
+class GRUCell(nn.Module):
+    """One step of a GRU, as `nn.GRUCell` has it; its two linear maps start as `nn.Linear` does."""
+
+    def __init__(self, in_features: int, hidden: int) -> None:
+        super().__init__()
+        self.inputs = nn.Linear(in_features, 3 * hidden)
+        self.recurrent = nn.Linear(hidden, 3 * hidden)
+
+    def zero_state(self, x_BI: Tensor) -> Tensor:
+        """Where a sequence starts that has `x_BI` among its inputs: `(B, H)` of zeros."""
+        return x_BI.new_zeros(*x_BI.shape[:-1], self.recurrent.in_features)
+
+    def forward(self, x_BI: Tensor, h_BH: Tensor) -> Tensor:
+        """The next hidden state `(B, H)`."""
+        reset, update, new = self.inputs(x_BI).chunk(3, dim=-1)
+        reset_by_state, update_by_state, new_by_state = self.recurrent(h_BH).chunk(3, dim=-1)
+        kept_BH = torch.sigmoid(update + update_by_state)
+        return kept_BH * h_BH + (1 - kept_BH) * torch.tanh(new + torch.sigmoid(reset + reset_by_state) * new_by_state)

@@ -1,4 +1,4 @@
-"""RL^2: its cell is PyTorch's, its loss is over the whole trial, and it learns to remember."""
+"""RL^2: its loss is over the whole trial, and it learns to remember."""
 
 import pytest
 import pytorch_lightning as pl
@@ -17,19 +17,6 @@ ROLLOUTS = {
     "rl2-processes": (lambda **kw: RL2(4, Discrete(3), hidden=6, gae_lambda=0.9, **kw), processes),
     "rl2-navigation": (lambda **kw: RL2(2, Continuous(2), hidden=6, **kw), navigation),
 }
-
-
-def test_the_cell_is_that_of_torch() -> None:
-    torch.manual_seed(0)
-    module, cell = RL2(2, Discrete(3), hidden=5).double(), nn.GRUCell(7, 5).double()
-    cell.load_state_dict({
-        "weight_ih": module.inputs.weight, "bias_ih": module.inputs.bias,
-        "weight_hh": module.recurrent.weight, "bias_hh": module.recurrent.bias,
-    })  # fmt: skip
-    told = Told(*(torch.randn(4, *size).double() for size in ((2,), (3,), (), ())))
-    state = torch.randn(4, 5).double()
-    row = torch.cat([told.seen, told.action, told.reward[:, None], told.fresh[:, None]], dim=1)
-    torch.testing.assert_close(module.read(state, told), cell(row, state))
 
 
 def test_what_was_read_again_is_what_acted_and_the_state_outlives_episodes() -> None:

@@ -67,7 +67,7 @@ def test_the_bound_is_that_of_torch_s_distributions(case: str) -> None:
     torch.testing.assert_close(found, total / (steps * trajectories), rtol=1e-9, atol=1e-12)
 
 
-def test_the_state_that_acts_is_that_of_the_whole_trial() -> None:
+def test_the_memory_that_acts_is_that_of_the_whole_trial() -> None:
     """Over three rounds; and the policy's loss does not train the belief, nor the evidence the policy."""
     torch.manual_seed(0)
     module = ROLLOUTS["varibad"][0]()
@@ -75,17 +75,16 @@ def test_the_state_that_acts_is_that_of_the_whole_trial() -> None:
     scores = module.outputs(told.seen, module.beliefs(told))[..., :-1]
     life = module.adapt(last)
     torch.testing.assert_close(life.told, told)
-    state = life.state[0]
-    torch.testing.assert_close(module.belief(state).mean, module.beliefs(told).mean[-1])
+    torch.testing.assert_close(module.belief(life.memory).mean, module.beliefs(told).mean[-1])
     memory, first = None, tree_map(lambda leaf: leaf[-4:], told)
     for step in range(4):
         _, memory = module.act(last.actor, memory, tree_map(lambda leaf, s=step: leaf[s], first), torch.rand(3, 1))
-        seen = module.outputs(first.seen[step], module.belief(memory[0]))[..., :-1]
+        seen = module.outputs(first.seen[step], module.belief(memory))[..., :-1]
         torch.testing.assert_close(seen, scores[step - 4])
     scores.sum().backward()
     assert all(parameter.grad is None for parameter in module.cell.parameters())
     module.evidence(module.beliefs(told), told, torch.ones_like(told.reward), life.key).backward()
-    assert module.cell.weight_hh.grad.abs().sum() > 0
+    assert module.cell.recurrent.weight.grad.abs().sum() > 0
 
 
 def test_a_reward_after_the_end_is_no_evidence() -> None:

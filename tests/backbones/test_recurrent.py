@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, jacrev, vmap
 
-from lightning_meta.backbones.recurrent import LSTMCell
+from lightning_meta.backbones.recurrent import GRUCell, LSTMCell
 
 
 def test_a_step_equals_that_of_torch_in_value_and_gradient() -> None:
@@ -51,3 +51,16 @@ def test_second_derivatives_equal_finite_differences() -> None:
         for e in torch.eye(8, dtype=torch.float64)
     ]
     torch.testing.assert_close(jacrev(grad(output))(bias), torch.stack(rows), rtol=1e-6, atol=1e-9)
+
+
+def test_a_gru_is_that_of_torch_and_can_be_differentiated_twice() -> None:
+    torch.manual_seed(0)
+    cell, fused = GRUCell(3, 4).double(), nn.GRUCell(3, 4).double()
+    fused.load_state_dict({
+        "weight_ih": cell.inputs.weight, "bias_ih": cell.inputs.bias,
+        "weight_hh": cell.recurrent.weight, "bias_hh": cell.recurrent.bias,
+    })  # fmt: skip
+    x, state = torch.randn(5, 3).double(), torch.randn(5, 4).double().requires_grad_()
+    torch.testing.assert_close(cell(x, state), fused(x, state))
+    assert not cell.zero_state(x).any() and cell.zero_state(x).shape == (5, 4)
+    torch.autograd.gradgradcheck(lambda h: cell(x, h), (state,))

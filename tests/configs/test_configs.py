@@ -63,7 +63,14 @@ QUICK_EPISODES = ["--data.val.n_query", "2", "--data.test.n_query", "2"]
 QUICK_OPTIMIZEES = ["--data.unroll_steps", "2", "--data.truncation", "2"]
 QUICK_IMAGES = [*QUICK_OPTIMIZEES, "--data.batch_size", "2"]
 # Fewer steps on each task, by a part of the class's name; and as many trainings as an algorithm compares.
-QUICK_STEPS = {"TIM": ["--model.steps", "5"], "PMF": ["--model.finetune_steps", "1"]}
+QUICK_STEPS = {
+    "TIM": ["--model.steps", "5"],
+    "PMF": ["--model.finetune_steps", "1"],
+    "Baseline": ["--model.eval_inner_steps", "5"],
+    "MetaLSTM": ["--model.inner_steps", "2"],
+    "DAWSON": ["--model.inner_steps", "1", "--model.eval_inner_steps", "1"],
+    "ANML": ["--data.train.k_shot", "1", "--data.val.k_shot", "1"],
+}
 COMPARED = {
     "PBA": ["--data.meta_batch_size", "4"],
     "ActiveLearning": ["--data.support_per_class", "20"],
@@ -83,6 +90,7 @@ QUICK_DATA = {
     "Rollouts": ["--data.trajectories", "1"],
     "Babble": shlex.split("--data.train_speakers 2 --data.val_speakers 2 --data.test_speakers 2 --data.takes 2"),
     "VoiceMixtures": ["--data.pieces", "[1,1,1]"],
+    "FewRel": [*QUICK_EPISODES, *shlex.split("--data.vocabulary 500 --data.unknown_buckets 10")],
     "Chorales": [*QUICK_EPISODES, *shlex.split("--data.scores drawn --data.pieces [2,1,1]")],
 }  # fmt: skip
 

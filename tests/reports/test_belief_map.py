@@ -19,9 +19,9 @@ def varibad() -> VariBAD:
 
 def test_what_can_be_known_is_what_rewards_do_not_rule_out() -> None:
     """A goal is possible before a step if it would have paid what was paid until then; three rounds of four steps."""
-    module, data = varibad(), rollouts(Grid(3, 4), test_episodes=30)
+    module, data = varibad(), rollouts(Grid(3, 4), test_episodes=60)
     module.world, world, found = data.world, data.world, 0
-    trials = data.dataset("test").__getitems__(range(30))
+    trials = data.dataset("test").__getitems__(range(60))
     rounds = module.eval().record(trials)
     for place, goal in enumerate(trials.task):
         seen = torch.cat([each.told.seen[place, :, 0] for each in rounds])

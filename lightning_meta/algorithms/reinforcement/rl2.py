@@ -9,9 +9,9 @@ generalised advantages. No weight normalisation.
 
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from lightning_meta.backbones.recurrent import GRUCell
 from lightning_meta.modules.rollout import Told
 from lightning_meta.modules.stream_actor import StreamActorModule
 from lightning_meta.worlds import Actions
@@ -29,16 +29,11 @@ class RL2(StreamActorModule):
 
     def __init__(self, seen_size: int, actions: Actions, hidden: int = 32, **kwargs: Any) -> None:
         super().__init__(seen_size, actions, **kwargs)
-        self.inputs = nn.Linear(self.told_size, 3 * hidden)
-        self.recurrent = nn.Linear(hidden, 3 * hidden)
+        self.cell = GRUCell(self.told_size, hidden)
         self.outputs = self.head(hidden)
 
     def blank(self, like: Tensor) -> Tensor:
-        return like.new_zeros(len(like), self.recurrent.in_features)
+        return self.cell.zero_state(like)
 
     def read(self, memory: Tensor, told: Told) -> Tensor:
-        """One step of a GRU. In plain operations, which can be mapped over tasks."""
-        reset, update, new = self.inputs(told.numbers()).chunk(3, dim=-1)
-        reset_by_memory, update_by_memory, new_by_memory = self.recurrent(memory).chunk(3, dim=-1)
-        kept = torch.sigmoid(update + update_by_memory)
-        return kept * memory + (1 - kept) * torch.tanh(new + torch.sigmoid(reset + reset_by_memory) * new_by_memory)
+        return self.cell(told.numbers(), memory)

@@ -7,7 +7,7 @@ A recurrent network turns the trial so far into a normal distribution of a laten
 the whole trial, past and to come, what it pays under a vector that is drawn from it. The policy sees the distribution,
 and does not train it.
 
-Deviations: an LSTM reads in place of a GRU. Rewards alone are decoded, as in the authors' grid world, and of the trials
+Deviations: rewards alone are decoded, as in the authors' grid world, and of the trials
 at hand, not of a buffer. The decoder is a product of a code of the vector and a code of the step, so that every belief
 judges every step at the cost of one matrix product. The outer step is that of one optimizer.
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_meta.backbones.recurrent import LSTMCell, LSTMState
+from lightning_meta.backbones.recurrent import GRUCell
 from lightning_meta.compat import tree_map
 from lightning_meta.core import TaskOutput
 from lightning_meta.core.dice import normal
@@ -35,9 +35,9 @@ DIE_BITS = 24  # of a die in single precision
 
 
 class Life(NamedTuple):
-    """The state that a trial has come to, its L steps so far `(L, B, ...)`, and the key of the vectors to be drawn."""
+    """The memory of a trial, its L steps so far `(L, B, ...)`, and the key of the vectors to be drawn."""
 
-    state: LSTMState
+    memory: Tensor
     told: Told
     actions: Tensor
     rewards: Tensor
@@ -52,7 +52,7 @@ class VariBAD(RolloutModule):
         seen_size: numbers that the world shows.
         actions: of the world.
         latent: Z.
-        hidden: units of the LSTM.
+        hidden: units of the GRU.
         width: units of the hidden layers of policy and decoder.
         pays_above: the decoder says how likely a reward is above this number. None: what the rewards are, as normal
             numbers of a learned deviation.
@@ -85,7 +85,7 @@ class VariBAD(RolloutModule):
         self.latent, self.pays_above, self.kl_weight = latent, pays_above, kl_weight
         self.discount, self.gae_lambda = discount, gae_lambda
         self.value_weight, self.entropy_weight = value_weight, entropy_weight
-        self.cell, self.to_belief = LSTMCell(self.told_size, hidden), nn.Linear(hidden, 2 * latent)
+        self.cell, self.to_belief = GRUCell(self.told_size, hidden), nn.Linear(hidden, 2 * latent)
         self.policy = perceptron(seen_size + 2 * latent, width, actions.scores + 1)
         self.code_of_latent = perceptron(latent, width, width)
         self.code_of_step = perceptron(seen_size + actions.size, width, width)
@@ -93,23 +93,23 @@ class VariBAD(RolloutModule):
 
     # ---- the belief ----------------------------------------------------------------------------------------------
 
-    def read(self, told: Told, state: LSTMState) -> LSTMState:
-        """The state after one more step."""
-        return self.cell(told.numbers(), state)
+    def read(self, told: Told, memory: Tensor) -> Tensor:
+        """The memory after one more step."""
+        return self.cell(told.numbers(), memory)
 
-    def belief(self, hidden: Tensor) -> Gaussian:
-        """What is believed of the task `(..., Z)` in a state of which these are the hidden units."""
-        mean, log_std = self.to_belief(hidden).chunk(2, dim=-1)
+    def belief(self, memory: Tensor) -> Gaussian:
+        """What is believed of the task `(..., Z)` with a memory."""
+        mean, log_std = self.to_belief(memory).chunk(2, dim=-1)
         return Gaussian(mean, log_std.exp())
 
     def beliefs(self, told: Told) -> Gaussian:
         """After each step of a whole trial `(L, B, Z)`."""
         rows = [Told(*row) for row in zip(*told, strict=True)]
-        state, hidden = self.cell.zero_state(rows[0].seen), []
+        memory, memories = self.cell.zero_state(rows[0].seen), []
         for row in rows:
-            state = self.read(row, state)
-            hidden.append(state[0])
-        return self.belief(torch.stack(hidden))
+            memory = self.read(row, memory)
+            memories.append(memory)
+        return self.belief(torch.stack(memories))
 
     def decoded(self, latent: Tensor, seen: Tensor, action: Tensor) -> Tensor:
         """Of each vector `(..., L, Z)` what each step `(..., S, .)` pays: a logit, or a mean `(..., L, S)`.
@@ -149,24 +149,24 @@ class VariBAD(RolloutModule):
 
     def start(self, dice: Dice) -> Life:
         told = self.nothing_told(dice)
-        state = self.cell.zero_state(dice.world[0])
+        memory = self.cell.zero_state(dice.world[0])
         no_action = self.actions.draw(dice.actor.new_zeros(0, dice.actor.shape[1], self.actions.scores), dice.actor[:0])
         key = (dice.actor * 2**DIE_BITS).long().sum()  # another one for each trial, since dice are
-        return Life(state, told, no_action, told.reward, told.reward, key)
+        return Life(memory, told, no_action, told.reward, told.reward, key)
 
-    def act(self, life: Life, memory: LSTMState | None, told: Told, dice: Tensor) -> tuple[Tensor, LSTMState]:
-        state = self.read(told, life.state if memory is None else memory)
-        return self.actions.draw(self.outputs(told.seen, self.belief(state[0]))[..., :-1], dice), state
+    def act(self, life: Life, memory: Tensor | None, told: Told, dice: Tensor) -> tuple[Tensor, Tensor]:
+        memory = self.read(told, life.memory if memory is None else memory)
+        return self.actions.draw(self.outputs(told.seen, self.belief(memory))[..., :-1], dice), memory
 
     def adapt(self, support: Trajectories) -> Life:
         life: Life = support.actor
-        state, key = life.state, life.key
+        memory, key = life.memory, life.key
         with torch.no_grad():
             for row in zip(*support.told, strict=True):
-                state = self.read(Told(*row), state)
+                memory = self.read(Told(*row), memory)
         new = (support.told, support.actions, support.rewards, support.alive)
         told, actions, rewards, alive = tree_map(lambda *parts: torch.cat(parts), life[1:5], new)
-        return Life(state, told, actions, rewards, alive, key)
+        return Life(memory, told, actions, rewards, alive, key)
 
     def query_loss(self, life: Life, query: Trajectories) -> TaskOutput:
         """Of the whole trial: the actor-critic's, and minus the evidence."""
