@@ -275,6 +275,11 @@ class MetaModule(pl.LightningModule):
             metric = metrics[name] if name in metrics else EpisodicMean().to(self.device)
             mean, ci95 = metric.compute()  # summed over ranks by torchmetrics
             metric.reset()
+            if name == self.metric.name and not mean.isfinite():
+                rank_zero_warn(
+                    f"{split}/{name} is {mean.item()}, since it is so in some episodes; the test_episodes.csv of a test "
+                    "has each. Usual remedies: a lower model.inner_lr, fewer model.eval_inner_steps."
+                )
             if "/" in name and name in metrics:  # of a part, which other data need not have
                 del metrics[name]
             self.log(f"{split}/{name}", mean, prog_bar=name == self.metric.name)

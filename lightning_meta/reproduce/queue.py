@@ -1,6 +1,7 @@
 """Processes that train runs and test their checkpoints, so many at once; they save when they are asked to stop."""
 
 import json
+import math
 import os
 import shlex
 import signal
@@ -165,6 +166,8 @@ class Queue:
     def _write(self, evaluation: Evaluation, left: Path) -> str:
         """Take over the result that a process left; what is wrong with it, if anything is."""
         run, result = evaluation.run, json.loads(left.read_text())
+        if not math.isfinite(score := result[result["metric"]]):
+            return f"its {result['metric']} is {score}; see {run.folder / 'log.txt'}"
         if not evaluation.write(result):
             say(evaluation.name, f"keeps the result of a longer training; of {trained_steps(result):,} steps: {left}")
         elif evaluation.result():

@@ -174,6 +174,12 @@ def test_divergence_names_step_and_episodes_and_keeps_the_checkpoint_intact(tmp_
     assert all(weights.isfinite().all() for weights in state.values())
 
 
+def test_an_evaluation_that_diverges_says_so(tmp_path: Path) -> None:
+    module = MAML(MLP(hidden=(8,)), n_way=1, inner_lr=1e9, inner_steps=9, loss_fn=F.mse_loss, metric=EpisodicMSE())
+    with pytest.warns(UserWarning, match="test/mse is nan, since it is so in some episodes; .* a lower model.inner_lr"):
+        trainer(tmp_path).test(module, sinusoid())
+
+
 def test_divergence_on_an_accelerator_is_looked_for_now_and_then() -> None:
     stop = StopOnDivergence()
     run: Any = SimpleNamespace(

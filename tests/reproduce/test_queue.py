@@ -143,6 +143,14 @@ def test_further_tests_follow_the_training(folder: Path, capsys: pytest.CaptureF
     assert capsys.readouterr().out.count("| `a` |") == 3
 
 
+def test_a_score_that_is_no_number_is_no_result(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "result.json").write_text(json.dumps(RESULT | {"acc": float("nan")}))
+    experiment(folder, "a")
+    assert reproduce() == 1
+    assert "a FAILED: its acc is nan; see runs/reproduce/a/log.txt" in capsys.readouterr().out
+    assert not (folder / "experiments/results").exists()
+
+
 def test_a_training_that_fails_is_not_tested_further(folder: Path) -> None:
     checkpoints(folder, "a", 2)
     experiment(folder, "a", "fit fails", "# Also:     --data.k_shot 5\n")
