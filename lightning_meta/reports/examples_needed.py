@@ -61,7 +61,9 @@ class ExamplesNeeded(Report):
         scale = tested.module.metric.scale
         learned_at = tested.data.arrivals.learned_at
         threshold = None if learned_at is None else scale * learned_at
-        return {"examples_needed": examples_needed((scale * mean, scale * ci95), label, threshold, tested.title)}
+        several = tested.data.shapes["test"].n_way > 1
+        curve = (scale * mean, scale * ci95)
+        return {"examples_needed": examples_needed(curve, label, threshold, tested.title, of_each_class=several)}
 
 
 def fewer(episode: Episode, n_way: int, examples: int) -> Episode:
@@ -77,13 +79,16 @@ def first_within(values_KT: Tensor, bound: float, mode: str) -> Tensor:
     return torch.cat([good_KT, never]).int().argmax(0).double() + 1  # of equal ones the first
 
 
-def examples_needed(curve: Curve, label: str, learned_at: float | None, title: str = "New tasks") -> Figure:
+def examples_needed(
+    curve: Curve, label: str, learned_at: float | None, title: str = "New tasks", of_each_class: bool = True
+) -> Figure:
     """The mean over episodes as a line, its 95 % confidence interval as a band.
 
     Args:
         curve: of the metric `(K,)` after 1, ..., K examples.
         label: of the metric.
         learned_at: a line there.
+        of_each_class: whether tasks have several classes.
     """
     mean, ci95 = curve[0], curve[1].nan_to_num(0)  # one of a kind has no interval
     figure = new_figure(6.4, 4.2, f"{title}\nmean and 95 % interval over test episodes")
@@ -97,5 +102,5 @@ def examples_needed(curve: Curve, label: str, learned_at: float | None, title: s
     reach = max(1.1 * (learned_at or 0.0), 4 * float(mean.median()), 1e-9)
     axes.set_ylim(0, min(1.05 * float((mean + ci95).max()), reach))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    tidy(axes, "examples of a new task, of each class", label)
+    tidy(axes, f"examples of a new task{', of each class' if of_each_class else ''}", label)
     return figure
