@@ -277,8 +277,8 @@ class MetaModule(pl.LightningModule):
             metric.reset()
             if name == self.metric.name and not mean.isfinite():
                 rank_zero_warn(
-                    f"{split}/{name} is {mean.item()}, since it is so in some episodes; the test_episodes.csv of a test "
-                    "has each. Usual remedies: a lower model.inner_lr, fewer model.eval_inner_steps."
+                    f"{split}/{name} is {mean.item()}, since it is so in some episodes; the test_episodes.csv of a "
+                    "test has each. Usual remedies: a lower model.inner_lr, fewer model.eval_inner_steps."
                 )
             if "/" in name and name in metrics:  # of a part, which other data need not have
                 del metrics[name]
