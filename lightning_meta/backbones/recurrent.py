@@ -64,3 +64,10 @@ class GRUCell(nn.Module):
         reset_by_state, update_by_state, new_by_state = self.recurrent(h_BH).chunk(3, dim=-1)
         kept_BH = torch.sigmoid(update + update_by_state)
         return kept_BH * h_BH + (1 - kept_BH) * torch.tanh(new + torch.sigmoid(reset + reset_by_state) * new_by_state)
+
+    def unroll(self, x_LBI: Tensor) -> Tensor:
+        """The hidden states `(L, B, H)` after each input of a sequence that is read from a state of zeros."""
+        hidden = [self.zero_state(x_LBI[0])]
+        for x_BI in x_LBI:
+            hidden.append(self(x_BI, hidden[-1]))
+        return torch.stack(hidden[1:])

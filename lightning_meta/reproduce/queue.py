@@ -1,7 +1,6 @@
 """Processes that train runs and test their checkpoints, so many at once; they save when they are asked to stop."""
 
 import json
-import math
 import os
 import shlex
 import signal
@@ -17,7 +16,7 @@ from types import FrameType
 from typing import TextIO
 
 from lightning_meta.cli.children import STOPPED
-from lightning_meta.errors import ConfigError, UserError
+from lightning_meta.errors import ConfigError, DataError, UserError
 from lightning_meta.reproduce.runs import Evaluation, Progress, Run
 from lightning_meta.results.table import trained_steps
 from lightning_meta.signals import STOP_SIGNALS
@@ -156,7 +155,10 @@ class Queue:
         elif left is None or not made:
             failure = f"ended without a result.json; see {run.folder / 'log.txt'}"
         else:
-            failure = self._write(evaluation, left)
+            try:
+                failure = self._write(evaluation, left)
+            except DataError as error:
+                failure = f"{error} ({run.folder / 'log.txt'})"
         if failure:
             self._fail(run, evaluation.name, failure)
             if not evaluation.suffix:
@@ -166,8 +168,6 @@ class Queue:
     def _write(self, evaluation: Evaluation, left: Path) -> str:
         """Take over the result that a process left; what is wrong with it, if anything is."""
         run, result = evaluation.run, json.loads(left.read_text())
-        if not math.isfinite(score := result[result["metric"]]):
-            return f"its {result['metric']} is {score}; see {run.folder / 'log.txt'}"
         if not evaluation.write(result):
             say(evaluation.name, f"keeps the result of a longer training; of {trained_steps(result):,} steps: {left}")
         elif evaluation.result():

@@ -3,6 +3,7 @@
 import fcntl
 import fnmatch
 import json
+import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from lightning_meta.cli.composition import compose
 from lightning_meta.cli.names import by_name, suggestion
 from lightning_meta.cli.seeds import numbers_of
 from lightning_meta.core.episode import EpisodeShape
-from lightning_meta.errors import ConfigError, UserError
+from lightning_meta.errors import ConfigError, DataError, UserError
 from lightning_meta.metrics import metric_of
 from lightning_meta.results.table import PLACES, pairs, settings, trained_steps
 
@@ -231,7 +232,13 @@ class Evaluation(NamedTuple):
         return [f"episodes {result['episodes']} -> {asked}"] if result["episodes"] < asked else []
 
     def write(self, result: Mapping[str, Any]) -> bool:
-        """Put a result in its place; not one of a part of the training where one of a longer training is."""
+        """Put a result in its place; not one of a part of the training where one of a longer training is.
+
+        Raises:
+            DataError: its score is no number.
+        """
+        if not math.isfinite(score := result[result["metric"]]):
+            raise DataError(f"the {result['metric']} of {self.name} is {score}, so it is no result.")
         former = self.written()
         if former and not self.is_whole(result) and trained_steps(former) > trained_steps(result):
             return False

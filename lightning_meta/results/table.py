@@ -105,9 +105,9 @@ def over_seeds(results: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any
         groups.setdefault(_without_seed(name), {})[name] = result
     together: dict[str, dict[str, Any]] = {}
     for name, group in groups.items():
-        several = list(group.values()) if len(group) > 1 else []
-        alike = several and all(_of_all_seeds(result) == _of_all_seeds(several[0]) for result in several)
-        together |= {name: _mean_of(several)} if alike else group
+        first, *others = group.values()
+        alike = others and all(_of_all_seeds(other) == _of_all_seeds(first) for other in others)
+        together |= {name: _mean_of([first, *others])} if alike else group
     return together
 
 

@@ -64,3 +64,7 @@ def test_a_gru_is_that_of_torch_and_can_be_differentiated_twice() -> None:
     torch.testing.assert_close(cell(x, state), fused(x, state))
     assert not cell.zero_state(x).any() and cell.zero_state(x).shape == (5, 4)
     torch.autograd.gradgradcheck(lambda h: cell(x, h), (state,))
+    rows = torch.randn(3, 5, 3).double()
+    step_by_step = [h := fused(rows[0])]
+    step_by_step += [h := fused(row, h) for row in rows[1:]]
+    torch.testing.assert_close(cell.unroll(rows), torch.stack(step_by_step))

@@ -62,9 +62,10 @@ QUICK = shlex.split(
 QUICK_EPISODES = ["--data.val.n_query", "2", "--data.test.n_query", "2"]
 QUICK_OPTIMIZEES = ["--data.unroll_steps", "2", "--data.truncation", "2"]
 QUICK_IMAGES = [*QUICK_OPTIMIZEES, "--data.batch_size", "2"]
-# Fewer steps on each task, by a part of the class's name; and as many trainings as an algorithm compares.
+# Fewer steps on each task, by the class's name; and as many trainings as an algorithm compares.
 QUICK_STEPS = {
     "TIM": ["--model.steps", "5"],
+    "AlphaTIM": ["--model.steps", "5"],
     "PMF": ["--model.finetune_steps", "1"],
     "Baseline": ["--model.eval_inner_steps", "5"],
     "MetaLSTM": ["--model.inner_steps", "2"],
@@ -185,7 +186,7 @@ def run(arguments: list[str]) -> MetaCLI:
     other = Path(arguments[arguments.index("--model") + 1]) if "--model" in arguments else None
     model = (compose(other) if other else compose(experiment)["model"])["class_path"]
     sizes = COMPARED if other else QUICK_STEPS | COMPARED
-    steps = next((options for name, options in sizes.items() if name in model), [])
+    steps = sizes.get(model.rpartition(".")[-1], [])
     cli = main([*arguments, *QUICK, *QUICK_DATA.get(data, QUICK_EPISODES), *quick_trainings(its_data), *steps])
     if arguments[0] == "fit":
         assert cli.trainer.fit_loop.epoch_loop.global_step == 1

@@ -157,6 +157,15 @@ def test_what_is_of_other_settings_is_refused_by_name_and_the_others_come(
     assert [path.name for path in (here / "results").iterdir()] == ["maml_c.json"]
 
 
+def test_a_score_that_is_no_number_is_refused(
+    recipes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leave(tmp_path / "there/maml_a/version_0/result.json", acc=float("nan"))
+    assert take_over(tmp_path / "here", recipes, tmp_path / "there") == 1
+    assert "error: the acc of maml_a is nan, so it is no result." in capsys.readouterr().out
+    assert not (tmp_path / "here/results").exists()
+
+
 def test_a_result_that_is_there_stays(recipes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     there, here = tmp_path / "there", tmp_path / "here"
     for scores in (0.7, 0.8):

@@ -147,7 +147,7 @@ def test_a_score_that_is_no_number_is_no_result(folder: Path, capsys: pytest.Cap
     (folder / "result.json").write_text(json.dumps(RESULT | {"acc": float("nan")}))
     experiment(folder, "a")
     assert reproduce() == 1
-    assert "a FAILED: its acc is nan; see runs/reproduce/a/log.txt" in capsys.readouterr().out
+    assert "a FAILED: the acc of a is nan, so it is no result. (runs/reproduce/a/log.txt)" in capsys.readouterr().out
     assert not (folder / "experiments/results").exists()
 
 

@@ -7,9 +7,9 @@ A recurrent network turns the trial so far into a normal distribution of a laten
 the whole trial, past and to come, what it pays under a vector that is drawn from it. The policy sees the distribution,
 and does not train it.
 
-Deviations: rewards alone are decoded, as in the authors' grid world, and of the trials
-at hand, not of a buffer. The decoder is a product of a code of the vector and a code of the step, so that every belief
-judges every step at the cost of one matrix product. The outer step is that of one optimizer.
+Deviations: rewards alone are decoded, as in the authors' grid world, and of the trials at hand, not of a buffer. The
+decoder is a product of a code of the vector and a code of the step, so that every belief judges every step at the cost
+of one matrix product. The outer step is that of one optimizer.
 
 Shapes: `L` steps of a trial so far, `B` trajectories, `Z` latent numbers, `D` numbers of a code.
 """
@@ -93,10 +93,6 @@ class VariBAD(RolloutModule):
 
     # ---- the belief ----------------------------------------------------------------------------------------------
 
-    def read(self, told: Told, memory: Tensor) -> Tensor:
-        """The memory after one more step."""
-        return self.cell(told.numbers(), memory)
-
     def belief(self, memory: Tensor) -> Gaussian:
         """What is believed of the task `(..., Z)` with a memory."""
         mean, log_std = self.to_belief(memory).chunk(2, dim=-1)
@@ -104,12 +100,7 @@ class VariBAD(RolloutModule):
 
     def beliefs(self, told: Told) -> Gaussian:
         """After each step of a whole trial `(L, B, Z)`."""
-        rows = [Told(*row) for row in zip(*told, strict=True)]
-        memory, memories = self.cell.zero_state(rows[0].seen), []
-        for row in rows:
-            memory = self.read(row, memory)
-            memories.append(memory)
-        return self.belief(torch.stack(memories))
+        return self.belief(self.cell.unroll(told.numbers()))
 
     def decoded(self, latent: Tensor, seen: Tensor, action: Tensor) -> Tensor:
         """Of each vector `(..., L, Z)` what each step `(..., S, .)` pays: a logit, or a mean `(..., L, S)`.
@@ -155,15 +146,15 @@ class VariBAD(RolloutModule):
         return Life(memory, told, no_action, told.reward, told.reward, key)
 
     def act(self, life: Life, memory: Tensor | None, told: Told, dice: Tensor) -> tuple[Tensor, Tensor]:
-        memory = self.read(told, life.memory if memory is None else memory)
+        memory = self.cell(told.numbers(), life.memory if memory is None else memory)
         return self.actions.draw(self.outputs(told.seen, self.belief(memory))[..., :-1], dice), memory
 
     def adapt(self, support: Trajectories) -> Life:
         life: Life = support.actor
         memory, key = life.memory, life.key
         with torch.no_grad():
-            for row in zip(*support.told, strict=True):
-                memory = self.read(Told(*row), memory)
+            for numbers in support.told.numbers():
+                memory = self.cell(numbers, memory)
         new = (support.told, support.actions, support.rewards, support.alive)
         told, actions, rewards, alive = tree_map(lambda *parts: torch.cat(parts), life[1:5], new)
         return Life(memory, told, actions, rewards, alive, key)
