@@ -72,14 +72,14 @@ def test_the_memory_that_acts_is_that_of_the_whole_trial() -> None:
     torch.manual_seed(0)
     module = ROLLOUTS["varibad"][0]()
     last, told, _ = trial(module, ROLLOUTS["varibad"][1]())
-    scores = module.outputs(told.seen, module.beliefs(told))[..., :-1]
+    scores = module.policy(module.known(told.seen, module.beliefs(told)))
     life = module.adapt(last)
     torch.testing.assert_close(life.told, told)
     torch.testing.assert_close(module.belief(life.memory).mean, module.beliefs(told).mean[-1])
     memory, first = None, tree_map(lambda leaf: leaf[-4:], told)
     for step in range(4):
         _, memory = module.act(last.actor, memory, tree_map(lambda leaf, s=step: leaf[s], first), torch.rand(3, 1))
-        seen = module.outputs(first.seen[step], module.belief(memory))[..., :-1]
+        seen = module.policy(module.known(first.seen[step], module.belief(memory)))
         torch.testing.assert_close(seen, scores[step - 4])
     scores.sum().backward()
     assert all(parameter.grad is None for parameter in module.cell.parameters())

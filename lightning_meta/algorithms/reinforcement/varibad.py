@@ -9,11 +9,14 @@ and does not train it.
 
 Deviations: rewards alone are decoded, as in the authors' grid world, and of the trials at hand, not of a buffer. The
 decoder is a product of a code of the vector and a code of the step, so that every belief judges every step at the cost
-of one matrix product. The outer step is that of one optimizer.
+of one matrix product. Belief and policy take one step of one optimizer for each batch of trials, not three steps and
+those of PPO.
 
-Shapes: `L` steps of a trial so far, `B` trajectories, `Z` latent numbers, `D` numbers of a code.
+Shapes: `L` steps of a trial so far, `B` trajectories, `Z` latent numbers, `D` numbers of a code, `N` numbers that the
+policy reads.
 """
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -53,7 +56,10 @@ class VariBAD(RolloutModule):
         actions: of the world.
         latent: Z.
         hidden: units of the GRU.
-        width: units of the hidden layers of policy and decoder.
+        width: units of the hidden layers of the decoder.
+        policy_width: and of the policy and of the critic.
+        step_layers: hidden layers of the code of a step. 0 where a step is one of a few, as in the authors' grid world,
+            whose decoder has an output for each cell.
         pays_above: the decoder says how likely a reward is above this number. None: what the rewards are, as normal
             numbers of a learned deviation.
         kl_weight: of the divergence of each belief from the one before it.
@@ -71,6 +77,8 @@ class VariBAD(RolloutModule):
         latent: int = 5,
         hidden: int = 64,
         width: int = 32,
+        policy_width: int = 128,
+        step_layers: int = 2,
         pays_above: float | None = None,
         kl_weight: float = 1.0,
         discount: float = 0.95,
@@ -81,14 +89,16 @@ class VariBAD(RolloutModule):
     ) -> None:
         super().__init__(seen_size, actions, **kwargs)
         require_at_least(1, latent=latent)
+        require_at_least(0, step_layers=step_layers)
         check_discounts(discount, gae_lambda)
         self.latent, self.pays_above, self.kl_weight = latent, pays_above, kl_weight
         self.discount, self.gae_lambda = discount, gae_lambda
         self.value_weight, self.entropy_weight = value_weight, entropy_weight
         self.cell, self.to_belief = GRUCell(self.told_size, hidden), nn.Linear(hidden, 2 * latent)
-        self.policy = perceptron(seen_size + 2 * latent, width, actions.scores + 1)
+        self.policy = perceptron(seen_size + 2 * latent, policy_width, actions.scores)
+        self.critic = perceptron(seen_size + 2 * latent, policy_width, 1)
         self.code_of_latent = perceptron(latent, width, width)
-        self.code_of_step = perceptron(seen_size + actions.size, width, width)
+        self.code_of_step = perceptron(seen_size + actions.size, width, width, step_layers)
         self.log_std = nn.Parameter(torch.zeros(()), requires_grad=pays_above is None)  # of rewards
 
     # ---- the belief ----------------------------------------------------------------------------------------------
@@ -134,9 +144,9 @@ class VariBAD(RolloutModule):
 
     # ---- who acts ------------------------------------------------------------------------------------------------
 
-    def outputs(self, seen: Tensor, belief: Gaussian) -> Tensor:
-        """Scores of the actions and, last, the value. The belief is not trained by them."""
-        return self.policy(torch.cat([seen, belief.mean.detach(), belief.std.detach()], dim=-1))
+    def known(self, seen: Tensor, belief: Gaussian) -> Tensor:
+        """What policy and critic read: what is seen and the belief, which they do not train."""
+        return torch.cat([seen, belief.mean.detach(), belief.std.detach()], dim=-1)
 
     def start(self, dice: Dice) -> Life:
         told = self.nothing_told(dice)
@@ -147,7 +157,7 @@ class VariBAD(RolloutModule):
 
     def act(self, life: Life, memory: Tensor | None, told: Told, dice: Tensor) -> tuple[Tensor, Tensor]:
         memory = self.cell(told.numbers(), life.memory if memory is None else memory)
-        return self.actions.draw(self.outputs(told.seen, self.belief(memory))[..., :-1], dice), memory
+        return self.actions.draw(self.policy(self.known(told.seen, self.belief(memory))), dice), memory
 
     def adapt(self, support: Trajectories) -> Life:
         life: Life = support.actor
@@ -163,18 +173,18 @@ class VariBAD(RolloutModule):
         """Of the whole trial: the actor-critic's, and minus the evidence."""
         _, told, actions, rewards_LB, alive_LB, key = self.adapt(query._replace(actor=life))
         beliefs = self.beliefs(told)
-        outputs_LBS = self.outputs(told.seen, beliefs)
-        scores_LBS = outputs_LBS[..., :-1]
+        known_LBN = self.known(told.seen, beliefs)
+        scores_LBS, values_LB = self.policy(known_LBN), self.critic(known_LBN).squeeze(-1)
         of_policy = actor_critic_loss(
-            self.actions.log_prob(scores_LBS, actions), self.actions.entropy(scores_LBS), outputs_LBS[..., -1],
+            self.actions.log_prob(scores_LBS, actions), self.actions.entropy(scores_LBS), values_LB,
             rewards_LB, alive_LB, self.discount, self.gae_lambda, self.value_weight, self.entropy_weight,
         )  # fmt: skip
         evidence = self.evidence(beliefs, told, alive_LB, key)
         return TaskOutput(of_policy - evidence, query.rewards.sum(0), {"evidence": evidence.detach()})
 
 
-def perceptron(inputs: int, width: int, outputs: int) -> nn.Sequential:
-    """Two hidden layers, as all of the authors' in the grid world."""
-    return nn.Sequential(
-        nn.Linear(inputs, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, outputs)
-    )
+def perceptron(inputs: int, width: int, outputs: int, layers: int = 2) -> nn.Sequential:
+    """Of so many hidden layers."""
+    sizes = [inputs, *[width] * layers]
+    hidden = [part for sizes_of in pairwise(sizes) for part in (nn.Linear(*sizes_of), nn.Tanh())]
+    return nn.Sequential(*hidden, nn.Linear(sizes[-1], outputs))
