@@ -9,8 +9,8 @@ and does not train it.
 
 Deviations: rewards alone are decoded, as in the authors' grid world, and of the trials at hand, not of a buffer. The
 decoder is a product of a code of the vector and a code of the step, so that every belief judges every step at the cost
-of one matrix product. Belief and policy take one step of one optimizer for each batch of trials, not three steps and
-those of PPO.
+of one matrix product. Belief and policy take one step of one optimizer for each batch of trials; the authors' take
+three and one, of two optimizers.
 
 Shapes: `L` steps of a trial so far, `B` trajectories, `Z` latent numbers, `D` numbers of a code, `N` numbers that the
 policy reads.
