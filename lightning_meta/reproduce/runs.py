@@ -175,6 +175,11 @@ class Evaluation(NamedTuple):
     def settings(self) -> dict[str, Any]:
         return settings_of(self.run.config, pairs((*self.run.extra, *self.extra)))
 
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What its result is to say of them."""
+        return recipe_of(self.settings)
+
     def command(self, device: str | None, partial: bool = False) -> list[str]:
         """Words after `python -m lightning_meta` that make it.
 
@@ -218,6 +223,7 @@ class Evaluation(NamedTuple):
         """
         asked = self.settings
         changed = differences(settings_of(self.run.config, settings(result["command"])), asked)
+        changed += differences(result.get("recipe", self.recipe), self.recipe)  # the config was another one
         for key, names in STATED.items():
             value = next((asked[name] for name in names if asked.get(name) is not None), None)
             value = value.rpartition(".")[-1] if isinstance(value, str) else value
@@ -242,7 +248,7 @@ class Evaluation(NamedTuple):
         former = self.written()
         if former and not self.is_whole(result) and trained_steps(former) > trained_steps(result):
             return False
-        write_whole(self.result_file, json.dumps(result, indent=1) + "\n")
+        write_whole(self.result_file, json.dumps({**result, "recipe": self.recipe}, indent=1) + "\n")
         return True
 
 
@@ -352,6 +358,12 @@ def settings_of(config: Path, given: Sequence[tuple[str, str]]) -> dict[str, Any
     files = {key: Path(value) for key, value in values.items() if isinstance(value, str) and value.endswith(".yaml")}
     values |= {key: compose(path) for key, path in files.items() if path.is_file()}
     return _config(config) | options(values)
+
+
+def recipe_of(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that make a training and a test what they are, but for the seed, as JSON has them."""
+    told = {key: value for key, value in asked.items() if not key.startswith((*FREE, "--seed_everything"))}
+    return json.loads(json.dumps(told, default=str))
 
 
 def options(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 
 from lightning_meta.errors import ConfigError
-from lightning_meta.reproduce.runs import Evaluation, Run, contradictions, find_runs, options
+from lightning_meta.reproduce.runs import (
+    Evaluation,
+    Run,
+    contradictions,
+    differences,
+    find_runs,
+    options,
+    recipe_of,
+    settings_of,
+)
+from lightning_meta.results.table import settings
 from tests.conftest import write_checkpoint
 
 CONFIG = """# An experiment.
@@ -120,6 +130,39 @@ def test_a_result_that_states_another_protocol_than_the_config_does_not_count(fo
     assert written(main, n_way=20).result() is None
     (more,) = runs(folder, "maml_a", extra=("--data.test.n_way", "20"))
     assert more.evaluations[0].unlike(result(more.evaluations[0], n_way=20)) == [], "that of the test counts"
+
+
+def test_a_result_does_not_count_once_its_config_has_changed(folder: Path) -> None:
+    """Other values that neither its command nor its protocol shows; but not where it is shown or how fast it ran."""
+    (run,) = runs(folder, "maml_a")
+    run.evaluations[0].write(result(run.evaluations[0]))
+    assert run.result()
+    for name, text, counts in (
+        ("shown", CONFIG.replace("max_steps: 4", "max_steps: 4, enable_progress_bar: false"), True),
+        ("rate", CONFIG.replace("inner_lr: 0.1", "inner_lr: 0.2"), False),
+        ("added", CONFIG.replace("n_way: 5", "n_way: 5, seed: 3"), False),
+    ):
+        (folder / f"maml_{name}.yaml").write_text(text)
+        (other,) = runs(folder, f"maml_{name}")
+        renamed = json.loads(run.evaluations[0].result_file.read_text()) | {"experiment": f"maml_{name}"}
+        renamed["command"] = renamed["command"].replace("maml_a", f"maml_{name}")
+        other.evaluations[0].result_file.write_text(json.dumps(renamed))
+        assert bool(other.result()) == counts, name
+    assert other.evaluations[0].unlike(renamed) == ["--data.seed None -> 3"]
+
+
+def test_committed_results_are_of_the_configs_as_they_are() -> None:
+    """Those that say so; a result of another recipe is to be made again, or removed."""
+    experiments = {path.stem: path for path in Path("configs/experiment").rglob("*.yaml")}
+    results = {path: json.loads(path.read_text()) for path in Path("configs/experiment").rglob("results/*.json")}
+    stale = {
+        path.stem: changed
+        for path, result in results.items()
+        if "recipe" in result
+        and (now := recipe_of(settings_of(experiments[result["experiment"]], settings(result["command"]))))
+        and (changed := differences(result["recipe"], now))
+    }
+    assert stale == {}
 
 
 def test_settings_are_the_same_however_they_are_written(folder: Path) -> None:
