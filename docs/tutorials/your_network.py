@@ -81,10 +81,14 @@ frozen = MAML(Wrapped(Net()), n_way=5, inner_lr=0.1, pretrained="pretraining.ckp
 trainer().fit(frozen, datamodule=data)
 print(torch.equal(frozen.backbone.network.conv.weight, baseline.backbone.network.conv.weight))
 
+# Between to freeze and to train is to train slowly: with `lr_multipliers={"backbone": 0.1}` the outer update moves the
+# parameters whose names begin with `backbone` at a tenth of the optimizer's rate.
+#
 # On the command line a run is named by its experiment:
 #
 # ```bash
-# python -m lightning_meta fit --config protonet_omniglot_5w1s --model.pretrained baseline_omniglot_5w1s
+# python -m lightning_meta fit --config feat_cifarfs_5w1s --model.pretrained baseline_cifarfs_5w1s \
+#   --model.lr_multipliers.backbone 0.1
 # ```
 #
 # ## A large network, of which little is moved

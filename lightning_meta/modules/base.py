@@ -48,6 +48,8 @@ class MetaModule(pl.LightningModule):
         optimizer: makes the meta-optimizer from the parameters. Default: Adam, learning rate 1e-3.
         lr_scheduler: makes its schedule, stepped after every outer update (on a plateau: after validation). None:
             constant.
+        lr_multipliers: by what the optimizer's learning rate is multiplied for parameters whose names begin so:
+            `{backbone: 0.1}`. None: one rate for all.
         task_mode: how tasks are mapped over the meta-batch: `vmap`, `loop`, or `auto` by device and size.
         task_chunk_size: tasks vectorised at once; lower it when memory runs out. None: all.
         compile_training: `true`: compile the training step with `torch.compile`, which takes half a minute to minutes
@@ -63,6 +65,7 @@ class MetaModule(pl.LightningModule):
         self,
         optimizer: MetaOptimizer | None = None,
         lr_scheduler: MetaScheduler | None = None,
+        lr_multipliers: dict[str, float] | None = None,
         task_mode: TaskMode = "auto",
         task_chunk_size: int | None = None,
         compile_training: bool | Literal["cuda_graph"] = False,
@@ -70,6 +73,7 @@ class MetaModule(pl.LightningModule):
         super().__init__()
         require_at_least(1, task_chunk_size=task_chunk_size)
         self.optimizer, self.lr_scheduler = optimizer or Adam, lr_scheduler
+        self.lr_multipliers = lr_multipliers or {}
         self.task_mode, self.task_chunk_size = task_mode, task_chunk_size
         self.compile_training = compile_training
         self._schedule: Schedule | None = None  # fixed while a step is recorded
@@ -291,7 +295,9 @@ class MetaModule(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         if not any(parameter.requires_grad for parameter in self.parameters()):
             raise ConfigError(f"this {type(self).__name__} has no parameters to train; run `test` instead of `fit`.")
-        optimizer = _made("optimizer", self.optimizer, self.parameters())
+        optimizer = _made("optimizer", self.optimizer, self._parameter_groups())
+        for group, multiplier in zip(optimizer.param_groups, [1.0, *self.lr_multipliers.values()], strict=False):
+            group["lr"] *= multiplier
         if self.lr_scheduler is None:
             return optimizer
         scheduler = _made("lr_scheduler", self.lr_scheduler, optimizer)
@@ -312,6 +318,26 @@ class MetaModule(pl.LightningModule):
                 "of the training are done, and rises again; lightning_meta.schedules.CosineAnnealing follows them."
             )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _parameter_groups(self) -> Any:
+        """All parameters; or those of no multiplier, then those of each one."""
+        if not self.lr_multipliers:
+            return self.parameters()
+        groups: dict[str, list[nn.Parameter]] = {"": [], **{start: [] for start in self.lr_multipliers}}
+        for name, parameter in self.named_parameters():
+            begun = [start for start in self.lr_multipliers if f"{name}.".startswith(f"{start}.")]
+            groups[max(begun, key=len, default="")].append(parameter)
+        if missing := [start for start in self.lr_multipliers if not groups[start]]:
+            names = sorted({name.partition(".")[0] for name, _ in self.named_parameters()})
+            raise ConfigError(
+                f"lr_multipliers names {', '.join(missing)}, but no parameter's name begins so; take one of "
+                f"{', '.join(names)}, or more of a name."
+            )
+        if wrong := {start: by for start, by in self.lr_multipliers.items() if not by > 0}:
+            raise ConfigError(
+                f"lr_multipliers must be above 0, not {wrong}; to leave weights as they are, freeze them."
+            )
+        return [{"params": group} for group in groups.values()]
 
     @property
     def _training_steps(self) -> int:

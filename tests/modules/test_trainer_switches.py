@@ -1,6 +1,7 @@
 """The Trainer's own switches mean here what they mean in Lightning, or are refused: one test each."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -363,6 +364,39 @@ def rates(*script: tuple[float, float], scheduler: Any = None, **switches: Any) 
 
 UP = [(0.5, 1.0), (0.6, 1.0), (0.7, 1.0)]
 DOWN = [(0.7, 1.0), (0.6, 1.0), (0.5, 1.0)]
+
+
+def test_parameters_may_have_multiples_of_the_rate() -> None:
+    """The longest beginning of a name counts; a schedule is that of all."""
+
+    def moved(multipliers: dict[str, float] | None) -> dict[str, torch.Tensor]:
+        optimizer, schedule = partial(SGD, lr=0.1), partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5)
+        settings = {"optimizer": optimizer, "lr_scheduler": schedule, "lr_multipliers": multipliers}
+        torch.manual_seed(0)
+        module = MAML(MLP(in_features=256, hidden=(8,)), n_way=3, inner_lr=0.01, **settings)
+        before = {name: value.detach().clone() for name, value in module.named_parameters()}
+        fit(module, max_steps=1)
+        (optimizer,) = module.trainer.optimizers
+        assert [group["lr"] for group in optimizer.param_groups] == [
+            0.05 * by for by in [1.0, *(multipliers or {}).values()]
+        ]
+        return {name: value.detach() - before[name] for name, value in module.named_parameters()}
+
+    plain = moved(None)
+    names = sorted(plain)
+    first = names[0]
+    multiples = moved({"learner": 0.5, first: 2.0})
+    for name in names:
+        torch.testing.assert_close(multiples[name], plain[name] * (2.0 if name == first else 0.5))
+
+
+@pytest.mark.parametrize(
+    ("multipliers", "words"),
+    [({"head": 2.0}, "head, but no parameter's name begins so; take one of backbone"), ({"backbone": 0.0}, "above 0")],
+)
+def test_multipliers_of_nothing_or_not_above_0_are_refused(multipliers: dict[str, float], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        fit(protonet(lr_multipliers=multipliers))
 
 
 def test_on_a_plateau_the_rate_falls_when_accuracy_does_not_rise() -> None:
