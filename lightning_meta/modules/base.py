@@ -296,8 +296,8 @@ class MetaModule(pl.LightningModule):
         if not any(parameter.requires_grad for parameter in self.parameters()):
             raise ConfigError(f"this {type(self).__name__} has no parameters to train; run `test` instead of `fit`.")
         optimizer = _made("optimizer", self.optimizer, self._parameter_groups())
-        for group, multiplier in zip(optimizer.param_groups, [1.0, *self.lr_multipliers.values()], strict=False):
-            group["lr"] *= multiplier
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr"] * group.pop("multiplier", 1.0)  # anew: groups may share a tensor
         if self.lr_scheduler is None:
             return optimizer
         scheduler = _made("lr_scheduler", self.lr_scheduler, optimizer)
@@ -320,10 +320,15 @@ class MetaModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _parameter_groups(self) -> Any:
-        """All parameters; or those of no multiplier, then those of each one."""
+        """All parameters; or groups of them, with their multipliers."""
         if not self.lr_multipliers:
             return self.parameters()
-        groups: dict[str, list[nn.Parameter]] = {"": [], **{start: [] for start in self.lr_multipliers}}
+        multipliers = {"": 1.0, **self.lr_multipliers}  # "" is of all others
+        if wrong := {start: by for start, by in multipliers.items() if not by > 0}:
+            raise ConfigError(
+                f"lr_multipliers must be above 0, not {wrong}; to leave weights as they are, freeze them."
+            )
+        groups: dict[str, list[nn.Parameter]] = {start: [] for start in multipliers}
         for name, parameter in self.named_parameters():
             begun = [start for start in self.lr_multipliers if f"{name}.".startswith(f"{start}.")]
             groups[max(begun, key=len, default="")].append(parameter)
@@ -333,11 +338,7 @@ class MetaModule(pl.LightningModule):
                 f"lr_multipliers names {', '.join(missing)}, but no parameter's name begins so; take one of "
                 f"{', '.join(names)}, or more of a name."
             )
-        if wrong := {start: by for start, by in self.lr_multipliers.items() if not by > 0}:
-            raise ConfigError(
-                f"lr_multipliers must be above 0, not {wrong}; to leave weights as they are, freeze them."
-            )
-        return [{"params": group} for group in groups.values()]
+        return [{"params": groups[start], "multiplier": by} for start, by in multipliers.items()]
 
     @property
     def _training_steps(self) -> int:

@@ -184,7 +184,7 @@ class VariBAD(RolloutModule):
 
 
 def perceptron(inputs: int, width: int, outputs: int, layers: int = 2) -> nn.Sequential:
-    """Of so many hidden layers."""
+    """Hidden layers with tanh, then a linear one."""
     sizes = [inputs, *[width] * layers]
-    hidden = [part for sizes_of in pairwise(sizes) for part in (nn.Linear(*sizes_of), nn.Tanh())]
+    hidden = [part for a, b in pairwise(sizes) for part in (nn.Linear(a, b), nn.Tanh())]
     return nn.Sequential(*hidden, nn.Linear(sizes[-1], outputs))
