@@ -297,7 +297,8 @@ class MetaModule(pl.LightningModule):
             raise ConfigError(f"this {type(self).__name__} has no parameters to train; run `test` instead of `fit`.")
         optimizer = _made("optimizer", self.optimizer, self._parameter_groups())
         for group in optimizer.param_groups:
-            group["lr"] = group["lr"] * group.pop("multiplier", 1.0)  # anew: groups may share a tensor
+            if "multiplier" in group:  # else it may have no rate at all
+                group["lr"] = group["lr"] * group.pop("multiplier")  # anew: groups may share a tensor
         if self.lr_scheduler is None:
             return optimizer
         scheduler = _made("lr_scheduler", self.lr_scheduler, optimizer)
