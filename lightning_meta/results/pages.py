@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_meta.errors import DataError
-from lightning_meta.results.table import short_table, table, value
+from lightning_meta.results.table import Results, short_table, table, value
 
 EXPERIMENTS = Path("configs/experiment")
 PLACE = re.compile(r"(<!-- results: (.+?) -->\n).*?(<!-- end of results -->)", re.DOTALL)
@@ -30,16 +30,16 @@ SPEED = re.compile(r"(<!-- speed: (cells|means) -->\n).*?(<!-- end of speed -->)
 VALUE = re.compile(r"(<!-- value: (\S+)(?: (\S+))? -->).*?(<!-- end -->)")
 
 
-def refreshed(text: str, folder: Path = EXPERIMENTS) -> str:
-    """A page with its tables and numbers as the results of a folder make them."""
+def refreshed(text: str, results: Results) -> str:
+    """A page with its tables and numbers as the results make them."""
 
     def fill(place: re.Match[str]) -> str:
         names = place[2].split()
-        made = table(folder) if names == ["all"] else short_table(folder, names)
+        made = table(results) if names == ["all"] else short_table(results, names)
         return f"{place[1]}\n{made}\n\n{place[3]}"
 
     def number(place: re.Match[str]) -> str:
-        return f"{place[1]}{value(folder, place[2], place[3])}{place[4]}"
+        return f"{place[1]}{value(results, place[2], place[3])}{place[4]}"
 
     return SPEED.sub(speed, VALUE.sub(number, PLACE.sub(fill, text)))
 
@@ -65,12 +65,12 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("pages", nargs="*", type=Path, metavar="PAGE", help="Markdown files (all with numbers)")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is out of date")
     given = parser.parse_args(arguments)
-    stale = []
+    stale, results = [], Results(EXPERIMENTS)
     for page in given.pages or pages():
         if not page.is_file():
             raise DataError(f"{page} does not exist.")
         before = page.read_text()
-        if (after := refreshed(before)) != before:
+        if (after := refreshed(before, results)) != before:
             stale.append(str(page))
             if not given.check:
                 page.write_text(after)

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -161,52 +162,59 @@ def recipe_steps(config: Path) -> int:
     return compose(config)["trainer"]["max_steps"]
 
 
-def table(folder: Path) -> str:
+@dataclass
+class Results:
+    """The experiments and results of a folder, read once."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        files = sorted(self.folder.rglob("results/*.json"), key=lambda path: path.stem)
+        self.experiments = by_name(self.folder)
+        self.of_files: dict[str, dict[str, Any]] = {path.stem: json.loads(path.read_text()) for path in files}
+        self.over_seeds = over_seeds(self.of_files)
+
+    def named(self, name: str) -> dict[str, Any]:
+        """For all seeds of its training where it has several, and else of its file. Raises `DataError` for no file."""
+        for results in (self.over_seeds, self.of_files):
+            if name in results:
+                return results[name]
+        raise DataError(f"{self.folder} has no result file {name}.json.")
+
+
+def table(results: Results) -> str:
     """All rows, ordered by result file, one for all seeds of a training; below them, what has no result."""
-    experiments, results = read(folder)
-    rows = [row(result, experiments[result["experiment"]]) for result in over_seeds(results).values()]
-    left_out = [
-        f"`{name}`" for name in experiments if name not in {result["experiment"] for result in results.values()}
-    ]
+    experiments = results.experiments
+    rows = [row(result, experiments[result["experiment"]]) for result in results.over_seeds.values()]
+    measured = {result["experiment"] for result in results.of_files.values()}
+    left_out = [f"`{name}`" for name in experiments if name not in measured]
     return "\n".join([HEADER, *rows, "", f"Not run: {', '.join(left_out) or 'none'}."])
 
 
-def short_table(folder: Path, names: Sequence[str]) -> str:
+def short_table(results: Results, names: Sequence[str]) -> str:
     """A row for each result file that is named, for all seeds of its training where it has several.
 
     Raises:
         DataError: there is no such file.
     """
-    experiments, results = read(folder)
-    results |= over_seeds(results)
-    if missing := [name for name in names if name not in results]:
-        raise DataError(f"{folder} has no result file {', '.join(f'{name}.json' for name in missing)}.")
-    rows = [short_row(name, results[name], experiments[results[name]["experiment"]]) for name in names]
+    named = {name: results.named(name) for name in names}
+    rows = [short_row(name, result, results.experiments[result["experiment"]]) for name, result in named.items()]
     return "\n".join([SHORT_HEADER, *rows])
 
 
-def value(folder: Path, name: str, key: str | None = None) -> str:
+def value(results: Results, name: str, key: str | None = None) -> str:
     """A value of the result file `name` with its interval, in the unit of its metric: its score, or what `key` names.
 
     Raises:
         DataError: there is no such file, or no such value with an interval in it.
     """
-    results = read(folder)[1]
-    results |= over_seeds(results)
-    if name not in results:
-        raise DataError(f"{folder} has no result file {name}.json.")
-    found = results[name] | (results[name].get("logs") or {})
+    result = results.named(name)
+    found = result | (result.get("logs") or {})
     key = key or found["metric"]
     if not {key, f"{key}_ci95"} <= found.keys():
         known = sorted(k for k in found if f"{k}_ci95" in found)
         raise DataError(f"{name}.json has no value {key} with an interval; it has {', '.join(known)}.")
     return metric_of(key).text(found[key], found[f"{key}_ci95"]) + _seeds(found)
-
-
-def read(folder: Path) -> tuple[dict[str, Path], dict[str, Any]]:
-    """Experiment files and the contents of result files, by name."""
-    files = sorted(folder.rglob("results/*.json"), key=lambda path: path.stem)
-    return by_name(folder), {path.stem: json.loads(path.read_text()) for path in files}
 
 
 def _without_seed(name: str) -> str:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from lightning_meta.errors import DataError
-from lightning_meta.results.pages import PLACE, VALUE, main, pages, refreshed
-from lightning_meta.results.table import options, over_seeds, paper_figure, read, row, table
+from lightning_meta.results.pages import EXPERIMENTS, PLACE, VALUE, main, pages, refreshed
+from lightning_meta.results.table import Results, options, paper_figure, row, table
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,7 +80,7 @@ def test_experiments_without_a_result_are_named(experiment: Path, tmp_path: Path
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "a.json").write_text(json.dumps(RESULT))
     (tmp_path / "anil_glyphs_5w1s.yaml").write_text("# ANIL.\n")
-    made = table(tmp_path)
+    made = table(Results(tmp_path))
     assert row(RESULT, experiment) in made
     assert made.endswith("Not run: `anil_glyphs_5w1s`.")
 
@@ -92,7 +92,7 @@ def test_a_table_is_of_all_families(experiment: Path, tmp_path: Path) -> None:
         (tmp_path / family / "results").mkdir(parents=True)
         (tmp_path / family / f"{name}.yaml").write_text(text)
         (tmp_path / family / "results" / f"{name}.json").write_text(json.dumps(RESULT | {"experiment": name}))
-    lines = table(tmp_path).splitlines()
+    lines = table(Results(tmp_path)).splitlines()
     assert [line.split(" | ")[0] for line in lines[2:4]] == ["| `mann`", "| `protonet`"]
     assert lines[-1] == "Not run: `maml_glyphs_5w1s`."
 
@@ -118,28 +118,28 @@ PAGE = "Above.\n<!-- results: maml -->\nold\n<!-- end of results -->\nBelow.\n"
 
 
 def test_a_page_has_the_rows_that_it_names(folder: Path) -> None:
-    made = refreshed(PAGE, folder)
+    made = refreshed(PAGE, Results(folder))
     line = "| `maml` | 89.71 ± 0.59 % | 98.7 | transductive, 15 queries | 400 of 60,000 |\n"
     assert made.startswith("Above.\n<!-- results: maml -->\n\n| result |") and made.endswith(
         f"{line}\n<!-- end of results -->\nBelow.\n"
     )
-    assert refreshed(made, folder) == made
+    assert refreshed(made, Results(folder)) == made
     with pytest.raises(DataError, match=r"has no result file anil\.json"):
-        refreshed(PAGE.replace("maml", "anil"), folder)
+        refreshed(PAGE.replace("maml", "anil"), Results(folder))
 
 
 def test_a_number_in_a_sentence_is_that_of_its_result(folder: Path) -> None:
     result = RESULT | {"logs": {"mse_5": 0.12345, "mse_5_ci95": 0.01, "acc_presentation_2": 0.5, "lr": 0.1}}
     (folder / "results" / "maml.json").write_text(json.dumps(result))
     sentence = "It reads <!-- value: maml -->1<!-- end -->, and <!-- value: maml mse_5 --><!-- end --> after five."
-    assert refreshed(sentence, folder) == (
+    assert refreshed(sentence, Results(folder)) == (
         "It reads <!-- value: maml -->89.71 ± 0.59 %<!-- end -->, "
         "and <!-- value: maml mse_5 -->0.1235 ± 0.0100<!-- end --> after five."
     )
     with pytest.raises(DataError, match=r"has no result file anil\.json"):
-        refreshed(sentence.replace("maml", "anil"), folder)
+        refreshed(sentence.replace("maml", "anil"), Results(folder))
     with pytest.raises(DataError, match=r"maml\.json has no value lr with an interval; it has acc, mse_5\."):
-        refreshed(sentence.replace("mse_5", "lr"), folder)
+        refreshed(sentence.replace("mse_5", "lr"), Results(folder))
 
 
 def seeds(folder: Path, *accuracies: float, of: str = "maml{}.json", **changes: object) -> None:
@@ -156,24 +156,24 @@ def test_the_seeds_of_a_training_are_one_row_with_the_interval_over_them(folder:
     """4.302653 is the published 97.5 % quantile of Student's t with two degrees of freedom."""
     seeds(folder, 0.88, 0.90, 0.92)
     half = f"{100 * 4.302653 * 0.02 / 3**0.5:.2f}"
-    made = table(folder)
+    made = table(Results(folder))
     assert made.count("| `maml_glyphs_5w1s` |") == 1
     assert f"| `maml_glyphs_5w1s` | `--model.inner_steps 3` | 90.00 ± {half} % over 3 seeds |" in made
     assert "| 400 of 60,000 | 2 min |" in made
     page = PAGE + "<!-- value: maml --><!-- end --> <!-- value: maml_seed1 --><!-- end --> <!-- value: maml ece -->"
-    page = refreshed(page + "<!-- end -->", folder)
+    page = refreshed(page + "<!-- end -->", Results(folder))
     assert f"| `maml` | 90.00 ± {half} % over 3 seeds | 98.7 |" in page
     assert f"90.00 ± {half} % over 3 seeds<!-- end --> <!-- value: maml_seed1 -->90.00 ± 10.00 %<!-- end -->" in page
     assert f"<!-- value: maml ece -->0.0900 ± {0.1 * 4.302653 * 0.02 / 3**0.5:.4f} over 3 seeds" in page
 
     seeds(folder, 0.7, 0.8, of="maml{}_5_shot.json", k_shot=5)
-    assert {name: result.get("seeds") for name, result in over_seeds(read(folder)[1]).items()} == {
+    assert {name: result.get("seeds") for name, result in Results(folder).over_seeds.items()} == {
         "maml": 3,
         "maml_5_shot": 2,
     }
     seeds(folder, 0.88, 0.90, trained_steps=200)
     names = ["maml", "maml_5_shot", "maml_seed1", "maml_seed2"]
-    assert sorted(over_seeds(read(folder)[1])) == names, "a shorter training is none of its seeds"
+    assert sorted(Results(folder).over_seeds) == names, "a shorter training is none of its seeds"
 
 
 def test_every_interval_in_the_pages_is_a_result_file_s() -> None:
@@ -190,12 +190,12 @@ def test_pages_out_of_date_are_named_and_written(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (page := folder / "page.md").write_text(PAGE)
-    monkeypatch.setattr("lightning_meta.results.pages.refreshed", lambda text: refreshed(text, folder))
+    monkeypatch.setattr("lightning_meta.results.pages.EXPERIMENTS", folder)
     with pytest.raises(DataError, match=r"page\.md: out of date"):
         main([str(page), "--check"])
     assert page.read_text() == PAGE
     main([str(page)])
-    assert page.read_text() == refreshed(PAGE, folder)
+    assert page.read_text() == refreshed(PAGE, Results(folder))
     main([str(page), "--check"])
     assert "as the results make them" in capsys.readouterr().out
 
@@ -205,7 +205,7 @@ def test_committed_pages_are_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None
     assert {page.name for page in pages()} >= {"README.md", "results.md"}
     main(["--check"])
     rows = Path("docs/results.md").read_text().count("\n| `")
-    assert rows >= len(over_seeds(read(Path("configs/experiment"))[1])) > 0
+    assert rows >= len(Results(EXPERIMENTS).over_seeds) > 0
 
 
 def test_a_bilevel_row_says_what_it_was_judged_on() -> None:
