@@ -70,7 +70,9 @@ QUICK_STEPS = {
     "Baseline": ["--model.eval_inner_steps", "5"],
     "MetaLSTM": ["--model.inner_steps", "2"],
     "DAWSON": ["--model.inner_steps", "1", "--model.eval_inner_steps", "1"],
-    "ANML": ["--data.train.k_shot", "1", "--data.val.k_shot", "1"],
+    "ANML": shlex.split(
+        "--data.train.k_shot 1 --data.val.k_shot 1 --model.backbone.hidden 8 --model.modulator.hidden 8"
+    ),
 }
 COMPARED = {
     "PBA": ["--data.meta_batch_size", "4"],
@@ -89,6 +91,7 @@ QUICK_DATA = {
     "ProjectedImages": shlex.split("--data.val_per_class 10 --data.test_per_class 10"),
     "Domains": [*QUICK_EPISODES, *QUICK_ROTATIONS],
     "Rollouts": ["--data.trajectories", "1"],
+    "Topics": [*QUICK_EPISODES, "--data.documents", "[20,4,4]"],
     "Babble": shlex.split("--data.train_speakers 2 --data.val_speakers 2 --data.test_speakers 2 --data.takes 2"),
     "VoiceMixtures": ["--data.pieces", "[1,1,1]"],
     "FewRel": [*QUICK_EPISODES, *shlex.split("--data.vocabulary 500 --data.unknown_buckets 10")],
