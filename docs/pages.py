@@ -7,6 +7,7 @@ import ast
 import json
 import posixpath
 import re
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import yaml
 from mkdocs.structure.files import File, Files
 
-from lightning_meta.results.table import over_seeds, read, short_table
+from lightning_meta.results.table import Results, short_table
 
 ROOT = Path(__file__).parents[1]
 ALGORITHMS = ROOT / "lightning_meta" / "algorithms"
@@ -94,19 +95,24 @@ def classes_of(path: Path) -> list[str]:
     return [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)]
 
 
+@cache
+def measured() -> Results:
+    return Results(EXPERIMENTS)
+
+
 def section(path: Path) -> str:
     head, _, rest = docstring(path).partition("\n")
     name, _, summary = head.partition(": ")
     parts = [f"## {name}", summary[:1].upper() + summary[1:], rest.strip(), f"File: `{path.relative_to(ROOT)}`"]
     classes = classes_of(path)
     folder = EXPERIMENTS / path.parent.name
-    mine = [name for name, result in over_seeds(read(folder)[1]).items() if result.get("algorithm") in classes]
+    mine = [name for name, result in measured().over_seeds.items() if result.get("algorithm") in classes]
     experiments = sorted(folder.glob(f"{path.stem}_*.yaml"), key=lambda file: (len(file.stem), file.stem))
     if experiments:
         command = f"python -m lightning_meta fit --config {experiments[0].stem}"
         parts.append(f"```bash\n{command}\n```")
     if mine:
-        parts.append(short_table(EXPERIMENTS, mine))
+        parts.append(short_table(measured(), mine))
     return "\n\n".join(part for part in parts if part)
 
 

@@ -102,7 +102,7 @@ def actor_critic_loss(
     discount: float,
     gae_lambda: float,
     value_weight: float,
-    entropy_weight: float,
+    entropy_weight: float | Tensor,
 ) -> Tensor:
     """Of the advantage actor-critic (Mnih et al.: "Asynchronous Methods for Deep Reinforcement Learning" (2016),
     arXiv:1602.01783), per step that is alive: minus the plain surrogate and the entropy, and the squared errors of the

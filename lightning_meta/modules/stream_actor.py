@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_meta.core import TaskOutput
+from lightning_meta.core.cuda_graph import Schedule
 from lightning_meta.core.policy_gradient import actor_critic_loss, check_discounts
 from lightning_meta.datamodules.trials.rollouts import Dice
+from lightning_meta.errors import require_at_least
 from lightning_meta.modules.rollout import RolloutModule, Told, Trajectories
 from lightning_meta.worlds import Actions
 
@@ -42,6 +44,7 @@ class StreamActorModule(RolloutModule):
         gae_lambda: of advantages; 1: returns to go without values.
         value_weight: of the squared error of the values.
         entropy_weight: of the entropy of the policy, which training is to keep.
+        entropy_until: outer step at which that weight has faded to 0, linearly. 0: it stays.
         **kwargs: of `RolloutModule`.
     """
 
@@ -55,16 +58,23 @@ class StreamActorModule(RolloutModule):
         gae_lambda: float = 1.0,
         value_weight: float = 0.5,
         entropy_weight: float = 0.01,
+        entropy_until: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(seen_size, actions, **kwargs)
         check_discounts(discount, gae_lambda)
+        require_at_least(0, entropy_until=entropy_until)
         self.discount, self.gae_lambda = discount, gae_lambda
         self.value_weight, self.entropy_weight = value_weight, entropy_weight
+        self.entropy_until = entropy_until
 
     def head(self, features: int) -> nn.Linear:
         """From features to the scores of actions and the value, which come last: what `outputs` is to be."""
         return nn.Linear(features, self.actions.scores + 1)
+
+    def schedule(self) -> Schedule:
+        faded = min(self.global_step / self.entropy_until, 1.0) if self.entropy_until else 0.0
+        return {"entropy_weight": self.entropy_weight * (1 - faded)}
 
     def blank(self, like: Tensor) -> Any:
         """The memory of B trajectories before their first step; `like` is any tensor with their device and type."""
@@ -107,5 +117,6 @@ class StreamActorModule(RolloutModule):
     def query_loss(self, stream: Stream, query: Trajectories) -> TaskOutput:
         """Of the whole trial: what an early trajectory teaches pays in later ones."""
         whole = self.adapt(query)
-        loss = actor_critic_loss(*whole[1:], self.discount, self.gae_lambda, self.value_weight, self.entropy_weight)
+        entropy_weight = self.scheduled("entropy_weight")
+        loss = actor_critic_loss(*whole[1:], self.discount, self.gae_lambda, self.value_weight, entropy_weight)
         return TaskOutput(loss, query.rewards.sum(0))

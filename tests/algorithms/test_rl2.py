@@ -7,6 +7,7 @@ from torch import nn
 
 from lightning_meta.algorithms import RL2
 from lightning_meta.datamodules import Rollouts
+from lightning_meta.errors import ConfigError
 from lightning_meta.modules.rollout import Told
 from lightning_meta.worlds import Bandits, Continuous, Discrete
 from lightning_meta.worlds.bandits import bayes_optimal_return
@@ -62,6 +63,27 @@ def test_the_policy_gradient_is_that_of_a_return_that_is_known() -> None:
     played = module.collect(module.start(dice), chances, dice)
     module.query_loss(module.start(dice), played).loss.backward()
     torch.testing.assert_close(module.outputs.weight.grad, expected, rtol=0.05, atol=2e-3)
+
+
+def test_the_bonus_of_entropy_fades_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linearly: the loss is a straight line from that with the whole bonus to that without."""
+    tasks = processes().dataset("train").__getitems__([0, 1])
+
+    def loss(step: int, **settings: float) -> float:
+        torch.manual_seed(0)
+        module = RL2(4, Discrete(3), hidden=6, **settings)
+        module.world = processes().world
+        monkeypatch.setattr(RL2, "global_step", step)
+        return module.measure(tasks)[0]["loss"].mean().item()
+
+    whole, none = loss(0, entropy_weight=0.5), loss(0, entropy_weight=0.0)
+    assert abs(whole - none) > 0.1
+    for step, left in ((0, 1.0), (5, 0.75), (20, 0.0), (30, 0.0)):
+        expected = none + left * (whole - none)
+        assert loss(step, entropy_weight=0.5, entropy_until=20) == pytest.approx(expected, rel=1e-5)
+    assert loss(30, entropy_weight=0.5) == whole, "by itself it stays"
+    with pytest.raises(ConfigError, match="entropy_until=-1 must be at least 0"):
+        RL2(4, Discrete(3), entropy_until=-1)
 
 
 @pytest.mark.slow
