@@ -68,3 +68,19 @@ def test_a_gru_is_that_of_torch_and_can_be_differentiated_twice() -> None:
     step_by_step = [h := fused(rows[0])]
     step_by_step += [h := fused(row, h) for row in rows[1:]]
     torch.testing.assert_close(cell.unroll(rows), torch.stack(step_by_step))
+
+
+def test_a_bias_makes_the_first_memory_longer() -> None:
+    """Without weights, a step leaves sigmoid(keep) of the state; the gates that keep are those of the fused cell."""
+    cell = GRUCell(3, 4)
+    for map_ in (cell.inputs, cell.recurrent):
+        nn.init.zeros_(map_.weight)
+        nn.init.zeros_(map_.bias)
+    torch.manual_seed(0)
+    plain = GRUCell(3, 4).inputs.bias
+    torch.manual_seed(0)
+    added = GRUCell(3, 4, keep=2.0).inputs.bias - plain
+    with torch.no_grad():
+        cell.inputs.bias += added
+    state = torch.rand(2, 4)
+    torch.testing.assert_close(cell(torch.rand(2, 3), state), torch.tensor(2.0).sigmoid() * state)

@@ -9,6 +9,7 @@ update asynchronously. The network is also told whether a new trajectory begins.
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lightning_meta.backbones.recurrent import LSTMState
@@ -24,13 +25,16 @@ class LearningToReinforcementLearn(StreamActorModule):
         seen_size: numbers that the world shows.
         actions: of the world.
         hidden: units of the LSTM.
+        keep: added to the bias of its forget gates, as in `GRUCell`.
         **kwargs: of `StreamActorModule`.
     """
 
-    def __init__(self, seen_size: int, actions: Actions, hidden: int = 48, **kwargs: Any) -> None:
+    def __init__(self, seen_size: int, actions: Actions, hidden: int = 48, keep: float = 0.0, **kwargs: Any) -> None:
         super().__init__(seen_size, actions, **kwargs)
         self.inputs = nn.Linear(self.told_size, 4 * hidden)
         self.recurrent = nn.Linear(hidden, 4 * hidden)
+        with torch.no_grad():
+            self.inputs.bias[hidden : 2 * hidden] += keep
         self.outputs = self.head(hidden)
 
     def blank(self, like: Tensor) -> LSTMState:

@@ -24,12 +24,13 @@ class RL2(StreamActorModule):
         seen_size: numbers that the world shows.
         actions: of the world.
         hidden: units of the GRU.
+        keep: of `GRUCell`.
         **kwargs: of `StreamActorModule`.
     """
 
-    def __init__(self, seen_size: int, actions: Actions, hidden: int = 32, **kwargs: Any) -> None:
+    def __init__(self, seen_size: int, actions: Actions, hidden: int = 32, keep: float = 0.0, **kwargs: Any) -> None:
         super().__init__(seen_size, actions, **kwargs)
-        self.cell = GRUCell(self.told_size, hidden)
+        self.cell = GRUCell(self.told_size, hidden, keep)
         self.outputs = self.head(hidden)
 
     def blank(self, like: Tensor) -> Tensor:
