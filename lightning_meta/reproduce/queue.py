@@ -97,8 +97,7 @@ class Queue:
                 return
             used = Counter(job.device for job in self.jobs)
             device = min(self.devices, key=lambda device: used[device])
-            left = deque(missing[:1] if self.partial else missing)
-            job = Job(run, device, held.pop_all(), lock, left)
+            job = Job(run, device, held.pop_all(), lock, deque(missing))
         self.jobs.append(job)
         self._go_on(job)
 
