@@ -41,6 +41,8 @@ class StreamActorModule(RolloutModule):
         seen_size: numbers that the world shows.
         actions: of the world.
         discount: of rewards.
+        discount_until: outer step at which the discount has grown from 0 to its value, linearly: first it is learned
+            what pays at once. 0: it has its value from the start.
         gae_lambda: of advantages; 1: returns to go without values.
         value_weight: of the squared error of the values.
         entropy_weight: of the entropy of the policy, which training is to keep.
@@ -59,22 +61,24 @@ class StreamActorModule(RolloutModule):
         value_weight: float = 0.5,
         entropy_weight: float = 0.01,
         entropy_until: int = 0,
+        discount_until: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(seen_size, actions, **kwargs)
         check_discounts(discount, gae_lambda)
-        require_at_least(0, entropy_until=entropy_until)
+        require_at_least(0, entropy_until=entropy_until, discount_until=discount_until)
         self.discount, self.gae_lambda = discount, gae_lambda
         self.value_weight, self.entropy_weight = value_weight, entropy_weight
-        self.entropy_until = entropy_until
+        self.entropy_until, self.discount_until = entropy_until, discount_until
 
     def head(self, features: int) -> nn.Linear:
         """From features to the scores of actions and the value, which come last: what `outputs` is to be."""
         return nn.Linear(features, self.actions.scores + 1)
 
     def schedule(self) -> Schedule:
-        faded = min(self.global_step / self.entropy_until, 1.0) if self.entropy_until else 0.0
-        return {"entropy_weight": self.entropy_weight * (1 - faded)}
+        left = max(1 - self.global_step / self.entropy_until, 0.0) if self.entropy_until else 1.0
+        grown = min(self.global_step / self.discount_until, 1.0) if self.discount_until else 1.0
+        return {"entropy_weight": self.entropy_weight * left, "discount": self.discount * grown}
 
     def blank(self, like: Tensor) -> Any:
         """The memory of B trajectories before their first step; `like` is any tensor with their device and type."""
@@ -117,6 +121,6 @@ class StreamActorModule(RolloutModule):
     def query_loss(self, stream: Stream, query: Trajectories) -> TaskOutput:
         """Of the whole trial: what an early trajectory teaches pays in later ones."""
         whole = self.adapt(query)
-        entropy_weight = self.scheduled("entropy_weight")
-        loss = actor_critic_loss(*whole[1:], self.discount, self.gae_lambda, self.value_weight, entropy_weight)
+        discount, entropy_weight = self.scheduled("discount"), self.scheduled("entropy_weight")
+        loss = actor_critic_loss(*whole[1:], discount, self.gae_lambda, self.value_weight, entropy_weight)
         return TaskOutput(loss, query.rewards.sum(0))

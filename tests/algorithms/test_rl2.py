@@ -65,8 +65,8 @@ def test_the_policy_gradient_is_that_of_a_return_that_is_known() -> None:
     torch.testing.assert_close(module.outputs.weight.grad, expected, rtol=0.05, atol=2e-3)
 
 
-def test_the_bonus_of_entropy_fades_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Linearly: the loss is a straight line from that with the whole bonus to that without."""
+def test_the_bonus_of_entropy_fades_and_the_discount_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linearly: the loss is that with so large a bonus, and with so large a discount."""
     tasks = processes().dataset("train").__getitems__([0, 1])
 
     def loss(step: int, **settings: float) -> float:
@@ -78,10 +78,12 @@ def test_the_bonus_of_entropy_fades_to_nothing(monkeypatch: pytest.MonkeyPatch) 
 
     whole, none = loss(0, entropy_weight=0.5), loss(0, entropy_weight=0.0)
     assert abs(whole - none) > 0.1
-    for step, left in ((0, 1.0), (5, 0.75), (20, 0.0), (30, 0.0)):
+    for step, left in ((0, 1.0), (5, 0.75), (15, 0.25), (20, 0.0), (30, 0.0)):
         expected = none + left * (whole - none)
         assert loss(step, entropy_weight=0.5, entropy_until=20) == pytest.approx(expected, rel=1e-5)
+        assert loss(step, discount=0.8, discount_until=20) == loss(0, discount=0.8 * (1 - left))
     assert loss(30, entropy_weight=0.5) == whole, "by itself it stays"
+    assert loss(0, discount=0.8) != loss(0, discount=0.2)
     with pytest.raises(ConfigError, match="entropy_until=-1 must be at least 0"):
         RL2(4, Discrete(3), entropy_until=-1)
 
