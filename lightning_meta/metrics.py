@@ -492,9 +492,11 @@ def box_overlaps(a_M4: Tensor, b_O4: Tensor) -> Tensor:
 
 
 def metric_of(name: str) -> type[EpisodicMetric]:
-    """How values are written that a file of results has by this name: a metric's, or those of parts, such as `mse_5`.
+    """How values are written that a file of results has by this name: a metric's, or those of parts, such as `mse_5`,
+    or sums, such as `total_return`.
 
     Those of a metric of somebody else are written as plain numbers.
     """
-    known = (cls for cls in EpisodicMetric.__subclasses__() if f"{name}_".startswith(f"{cls.name}_"))
+    part = f"{name.removeprefix('total_')}_"
+    known = (cls for cls in EpisodicMetric.__subclasses__() if part.startswith(f"{cls.name}_"))
     return max(known, key=lambda cls: len(cls.name), default=EpisodicMetric)

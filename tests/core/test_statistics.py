@@ -42,6 +42,7 @@ def test_values_are_written_in_the_unit_of_their_metric() -> None:
     assert EpisodicMSE.text(3.58e-5, 4.56e-6) == "0.000036 ± 0.000005"
     assert EpisodicMSE.text(0.0, math.nan) == "0.0000"  # of one episode
     assert metric_of("acc") is EpisodicAccuracy and metric_of("mse") is EpisodicMSE
+    assert metric_of("total_return").text(35.1234, 0.5) == metric_of("return_0").text(35.1234, 0.5) == "35.12 ± 0.50"
     assert metric_of("of somebody else").text(2.0) == "2.0000" and metric_of("of somebody else").label("x") == "x"
 
 
