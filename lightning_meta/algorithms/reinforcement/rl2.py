@@ -3,8 +3,8 @@
 Duan, Schulman, Chen, Bartlett, Sutskever, Abbeel: "RL^2: Fast Reinforcement Learning via Slow Reinforcement Learning"
 (2016), arXiv:1611.02779.
 
-Deviations: trained by the advantage actor-critic on whole trials, with an entropy bonus; the paper uses TRPO with
-generalised advantages. No weight normalisation.
+Deviations: trained by the advantage actor-critic on whole trials, with a bonus for entropy, which may fade, and a
+discount, which may grow; the paper uses TRPO with generalised advantages. No weight normalisation.
 """
 
 from typing import Any
