@@ -6,6 +6,12 @@ from torch import Tensor, nn
 LSTMState = tuple[Tensor, Tensor]
 
 
+def open_gates(bias: nn.Parameter, hidden: int, keep: float) -> None:
+    """Add to the bias of the gates that keep the state, which are the second ones of GRUs and LSTMs (forget gates)."""
+    with torch.no_grad():
+        bias[hidden : 2 * hidden] += keep
+
+
 class LSTMCell(nn.Module):
     """One step of an LSTM. Its parameters have the names, shapes, order of gates and initial values of `nn.LSTMCell`'s.
 
@@ -60,8 +66,7 @@ class GRUCell(nn.Module):
         super().__init__()
         self.inputs = nn.Linear(in_features, 3 * hidden)
         self.recurrent = nn.Linear(hidden, 3 * hidden)
-        with torch.no_grad():
-            self.inputs.bias[hidden : 2 * hidden] += keep
+        open_gates(self.inputs.bias, hidden, keep)
 
     def zero_state(self, x_BI: Tensor) -> Tensor:
         """Where a sequence starts that has `x_BI` among its inputs: `(B, H)` of zeros."""

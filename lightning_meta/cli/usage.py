@@ -7,7 +7,7 @@ from inspect import isclass
 from pathlib import Path
 from pkgutil import resolve_name
 
-from lightning_meta.cli.names import KINDS, first_sentence_of, named, suggestion
+from lightning_meta.cli.names import KINDS, configs, first_sentence_of, named, suggestion
 
 PROGRAM = "python -m lightning_meta"
 TRAINER = {  # commands of the Trainer, and what they do
@@ -32,6 +32,7 @@ KIND = {
     "config": "experiments", "model": "algorithms", "data": "data", "images": "data", "backbone": "backbones",
     "trainer": "trainer", "logger": "logger",
 }  # fmt: skip
+CONFIG_KEYS = ("model", "data", "trainer", "seed_everything", "ckpt_path", "name")
 TYPES = {
     "int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word",
     "tuple": "a list, such as [1,5]", "list": "a list, such as [1,5]",
@@ -111,6 +112,8 @@ def explain(message: str, command: str, options: Sequence[str]) -> str:
             return f"{keys}: '{match[1]}' is not known.{suggestion(match[1], settings_of(classes[-1]))} {see}"
         known = [option.removeprefix("--") for option in options]
         return f"option --{match[1]} is not known.{suggestion(match[1], known, '--')} {see}"
+    if match := re.search(r"Subcommand '\w+' does not accept option '([\w.]+)'", message):
+        return f"a config has no key {match[1]!r}.{suggestion(match[1], CONFIG_KEYS)} {see}"
     if match := re.search(r"arguments are required: (?:\S+, )*(\w+)\.(?:data|model)\b", message):
         return (
             f"{match[1]} needs an experiment, or a model and data. For example: {PROGRAM} {match[1]} --config "
@@ -159,6 +162,10 @@ def no_such(keys: str, given: str) -> str:
         )
     if kind:
         known = named(kind)
+        folder = KINDS.get(kind, (kind, None))[0]
+        if folder and given in configs(folder):  # on the command line it would have been found
+            file = f"configs/{folder}/{given}.yaml"
+            return f"{keys}={given}: in a file, a config is named by its path from there, to {file}."
         elsewhere = path.suffix != ".yaml" and not module.startswith("lightning_meta")  # ours have short names
         near = suggestion(name, named_in(module), module + dot) if elsewhere else ""
         near = near or suggestion(path.stem if path.suffix == ".yaml" else name, known)

@@ -32,7 +32,7 @@ def check_discounts(discount: float, gae_lambda: float) -> None:
         raise ConfigError(f"discount={discount} and gae_lambda={gae_lambda} must lie between 0 and 1.")
 
 
-def returns_to_go(rewards_HB: Tensor, discount: float = 1.0) -> Tensor:
+def returns_to_go(rewards_HB: Tensor, discount: float | Tensor = 1.0) -> Tensor:
     """The sum of the rewards from each step on, `(H, B)`; one d steps later counts `discount ** d`."""
     step_H = torch.arange(len(rewards_HB), device=rewards_HB.device)
     later_HH = step_H - step_H[:, None]
@@ -40,7 +40,9 @@ def returns_to_go(rewards_HB: Tensor, discount: float = 1.0) -> Tensor:
     return weights_HH @ rewards_HB
 
 
-def advantages(rewards_HB: Tensor, values_HB: Tensor, discount: float = 1.0, gae_lambda: float = 1.0) -> Tensor:
+def advantages(
+    rewards_HB: Tensor, values_HB: Tensor, discount: float | Tensor = 1.0, gae_lambda: float = 1.0
+) -> Tensor:
     """Generalised advantage estimates `(H, B)` (Schulman et al. 2016, arXiv:1506.02438, equation 16).
 
     With `gae_lambda=1` they are the returns to go without the values. After the last step nothing is to be had.
@@ -99,7 +101,7 @@ def actor_critic_loss(
     values_HB: Tensor,
     rewards_HB: Tensor,
     alive_HB: Tensor,
-    discount: float,
+    discount: float | Tensor,
     gae_lambda: float,
     value_weight: float,
     entropy_weight: float | Tensor,

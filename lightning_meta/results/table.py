@@ -4,7 +4,6 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -162,15 +161,12 @@ def recipe_steps(config: Path) -> int:
     return compose(config)["trainer"]["max_steps"]
 
 
-@dataclass
 class Results:
     """The experiments and results of a folder, read once."""
 
-    folder: Path
-
-    def __post_init__(self) -> None:
-        files = sorted(self.folder.rglob("results/*.json"), key=lambda path: path.stem)
-        self.experiments = by_name(self.folder)
+    def __init__(self, folder: Path) -> None:
+        files = sorted(folder.rglob("results/*.json"), key=lambda path: path.stem)
+        self.folder, self.experiments = folder, by_name(folder)
         self.of_files: dict[str, dict[str, Any]] = {path.stem: json.loads(path.read_text()) for path in files}
         self.over_seeds = over_seeds(self.of_files)
 

@@ -5,6 +5,7 @@ from torch import nn
 
 from lightning_meta.algorithms import LearningToReinforcementLearn
 from lightning_meta.compat import tree_map
+from lightning_meta.modules.rollout import Told
 from lightning_meta.worlds import Discrete, TwoStep
 from tests.algorithms.rollout_cases import arms, processes, rollouts
 
@@ -17,6 +18,22 @@ ROLLOUTS = {
         lambda **kw: LearningToReinforcementLearn(3, Discrete(2), hidden=6, **kw), lambda: rollouts(TwoStep(4)),
     ),
 }  # fmt: skip
+
+
+def test_keep_opens_the_forget_gates() -> None:
+    """Without other weights, a step leaves sigmoid(keep) of the cell's state."""
+    made = []
+    for keep in (0.0, 2.0):
+        torch.manual_seed(0)
+        made.append(LearningToReinforcementLearn(4, Discrete(3), hidden=5, keep=keep))
+    plain, module = made
+    with torch.no_grad():
+        module.inputs.bias -= plain.inputs.bias
+    for weights in (module.inputs.weight, module.recurrent.weight, module.recurrent.bias):
+        nn.init.zeros_(weights)
+    cell = torch.rand(2, 5)
+    told = Told(torch.rand(2, 4), torch.rand(2, 3), torch.rand(2), torch.ones(2))
+    torch.testing.assert_close(module.read((torch.zeros(2, 5), cell), told)[1], torch.tensor(2.0).sigmoid() * cell)
 
 
 def test_a_trial_is_read_as_by_the_lstm_of_torch() -> None:

@@ -84,6 +84,11 @@ def test_the_bonus_of_entropy_fades_and_the_discount_grows(monkeypatch: pytest.M
         assert loss(step, discount=0.8, discount_until=20) == loss(0, discount=0.8 * (1 - left))
     assert loss(30, entropy_weight=0.5) == whole, "by itself it stays"
     assert loss(0, discount=0.8) != loss(0, discount=0.2)
+    module = RL2(4, Discrete(3), hidden=6, discount=0.8, discount_until=20, entropy_until=20)
+    module.world = processes().world
+    written = module.measure(tasks)[0]["loss"]
+    module._schedule = {name: torch.tensor(value) for name, value in module.schedule().items()}  # as in a recorded step
+    torch.testing.assert_close(module.measure(tasks)[0]["loss"], written)
     with pytest.raises(ConfigError, match="entropy_until=-1 must be at least 0"):
         RL2(4, Discrete(3), entropy_until=-1)
 

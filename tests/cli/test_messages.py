@@ -80,6 +80,26 @@ SETTINGS = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("modell: x", "a config has no key 'modell'. Did you mean model?"),
+        (
+            "model: protonet",
+            "model=protonet: in a file, a config is named by its path from there, to configs/model/protonet",
+        ),
+    ],
+)
+def test_a_wrong_file_is_told_what_it_should_have(
+    text: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (config := tmp_path / "mine.yaml").write_text(text)
+    monkeypatch.setattr("sys.argv", ["lightning_meta"])
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", str(config)])
+    assert expected in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("options", "expected"), SETTINGS, ids=[options for options, _ in SETTINGS])
 def test_settings_that_cannot_be(
     tiny: Path,  # noqa: F811

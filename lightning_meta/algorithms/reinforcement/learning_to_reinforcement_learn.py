@@ -9,10 +9,9 @@ update asynchronously. The network is also told whether a new trajectory begins.
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from lightning_meta.backbones.recurrent import LSTMState
+from lightning_meta.backbones.recurrent import LSTMState, open_gates
 from lightning_meta.modules.rollout import Told
 from lightning_meta.modules.stream_actor import StreamActorModule
 from lightning_meta.worlds import Actions
@@ -33,8 +32,7 @@ class LearningToReinforcementLearn(StreamActorModule):
         super().__init__(seen_size, actions, **kwargs)
         self.inputs = nn.Linear(self.told_size, 4 * hidden)
         self.recurrent = nn.Linear(hidden, 4 * hidden)
-        with torch.no_grad():
-            self.inputs.bias[hidden : 2 * hidden] += keep
+        open_gates(self.inputs.bias, hidden, keep)
         self.outputs = self.head(hidden)
 
     def blank(self, like: Tensor) -> LSTMState:
